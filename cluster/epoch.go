@@ -1,0 +1,115 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+)
+
+const (
+	root        = "/godwit/"
+	epochKey    = root + "epoch"
+	ownerPrefix = root + "owners/"
+	objectRoot  = root + "objects/"
+)
+
+// Owner says which site, and there which host, may run a service, and since
+// which epoch. To change it is to decide a migration or a failover: only inside
+// a Txn that compares the revision that Store.Owner returned.
+type Owner struct {
+	Service string `json:"service"`
+	Site    string `json:"site"`
+	Host    string `json:"host"`
+	Epoch   uint64 `json:"epoch"`
+}
+
+// ObjectKey is the key of an object of the given kind; with an empty name, the
+// prefix of all of that kind.
+func ObjectKey(kind, name string) string { return objectRoot + kind + "/" + name }
+
+// OwnerKey is the key of a service's Owner; with "", the prefix of all owners.
+func OwnerKey(service string) string { return ownerPrefix + service }
+
+// Encode returns the owner as it is stored.
+func (o Owner) Encode() ([]byte, error) {
+	b, err := json.Marshal(o)
+	if err != nil {
+		return nil, fmt.Errorf("encode owner of %s: %w", o.Service, err)
+	}
+	return b, nil
+}
+
+// DecodeOwner reads what Encode wrote.
+func DecodeOwner(b []byte) (Owner, error) {
+	var o Owner
+	if err := json.Unmarshal(b, &o); err != nil {
+		return Owner{}, fmt.Errorf("decode owner: %w", err)
+	}
+	return o, nil
+}
+
+// Owner returns a service's owner and the revision to compare when changing
+// it; ErrNotFound if nobody has owned it yet.
+func (s *Store) Owner(ctx context.Context, service string) (Owner, int64, error) {
+	obj, err := s.Get(ctx, OwnerKey(service))
+	if err != nil {
+		return Owner{}, 0, err
+	}
+	o, err := DecodeOwner(obj.Value)
+	if err != nil {
+		return Owner{}, 0, fmt.Errorf("owner of %s: %w", service, err)
+	}
+	return o, obj.Revision, nil
+}
+
+// NextEpoch allocates an epoch: greater than every one before, never given out
+// twice, on stable storage before it is returned. A failed call may waste a
+// number; it never repeats one. The first is 1.
+func (s *Store) NextEpoch(ctx context.Context) (uint64, error) {
+	return s.advanceEpoch(ctx, func(last uint64) uint64 { return last + 1 })
+}
+
+// RaiseEpoch makes every epoch allocated from now on greater than seen. After
+// the store was restored from a backup, or made anew, agents may have seen
+// epochs that it does not know of and would refuse what it allocates.
+func (s *Store) RaiseEpoch(ctx context.Context, seen uint64) error {
+	_, err := s.advanceEpoch(ctx, func(last uint64) uint64 { return max(last, seen) })
+	return err
+}
+
+func (s *Store) advanceEpoch(ctx context.Context, next func(uint64) uint64) (uint64, error) {
+	for {
+		last, rev, err := s.lastEpoch(ctx)
+		if err != nil {
+			return 0, fmt.Errorf("allocate epoch: %w", err)
+		}
+		n := next(last)
+		if n == last {
+			return n, nil
+		}
+		_, err = s.Put(ctx, epochKey, strconv.AppendUint(nil, n, 10), rev)
+		if err == nil {
+			return n, nil
+		}
+		if !errors.Is(err, ErrConflict) {
+			return 0, fmt.Errorf("allocate epoch: %w", err)
+		}
+	}
+}
+
+func (s *Store) lastEpoch(ctx context.Context) (last uint64, rev int64, err error) {
+	obj, err := s.Get(ctx, epochKey)
+	if errors.Is(err, ErrNotFound) {
+		return 0, Absent, nil
+	}
+	if err != nil {
+		return 0, 0, err
+	}
+	last, err = strconv.ParseUint(string(obj.Value), 10, 64)
+	if err != nil {
+		return 0, 0, fmt.Errorf("%s is damaged: %w", epochKey, err)
+	}
+	return last, obj.Revision, nil
+}
