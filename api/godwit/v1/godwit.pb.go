@@ -812,10 +812,10 @@ func (x *CreateTokenResponse) GetToken() string {
 }
 
 type JoinRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	TokenId       string                 `protobuf:"bytes,1,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
-	Secret        string                 `protobuf:"bytes,2,opt,name=secret,proto3" json:"secret,omitempty"`
-	CsrPem        []byte                 `protobuf:"bytes,3,opt,name=csr_pem,json=csrPem,proto3" json:"csr_pem,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The token's whole text. The connection has been verified against the CA that it pins.
+	Token         string `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	CsrPem        []byte `protobuf:"bytes,2,opt,name=csr_pem,json=csrPem,proto3" json:"csr_pem,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -850,16 +850,9 @@ func (*JoinRequest) Descriptor() ([]byte, []int) {
 	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{16}
 }
 
-func (x *JoinRequest) GetTokenId() string {
+func (x *JoinRequest) GetToken() string {
 	if x != nil {
-		return x.TokenId
-	}
-	return ""
-}
-
-func (x *JoinRequest) GetSecret() string {
-	if x != nil {
-		return x.Secret
+		return x.Token
 	}
 	return ""
 }
@@ -1002,11 +995,10 @@ const file_godwit_v1_godwit_proto_rawDesc = "" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12#\n" +
 	"\rvalid_seconds\x18\x04 \x01(\x03R\fvalidSeconds\"+\n" +
 	"\x13CreateTokenResponse\x12\x14\n" +
-	"\x05token\x18\x01 \x01(\tR\x05token\"Y\n" +
-	"\vJoinRequest\x12\x19\n" +
-	"\btoken_id\x18\x01 \x01(\tR\atokenId\x12\x16\n" +
-	"\x06secret\x18\x02 \x01(\tR\x06secret\x12\x17\n" +
-	"\acsr_pem\x18\x03 \x01(\fR\x06csrPem\"\x9e\x01\n" +
+	"\x05token\x18\x01 \x01(\tR\x05token\"<\n" +
+	"\vJoinRequest\x12\x14\n" +
+	"\x05token\x18\x01 \x01(\tR\x05token\x12\x17\n" +
+	"\acsr_pem\x18\x02 \x01(\fR\x06csrPem\"\x9e\x01\n" +
 	"\fJoinResponse\x12'\n" +
 	"\x0fcertificate_pem\x18\x01 \x01(\fR\x0ecertificatePem\x12\x15\n" +
 	"\x06ca_pem\x18\x02 \x01(\fR\x05caPem\x12\x12\n" +

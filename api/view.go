@@ -1,0 +1,231 @@
+package api
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/goccy/go-yaml"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	godwitv1 "github.com/godwit-project/godwit/api/godwit/v1"
+)
+
+// The views are what `-o json` and `-o yaml` print, a contract with the scripts that read it (docs/cli-json.md): fields are
+// added, never renamed, and every number is plain: bytes, bytes per second, milliseconds where the name ends in Ms. Lists are
+// never null. Times are RFC 3339 in UTC and absent when they have not come yet.
+
+// ListView is several objects.
+type ListView struct {
+	Kind  string `json:"kind"`
+	Items []any  `json:"items"`
+}
+
+// SiteView is a Site.
+type SiteView struct {
+	Kind     string `json:"kind"`
+	Name     string `json:"name"`
+	Hosts    int32  `json:"hosts"`
+	Edges    int32  `json:"edges"`
+	Services int32  `json:"services"`
+}
+
+// HostView is a Host.
+type HostView struct {
+	Kind         string   `json:"kind"`
+	Name         string   `json:"name"`
+	Site         string   `json:"site"`
+	Address      string   `json:"address"`
+	Ready        bool     `json:"ready"`
+	LastSeen     string   `json:"lastSeen,omitempty"`
+	Platform     string   `json:"platform"`
+	Version      string   `json:"version"`
+	Accelerator  string   `json:"accelerator"`
+	MachineTypes []string `json:"machineTypes"`
+	CPUModels    []string `json:"cpuModels"`
+	MemoryTotal  int64    `json:"memoryTotal"`
+	MemoryFree   int64    `json:"memoryFree"`
+	DiskFree     int64    `json:"diskFree"`
+	Problem      string   `json:"problem"`
+}
+
+// EdgeView is an Edge.
+type EdgeView struct {
+	Kind     string `json:"kind"`
+	Name     string `json:"name"`
+	Site     string `json:"site"`
+	Address  string `json:"address"`
+	Underlay string `json:"underlay"`
+	Ready    bool   `json:"ready"`
+	LastSeen string `json:"lastSeen,omitempty"`
+}
+
+// ServiceView is a Service. Without its status it is a manifest: what was printed can be applied again.
+type ServiceView struct {
+	Kind      string           `json:"kind"`
+	Name      string           `json:"name"`
+	Site      string           `json:"site"`
+	Network   string           `json:"network"`
+	Server    ServerView       `json:"server"`
+	Volumes   []VolumeSpecView `json:"volumes"`
+	Addresses []string         `json:"addresses"`
+	Status    StatusView       `json:"status"`
+}
+
+// ServerView is a ServerSpec.
+type ServerView struct {
+	CPUs        int32  `json:"cpus"`
+	Memory      int64  `json:"memory"`
+	Kernel      string `json:"kernel,omitempty"`
+	Initrd      string `json:"initrd,omitempty"`
+	CommandLine string `json:"commandLine,omitempty"`
+	MachineType string `json:"machineType,omitempty"`
+	CPUModel    string `json:"cpuModel,omitempty"`
+	MAC         string `json:"mac,omitempty"`
+}
+
+// VolumeSpecView is a VolumeSpec.
+type VolumeSpecView struct {
+	Name  string `json:"name"`
+	Size  int64  `json:"size"`
+	Image string `json:"image,omitempty"`
+}
+
+// StatusView is a ServiceStatus.
+type StatusView struct {
+	Phase     string `json:"phase"`
+	Site      string `json:"site"`
+	Host      string `json:"host"`
+	Epoch     uint64 `json:"epoch"`
+	Message   string `json:"message"`
+	Migration string `json:"migration"`
+}
+
+// VolumeView is a Volume.
+type VolumeView struct {
+	Kind      string `json:"kind"`
+	Name      string `json:"name"`
+	Service   string `json:"service"`
+	Site      string `json:"site"`
+	Host      string `json:"host"`
+	Size      int64  `json:"size"`
+	Allocated int64  `json:"allocated"`
+	Role      string `json:"role"`
+	Mode      string `json:"mode"`
+	Epoch     uint64 `json:"epoch"`
+	Lag       int64  `json:"lag"`
+}
+
+// View returns the view of an object, or nil for an object of a kind that this version does not know.
+func View(object *godwitv1.Object) any {
+	switch kind := object.GetKind().(type) {
+	case *godwitv1.Object_Site:
+		site := kind.Site
+		return SiteView{Kind: "Site", Name: site.GetName(), Hosts: site.GetHosts(), Edges: site.GetEdges(), Services: site.GetServices()}
+	case *godwitv1.Object_Host:
+		return hostView(kind.Host)
+	case *godwitv1.Object_Edge:
+		edge := kind.Edge
+		return EdgeView{
+			Kind: "Edge", Name: edge.GetName(), Site: edge.GetSite(), Address: edge.GetAddress(), Underlay: edge.GetUnderlay(),
+			Ready: edge.GetReady(), LastSeen: timeText(edge.GetLastSeen()),
+		}
+	case *godwitv1.Object_Service:
+		return ViewService(kind.Service)
+	case *godwitv1.Object_Volume:
+		return volumeView(kind.Volume)
+	case *godwitv1.Object_Migration:
+		return ViewMigration(kind.Migration)
+	default:
+		return nil
+	}
+}
+
+// ViewList returns the view of several objects.
+func ViewList(objects []*godwitv1.Object) ListView {
+	out := ListView{Kind: "List", Items: []any{}}
+	for _, object := range objects {
+		if view := View(object); view != nil {
+			out.Items = append(out.Items, view)
+		}
+	}
+	return out
+}
+
+// ViewService returns the view of a service.
+func ViewService(service *godwitv1.Service) ServiceView {
+	spec, status := service.GetSpec(), service.GetStatus()
+	server := spec.GetServer()
+	out := ServiceView{
+		Kind: "Service", Name: spec.GetName(), Site: spec.GetSite(), Network: spec.GetNetwork(),
+		Server: ServerView{
+			CPUs: server.GetCpus(), Memory: server.GetMemory(), Kernel: server.GetKernel(), Initrd: server.GetInitrd(),
+			CommandLine: server.GetCommandLine(), MachineType: server.GetMachineType(), CPUModel: server.GetCpuModel(), MAC: server.GetMac(),
+		},
+		Volumes: []VolumeSpecView{}, Addresses: list(spec.GetAddresses()),
+		Status: StatusView{
+			Phase: status.GetPhase(), Site: status.GetSite(), Host: status.GetHost(), Epoch: status.GetEpoch(),
+			Message: status.GetMessage(), Migration: status.GetMigration(),
+		},
+	}
+	for _, volume := range spec.GetVolumes() {
+		out.Volumes = append(out.Volumes, VolumeSpecView{Name: volume.GetName(), Size: volume.GetSize(), Image: volume.GetImage()})
+	}
+	return out
+}
+
+// WriteJSON writes a view as JSON, indented, with a newline at its end.
+func WriteJSON(w io.Writer, view any) error {
+	text, err := json.MarshalIndent(view, "", "  ")
+	if err != nil {
+		return fmt.Errorf("print %T as JSON: %w", view, err)
+	}
+	_, err = w.Write(append(text, '\n'))
+	return err
+}
+
+// WriteYAML writes a view as YAML, with the names and the order that WriteJSON gives it.
+func WriteYAML(w io.Writer, view any) error {
+	text, err := json.Marshal(view)
+	if err == nil {
+		text, err = yaml.JSONToYAML(text)
+	}
+	if err != nil {
+		return fmt.Errorf("print %T as YAML: %w", view, err)
+	}
+	_, err = w.Write(text)
+	return err
+}
+
+func hostView(host *godwitv1.Host) HostView {
+	facts := host.GetFacts()
+	return HostView{
+		Kind: "Host", Name: host.GetName(), Site: host.GetSite(), Address: host.GetAddress(), Ready: host.GetReady(),
+		LastSeen: timeText(host.GetLastSeen()), Platform: facts.GetPlatform(), Version: facts.GetVersion(),
+		Accelerator: facts.GetAccelerator(), MachineTypes: list(facts.GetMachineTypes()), CPUModels: list(facts.GetCpuModels()),
+		MemoryTotal: facts.GetMemoryTotal(), MemoryFree: facts.GetMemoryFree(), DiskFree: facts.GetDiskFree(), Problem: facts.GetProblem(),
+	}
+}
+
+func volumeView(volume *godwitv1.Volume) VolumeView {
+	return VolumeView{
+		Kind: "Volume", Name: volume.GetName(), Service: volume.GetService(), Site: volume.GetSite(), Host: volume.GetHost(),
+		Size: volume.GetSize(), Allocated: volume.GetAllocated(), Role: volume.GetRole(), Mode: volume.GetMode(),
+		Epoch: volume.GetEpoch(), Lag: volume.GetLag(),
+	}
+}
+
+func timeText(t *timestamppb.Timestamp) string {
+	if t == nil || t.AsTime().IsZero() {
+		return ""
+	}
+	return t.AsTime().UTC().Format(time.RFC3339Nano)
+}
+
+func list(in []string) []string {
+	if in == nil {
+		return []string{}
+	}
+	return in
+}

@@ -1,0 +1,296 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"connectrpc.com/connect"
+	"google.golang.org/protobuf/encoding/protojson"
+
+	pb "github.com/godwit-project/godwit/api/godwit/v1"
+	"github.com/godwit-project/godwit/cluster"
+	"github.com/godwit-project/godwit/migration"
+)
+
+// migrations starts migrations, finds again those that a dead controller left, and knows the runner of each.
+type migrations struct {
+	store    *cluster.Store
+	agents   *agents
+	services *services
+	guard    cluster.Compare // of our leadership: in every transaction that decides something
+	logger   *slog.Logger
+
+	work context.Context // ends with the controller
+	wg   *sync.WaitGroup
+
+	mu struct {
+		sync.Mutex
+		runners map[string]*runner // by the migration's name; only those that have not ended
+	}
+}
+
+// resume takes over what the store says is under way.
+func (m *migrations) resume(ctx context.Context) error {
+	records, err := list[migrationRecord](ctx, m.store, migrationPrefix)
+	if err != nil {
+		return err
+	}
+	for _, r := range records {
+		if r.State.Terminal() {
+			continue
+		}
+		m.logger.Info("migration found, taking over", "migration", r.State.Spec.Name, "service", r.State.Spec.Service,
+			"phase", r.State.Phase, "epoch", r.State.Spec.Epoch)
+		if err := m.run(ctx, r.State.Spec.Name, true); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// start checks everything that can be known beforehand, then stores the migration and lets it run. With dryRun it only
+// says what would be done.
+func (m *migrations) start(ctx context.Context, req *pb.MigrateRequest) (*pb.Migration, error) {
+	rec, ownerRev, err := m.plan(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	if req.GetDryRun() {
+		return viewMigration(rec, nil, time.Now())
+	}
+	epoch, err := m.store.NextEpoch(ctx)
+	if err != nil {
+		return nil, err
+	}
+	spec := rec.State.Spec
+	spec.Epoch = epoch
+	spec.Name = fmt.Sprintf("%s-%d", spec.Service, epoch)
+	// The actions are not sent from here: the runner finds them outstanding.
+	if rec.State, _, err = migration.New(spec, time.Now()); err != nil {
+		return nil, err
+	}
+	value, err := encode(rec)
+	if err != nil {
+		return nil, err
+	}
+	_, err = m.store.Txn(ctx,
+		[]cluster.Compare{m.guard, {Key: activePrefix + spec.Service}, {Key: cluster.OwnerKey(spec.Service), Revision: ownerRev}},
+		[]cluster.Op{{Key: migrationPrefix + spec.Name, Value: value}, {Key: activePrefix + spec.Service, Value: []byte(spec.Name)}})
+	if errors.Is(err, cluster.ErrConflict) {
+		return nil, m.busy(ctx, spec.Service)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := m.run(ctx, spec.Name, false); err != nil {
+		return nil, err
+	}
+	return viewMigration(rec, nil, time.Now())
+}
+
+// busy explains why a service cannot be migrated now.
+func (m *migrations) busy(ctx context.Context, service string) error {
+	o, err := m.store.Get(ctx, activePrefix+service)
+	if err != nil {
+		return connect.NewError(connect.CodeAborted, fmt.Errorf("service %s was changed by somebody else at the same moment\nhint: try again", service))
+	}
+	return precondition("service %s is being migrated already, by %s\nhint: wait for it (godwit get migration %s), or godwit migration abort %s", service, o.Value, o.Value, o.Value)
+}
+
+// plan checks a request against what is known, and gives the record that would be stored, without epoch and name.
+func (m *migrations) plan(ctx context.Context, req *pb.MigrateRequest) (migrationRecord, int64, error) {
+	var rec migrationRecord
+	var service serviceRecord
+	name := req.GetService()
+	if _, err := load(ctx, m.store, servicePrefix+name, &service); err != nil {
+		if errors.Is(err, cluster.ErrNotFound) {
+			return rec, 0, notFound("service", name)
+		}
+		return rec, 0, err
+	}
+	if _, err := m.store.Get(ctx, activePrefix+name); err == nil {
+		return rec, 0, m.busy(ctx, name)
+	}
+	spec, err := service.spec()
+	if err != nil {
+		return rec, 0, err
+	}
+	owner, ownerRev, err := m.store.Owner(ctx, name)
+	if err != nil {
+		return rec, 0, err
+	}
+	if req.GetToSite() == owner.Site {
+		return rec, 0, precondition("service %s is at site %s already", name, owner.Site)
+	}
+	host, edge, err := m.services.choose(ctx, spec, req.GetToSite())
+	if err != nil {
+		return rec, 0, err
+	}
+	if service.Phase != serviceRunning {
+		return rec, 0, precondition("service %s is %s, not running: %s\nhint: godwit get service %s", name, service.Phase, service.Message, name)
+	}
+	source, err := m.services.placeOf(ctx, owner.Site, owner.Host)
+	if err != nil {
+		return rec, 0, err
+	}
+	if err := m.services.up(ctx, source.Host, source.Edge); err != nil {
+		return rec, 0, err
+	}
+	raw, err := protojson.Marshal(spec)
+	if err != nil {
+		return rec, 0, fmt.Errorf("encode service %s: %w", name, err)
+	}
+	rec = migrationRecord{
+		Spec: raw, PreviousEpoch: owner.Epoch, Source: source,
+		Destination: place{Site: host.Site, Host: host.Name, HostAddress: host.Address, Edge: edge.Name, Underlay: edge.Underlay},
+	}
+	hold := migration.Spec{
+		Service: name, Source: owner.Site, Destination: host.Site, Hold: req.GetPrepare(),
+		Plan: migration.VirtualMachine(),
+	}
+	if req.GetAt() != nil {
+		hold.HoldUntil = req.GetAt().AsTime()
+	}
+	rec.State.Spec, rec.State.Phase = hold, migration.Preparing
+	return rec, ownerRev, nil
+}
+
+// up says which of the agents has no session.
+func (s *services) up(ctx context.Context, names ...string) error {
+	all, err := s.agents.all(ctx)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		for _, a := range all {
+			if a.Name == name && !a.Ready {
+				return precondition("the agent of %s is down (last seen %s): nothing can be moved away from there\nhint: start it (systemctl start godwit-agent), then try again", name, a.LastSeen.UTC().Format(time.RFC3339))
+			}
+		}
+	}
+	return nil
+}
+
+// run starts the runner of a stored migration.
+func (m *migrations) run(ctx context.Context, name string, recovered bool) error {
+	r := &runner{m: m, name: name, changed: make(chan struct{}), inbox: make(chan message, 256), sent: make(map[migration.StepID]bool), progress: make(map[migration.StepID]*pb.TaskProgress)}
+	if err := r.load(ctx); err != nil {
+		return err
+	}
+	if recovered {
+		r.rec.Notes = append(r.rec.Notes, fmt.Sprintf("%s a new controller took over in phase %s", time.Now().UTC().Format(time.RFC3339), r.rec.State.Phase))
+	}
+	m.mu.Lock()
+	m.mu.runners[name] = r
+	m.mu.Unlock()
+	m.wg.Add(1)
+	go func() {
+		defer m.wg.Done()
+		if err := r.run(m.work, recovered); err != nil && m.work.Err() == nil {
+			m.logger.Error("migration stands still", "migration", name, "err", err)
+		}
+		m.mu.Lock()
+		delete(m.mu.runners, name)
+		m.mu.Unlock()
+		r.publish()
+	}()
+	return nil
+}
+
+func (m *migrations) runner(name string) *runner {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.mu.runners[name]
+}
+
+// each calls f for every migration under way.
+func (m *migrations) each(f func(*runner)) {
+	m.mu.Lock()
+	all := make([]*runner, 0, len(m.mu.runners))
+	for _, r := range m.mu.runners {
+		all = append(all, r)
+	}
+	m.mu.Unlock()
+	for _, r := range all {
+		f(r)
+	}
+}
+
+// tell feeds an operator's wish to a migration and waits for the answer.
+func (m *migrations) tell(ctx context.Context, name string, e migration.Event) (*pb.Migration, error) {
+	r := m.runner(name)
+	if r == nil {
+		view, err := m.view(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		return nil, precondition("migration %s has ended already: it is %s", name, view.GetPhase())
+	}
+	answer := make(chan error, 1)
+	if err := r.post(ctx, message{event: e, answer: answer}); err != nil {
+		return nil, err
+	}
+	select {
+	case err := <-answer:
+		if err != nil {
+			return nil, precondition("%s", err)
+		}
+		return m.view(ctx, name)
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// view is the migration as users see it now.
+func (m *migrations) view(ctx context.Context, name string) (*pb.Migration, error) {
+	if r := m.runner(name); r != nil {
+		v, _, err := r.view()
+		return v, err
+	}
+	var rec migrationRecord
+	if _, err := load(ctx, m.store, migrationPrefix+name, &rec); err != nil {
+		if errors.Is(err, cluster.ErrNotFound) {
+			return nil, notFound("migration", name)
+		}
+		return nil, err
+	}
+	return viewMigration(rec, nil, rec.Ended)
+}
+
+// watch calls send with the migration now and whenever it has changed, until it has ended.
+func (m *migrations) watch(ctx context.Context, name string, send func(*pb.Migration) error) error {
+	const shortest = 100 * time.Millisecond
+	for {
+		r := m.runner(name)
+		if r == nil {
+			v, err := m.view(ctx, name)
+			if err != nil {
+				return err
+			}
+			return send(v)
+		}
+		v, changed, err := r.view()
+		if err != nil {
+			return err
+		}
+		if err := send(v); err != nil {
+			return err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-m.work.Done():
+			return connect.NewError(connect.CodeUnavailable, errors.New("the controller is shutting down; the migration goes on when it is back"))
+		}
+		select {
+		case <-time.After(shortest):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}

@@ -1,0 +1,451 @@
+package controller
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"regexp"
+	"strings"
+	"sync"
+	"time"
+
+	"connectrpc.com/connect"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
+	pb "github.com/godwit-project/godwit/api/godwit/v1"
+	"github.com/godwit-project/godwit/cluster"
+)
+
+// startTimeout bounds one attempt to start or delete a service; image imports take the longest.
+const startTimeout = 10 * time.Minute
+
+var namePattern = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$`)
+
+func validName(s string) bool { return namePattern.MatchString(s) }
+
+// services creates, starts and deletes services. What is wanted stands in the store; reconcile makes it true, and may be
+// repeated at any time, by any controller.
+type services struct {
+	store  *cluster.Store
+	agents *agents
+	blobs  *blobs
+	logger *slog.Logger
+
+	work context.Context // ends with the controller
+	wg   *sync.WaitGroup
+
+	mu struct {
+		sync.Mutex
+		busy map[string]bool // services that a reconcile works on
+	}
+}
+
+// invalid is the error of a field that cannot be as it is.
+func invalid(format string, args ...any) error {
+	return connect.NewError(connect.CodeInvalidArgument, fmt.Errorf(format, args...))
+}
+
+func precondition(format string, args ...any) error {
+	return connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf(format, args...))
+}
+
+// check finds what is wrong with a specification by itself, and fills in what users may leave out.
+func (s *services) check(spec *pb.ServiceSpec) error {
+	if !validName(spec.GetName()) {
+		return invalid("name %q: want lower-case letters, digits and dashes, at most 40, not beginning or ending with a dash", spec.GetName())
+	}
+	if spec.GetNetwork() == "" {
+		spec.Network = "default"
+	}
+	if spec.GetServer() == nil {
+		return invalid("service %s has no server", spec.GetName())
+	}
+	if spec.Server.GetCpus() == 0 {
+		spec.Server.Cpus = 1
+	}
+	if spec.Server.GetCpus() < 1 || spec.Server.GetCpus() > 256 {
+		return invalid("server.cpus is %d: want 1 to 256", spec.Server.GetCpus())
+	}
+	const mib = 1 << 20
+	if m := spec.Server.GetMemory(); m < 16*mib || m%mib != 0 {
+		return invalid("server.memory is %d bytes: want at least 16MiB, in whole MiB", m)
+	}
+	if spec.Server.GetKernel() == "" && len(spec.GetVolumes()) == 0 {
+		return invalid("service %s has neither a kernel nor a volume to boot from", spec.GetName())
+	}
+	for field, blob := range map[string]string{"server.kernel": spec.Server.GetKernel(), "server.initrd": spec.Server.GetInitrd()} {
+		if blob != "" && !s.blobs.has(blob) {
+			return invalid("%s: no blob %q has been uploaded", field, blob)
+		}
+	}
+	if err := s.checkVolumes(spec.GetVolumes()); err != nil {
+		return err
+	}
+	for _, a := range spec.GetAddresses() {
+		addr, err := netip.ParseAddr(a)
+		if err != nil || !addr.Is4() || !addr.IsGlobalUnicast() {
+			return invalid("addresses: %q is not an IPv4 unicast address", a)
+		}
+	}
+	spec.Server.Mac = macOf(spec.GetNetwork(), spec.GetName())
+	return nil
+}
+
+func (s *services) checkVolumes(volumes []*pb.VolumeSpec) error {
+	seen := make(map[string]bool)
+	for _, v := range volumes {
+		switch {
+		case !validName(v.GetName()):
+			return invalid("volumes: name %q: want lower-case letters, digits and dashes", v.GetName())
+		case seen[v.GetName()]:
+			return invalid("volumes: the name %q is there twice", v.GetName())
+		case v.GetSize() <= 0 || v.GetSize()%4096 != 0:
+			return invalid("volume %s: size is %d bytes: want a positive multiple of 4096", v.GetName(), v.GetSize())
+		case v.GetImage() != "" && !s.blobs.has(v.GetImage()):
+			return invalid("volume %s: no blob %q has been uploaded", v.GetName(), v.GetImage())
+		}
+		seen[v.GetName()] = true
+	}
+	return nil
+}
+
+// macOf derives a locally administered address, so that a service keeps it wherever it runs.
+func macOf(network, name string) string {
+	h := sha256.Sum256([]byte(network + "/" + name))
+	return fmt.Sprintf("52:54:00:%02x:%02x:%02x", h[0], h[1], h[2])
+}
+
+// apply creates the service, or says that it is there as asked.
+func (s *services) apply(ctx context.Context, asked *pb.ServiceSpec) (outcome string, err error) {
+	spec := proto.Clone(asked).(*pb.ServiceSpec)
+	if err := s.check(spec); err != nil {
+		return "", err
+	}
+	var existing serviceRecord
+	_, err = load(ctx, s.store, servicePrefix+spec.GetName(), &existing)
+	switch {
+	case err == nil:
+		return s.compare(spec, existing)
+	case !errors.Is(err, cluster.ErrNotFound):
+		return "", err
+	}
+	host, edge, err := s.choose(ctx, spec, "")
+	if err != nil {
+		return "", err
+	}
+	if err := pin(spec, host); err != nil {
+		return "", err
+	}
+	if err := s.create(ctx, spec, host, edge); err != nil {
+		return "", err
+	}
+	s.reconcile(spec.GetName())
+	return "created", nil
+}
+
+// compare says whether an existing service is as asked. What differs cannot be changed while it runs.
+func (s *services) compare(spec *pb.ServiceSpec, existing serviceRecord) (string, error) {
+	if existing.Phase == serviceDeleting {
+		return "", precondition("service %s is being deleted\nhint: wait until godwit get services no longer shows it", spec.GetName())
+	}
+	old, err := existing.spec()
+	if err != nil {
+		return "", err
+	}
+	// The site of the manifest is where it was started; a migration does not make the manifest wrong.
+	spec.Site, spec.Server.MachineType, spec.Server.CpuModel = old.GetSite(), old.Server.GetMachineType(), old.Server.GetCpuModel()
+	if !proto.Equal(spec, old) {
+		return "", precondition("service %s exists and is different\nhint: a running service cannot be changed; godwit delete service %s, then apply again", spec.GetName(), spec.GetName())
+	}
+	if existing.Phase != serviceRunning {
+		s.reconcile(spec.GetName())
+	}
+	return "unchanged", nil
+}
+
+// create writes the service, its addresses and its owner in one step.
+func (s *services) create(ctx context.Context, spec *pb.ServiceSpec, host, edge agentState) error {
+	epoch, err := s.store.NextEpoch(ctx)
+	if err != nil {
+		return err
+	}
+	raw, err := protojson.Marshal(spec)
+	if err != nil {
+		return fmt.Errorf("encode service %s: %w", spec.GetName(), err)
+	}
+	record, err := encode(serviceRecord{Spec: raw, Phase: serviceStarting})
+	if err != nil {
+		return err
+	}
+	owner, err := cluster.Owner{Service: spec.GetName(), Site: host.Site, Host: host.Name, Epoch: epoch}.Encode()
+	if err != nil {
+		return err
+	}
+	compares := []cluster.Compare{{Key: servicePrefix + spec.GetName()}, {Key: cluster.OwnerKey(spec.GetName())}}
+	ops := []cluster.Op{{Key: servicePrefix + spec.GetName(), Value: record}, {Key: cluster.OwnerKey(spec.GetName()), Value: owner}}
+	for _, a := range spec.GetAddresses() {
+		key := addressPrefix + spec.GetNetwork() + "/" + a
+		compares = append(compares, cluster.Compare{Key: key})
+		ops = append(ops, cluster.Op{Key: key, Value: []byte(spec.GetName())})
+	}
+	if _, err := s.store.Txn(ctx, compares, ops); err != nil {
+		if !errors.Is(err, cluster.ErrConflict) {
+			return err
+		}
+		return s.explainConflict(ctx, spec)
+	}
+	return nil
+}
+
+// explainConflict finds out which condition of create did not hold.
+func (s *services) explainConflict(ctx context.Context, spec *pb.ServiceSpec) error {
+	for _, a := range spec.GetAddresses() {
+		o, err := s.store.Get(ctx, addressPrefix+spec.GetNetwork()+"/"+a)
+		if err == nil {
+			return connect.NewError(connect.CodeAlreadyExists, fmt.Errorf("address %s belongs to service %s already, in network %s\nhint: choose another address, or delete that service", a, o.Value, spec.GetNetwork()))
+		}
+	}
+	return connect.NewError(connect.CodeAborted, fmt.Errorf("service %s was changed by somebody else at the same moment\nhint: apply again", spec.GetName()))
+}
+
+// pin fixes the machine type and the CPU model at the first start, so that the machine can only ever meet equal ones.
+func pin(spec *pb.ServiceSpec, host agentState) error {
+	f := host.Facts
+	if len(f.GetMachineTypes()) == 0 || len(f.GetCpuModels()) == 0 {
+		return precondition("host %s names no machine type or CPU model: %s", host.Name, f.GetProblem())
+	}
+	spec.Server.MachineType, spec.Server.CpuModel = f.GetMachineTypes()[0], f.GetCpuModels()[0]
+	return nil
+}
+
+// reconcile works, in the background, on making the service what the store says. One at a time per service.
+func (s *services) reconcile(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mu.busy[name] || s.work.Err() != nil {
+		return
+	}
+	s.mu.busy[name] = true
+	s.wg.Add(1)
+	go func() {
+		defer s.wg.Done()
+		err := s.settle(s.work, name)
+		s.mu.Lock()
+		delete(s.mu.busy, name)
+		s.mu.Unlock()
+		if err != nil && s.work.Err() == nil {
+			s.logger.Error("service could not be made as wanted", "service", name, "err", err)
+		}
+	}()
+}
+
+// settle starts what is to start and removes what is to go.
+func (s *services) settle(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	var r serviceRecord
+	if _, err := load(ctx, s.store, servicePrefix+name, &r); err != nil {
+		if errors.Is(err, cluster.ErrNotFound) {
+			return nil
+		}
+		return err
+	}
+	spec, err := r.spec()
+	if err != nil {
+		return err
+	}
+	switch r.Phase {
+	case serviceStarting, serviceFailed:
+		return s.start(ctx, spec)
+	case serviceDeleting:
+		return s.remove(ctx, spec)
+	}
+	return nil
+}
+
+func (s *services) start(ctx context.Context, spec *pb.ServiceSpec) error {
+	name := spec.GetName()
+	owner, _, err := s.store.Owner(ctx, name)
+	if err != nil {
+		return err
+	}
+	at, err := s.placeOf(ctx, owner.Site, owner.Host)
+	if err == nil {
+		task := &pb.SessionResponse{Task: &pb.SessionResponse_Start{Start: &pb.StartService{Service: spec, Epoch: owner.Epoch, Place: at.proto()}}}
+		if err = s.agents.call(ctx, at.Host, task); err == nil {
+			err = s.agents.call(ctx, at.Edge, task)
+		}
+	}
+	phase, message := serviceRunning, ""
+	if err != nil {
+		phase, message = serviceFailed, err.Error()
+	}
+	uerr := update(ctx, s.store, servicePrefix+name, func(r *serviceRecord) error {
+		if r.Phase != serviceDeleting {
+			r.Phase, r.Message = phase, message
+		}
+		return nil
+	})
+	if err == nil && uerr == nil {
+		s.logger.Info("service runs", "service", name, "site", at.Site, "host", at.Host, "epoch", owner.Epoch)
+	}
+	return errors.Join(err, uerr)
+}
+
+// resume goes on with what a dead controller had begun.
+func (s *services) resume(ctx context.Context) error {
+	records, err := list[serviceRecord](ctx, s.store, servicePrefix)
+	if err != nil {
+		return err
+	}
+	for _, r := range records {
+		spec, err := r.spec()
+		if err != nil {
+			return err
+		}
+		if r.Phase != serviceRunning {
+			s.reconcile(spec.GetName())
+		}
+	}
+	return nil
+}
+
+// look compares, in the background, what an agent runs with what its host owns, and starts what is missing. Services
+// that are being migrated are left to their migration.
+func (s *services) look(agent string) {
+	if s.work.Err() != nil {
+		return
+	}
+	s.wg.Add(1)
+	go func() {
+		defer s.wg.Done()
+		if err := s.lookAt(s.work, agent); err != nil && s.work.Err() == nil {
+			s.logger.Error("services of an agent could not be checked", "agent", agent, "err", err)
+		}
+	}()
+}
+
+func (s *services) lookAt(ctx context.Context, agent string) error {
+	all, err := s.agents.all(ctx)
+	if err != nil {
+		return err
+	}
+	alive := make(map[string]bool)
+	for _, a := range all {
+		if a.Name != agent {
+			continue
+		}
+		for _, h := range a.Holdings {
+			alive[h.GetService()] = h.GetServer() != "absent" && h.GetServer() != "dead" && h.GetServer() != ""
+		}
+	}
+	records, err := list[serviceRecord](ctx, s.store, servicePrefix)
+	if err != nil {
+		return err
+	}
+	for _, r := range records {
+		spec, err := r.spec()
+		if err != nil {
+			return err
+		}
+		name := spec.GetName()
+		owner, _, err := s.store.Owner(ctx, name)
+		if err != nil {
+			return err
+		}
+		if owner.Host != agent || r.Phase != serviceRunning || alive[name] {
+			continue
+		}
+		if _, err := s.store.Get(ctx, activePrefix+name); err == nil {
+			continue
+		}
+		s.logger.Warn("virtual server is not there, starting it again", "service", name, "host", agent)
+		if err := s.restart(ctx, name, "its virtual server was found dead"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// restart is called when the virtual server of a service was found dead at its owner's host.
+func (s *services) restart(ctx context.Context, name, why string) error {
+	err := update(ctx, s.store, servicePrefix+name, func(r *serviceRecord) error {
+		if r.Phase == serviceRunning {
+			r.Phase, r.Message = serviceStarting, why
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	s.reconcile(name)
+	return nil
+}
+
+// delete marks the service and waits until everything that was made for it is gone.
+func (s *services) delete(ctx context.Context, name string) error {
+	if _, err := s.store.Get(ctx, activePrefix+name); err == nil {
+		return precondition("service %s is being migrated\nhint: wait for the migration, or godwit migration abort it", name)
+	}
+	err := update(ctx, s.store, servicePrefix+name, func(r *serviceRecord) error {
+		r.Phase = serviceDeleting
+		return nil
+	})
+	if errors.Is(err, cluster.ErrNotFound) {
+		return notFound("service", name)
+	}
+	if err != nil {
+		return err
+	}
+	changes := s.store.Watch(ctx, servicePrefix+name, 0)
+	s.reconcile(name)
+	for {
+		if _, err := s.store.Get(ctx, servicePrefix+name); errors.Is(err, cluster.ErrNotFound) {
+			return nil
+		}
+		select {
+		case <-changes:
+		case <-time.After(time.Second):
+			s.reconcile(name)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// remove takes the service away from its owner's host and edge, then from the store.
+func (s *services) remove(ctx context.Context, spec *pb.ServiceSpec) error {
+	name := spec.GetName()
+	owner, ownerRev, err := s.store.Owner(ctx, name)
+	if err != nil {
+		return err
+	}
+	at, err := s.placeOf(ctx, owner.Site, owner.Host)
+	if err != nil {
+		return err
+	}
+	task := &pb.SessionResponse{Task: &pb.SessionResponse_Stop{Stop: &pb.StopService{Service: name, Epoch: owner.Epoch, Spec: spec}}}
+	// The edge first: nobody shall be led to a machine that is going away.
+	for _, agent := range []string{at.Edge, at.Host} {
+		if err := s.agents.call(ctx, agent, task); err != nil {
+			return err
+		}
+	}
+	ops := []cluster.Op{{Key: servicePrefix + name, Delete: true}, {Key: cluster.OwnerKey(name), Delete: true}}
+	for _, a := range spec.GetAddresses() {
+		ops = append(ops, cluster.Op{Key: addressPrefix + spec.GetNetwork() + "/" + a, Delete: true})
+	}
+	if _, err := s.store.Txn(ctx, []cluster.Compare{{Key: cluster.OwnerKey(name), Revision: ownerRev}}, ops); err != nil {
+		return fmt.Errorf("forget service %s: %w", name, err)
+	}
+	s.logger.Info("service deleted", "service", name)
+	return nil
+}
+
+func notFound(kind, name string) error {
+	return connect.NewError(connect.CodeNotFound, fmt.Errorf("there is no %s %q\nhint: godwit get %ss lists them", kind, name, strings.TrimSuffix(kind, "s")))
+}
