@@ -1,0 +1,136 @@
+package wire
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"testing"
+)
+
+func newReader(t testing.TB, r io.Reader) *Reader {
+	t.Helper()
+	rd, err := NewReader(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(rd.Close)
+	return rd
+}
+
+func newEncoder(t testing.TB) *Encoder {
+	t.Helper()
+	e, err := NewEncoder()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = e.Close() })
+	return e
+}
+
+// samples are one frame of each kind that carries a payload, and some that do not.
+func samples(e *Encoder) [][]byte {
+	text := bytes.Repeat([]byte("godwit "), 1000)
+	noise := make([]byte, 4096)
+	rng := rand.New(rand.NewPCG(1, 2))
+	for i := range noise {
+		noise[i] = byte(rng.Uint32())
+	}
+	hello := Hello{Version: Version, Session: 7, Connection: 1, Size: 1 << 30, Name: "shop.root"}
+	var out [][]byte
+	for _, s := range []struct {
+		h Header
+		c []byte
+	}{
+		{Header{Type: TypeHello, Epoch: 9}, hello.Append(nil)},
+		{Header{Type: TypeWelcome, Epoch: 9, Seq: WelcomeFresh}, nil},
+		{Header{Type: TypeReject, Epoch: 9}, []byte("no")},
+		{Header{Type: TypeData, Epoch: 9, Seq: 1, Offset: 4096}, text},
+		{Header{Type: TypeData, Flags: FlagSync, Epoch: 9, Seq: 2, Offset: 512}, noise},
+		{Header{Type: TypeZero, Epoch: 9, Seq: 3, Length: MaxZero}, nil},
+		{Header{Type: TypeBarrier, Flags: FlagSync, Epoch: 9, Seq: 4}, nil},
+		{Header{Type: TypeComplete, Epoch: 9, Seq: 5, Offset: 4}, make([]byte, 8)},
+		{Header{Type: TypeAck, Epoch: 9, Seq: 5, Offset: 2}, nil},
+	} {
+		out = append(out, bytes.Clone(e.Encode(s.h, s.c).B))
+	}
+	return out
+}
+
+func TestFramesSurviveTheWire(t *testing.T) {
+	e := newEncoder(t)
+	all := samples(e)
+	r := newReader(t, bytes.NewReader(bytes.Join(all, nil)))
+	for i, want := range all {
+		h, content, err := r.Next()
+		if err != nil {
+			t.Fatalf("frame %d: %v", i, err)
+		}
+		if got := e.Encode(h, content); !bytes.Equal(got.B, want) {
+			t.Fatalf("frame %d (type %d) does not encode to itself", i, h.Type)
+		}
+	}
+	if _, _, err := r.Next(); !errors.Is(err, io.EOF) {
+		t.Fatalf("after the last frame: %v, want EOF", err)
+	}
+}
+
+func TestEverySingleBitFlipIsFound(t *testing.T) {
+	for i, frame := range samples(newEncoder(t)) {
+		for bit := range len(frame) * 8 {
+			if bit > HeaderSize*8 && bit%97 != 0 {
+				continue
+			}
+			bad := bytes.Clone(frame)
+			bad[bit/8] ^= 1 << (bit % 8)
+			if _, _, err := newReader(t, bytes.NewReader(bad)).Next(); err == nil {
+				t.Fatalf("frame %d: flipped bit %d went unnoticed", i, bit)
+			}
+		}
+	}
+}
+
+func FuzzReader(f *testing.F) {
+	e := newEncoder(f)
+	for _, s := range samples(e) {
+		f.Add(s)
+		f.Add(s[:len(s)-1])
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		r := newReader(t, bytes.NewReader(data))
+		for {
+			h, content, err := r.Next()
+			if err != nil {
+				return
+			}
+			if len(content) > MaxData || (h.Type == TypeData && len(content) != int(h.Length)) {
+				t.Fatalf("%d bytes of content for %+v", len(content), h)
+			}
+			if h.Type == TypeHello {
+				if hello, err := ParseHello(content); err == nil && !bytes.Equal(hello.Append(nil), content) {
+					t.Fatalf("hello %+v does not encode to itself", hello)
+				}
+			}
+		}
+	})
+}
+
+func FuzzHello(f *testing.F) {
+	h := Hello{Version: Version, Name: "a"}
+	f.Add(h.Append(nil))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if hello, err := ParseHello(data); err == nil && !bytes.Equal(hello.Append(nil), data) {
+			t.Fatalf("hello %+v does not encode to itself", hello)
+		}
+	})
+}
+
+func BenchmarkEncode(b *testing.B) {
+	e := newEncoder(b)
+	content := bytes.Repeat([]byte("godwit 0123456789 "), 3641)[:65536]
+	b.SetBytes(int64(len(content)))
+	b.ReportAllocs()
+	for b.Loop() {
+		e.Encode(Header{Type: TypeData, Epoch: 1, Seq: 1}, content).Release()
+	}
+}
