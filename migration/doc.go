@@ -9,7 +9,9 @@
 // order; each one is there because the simulation breaks a safety rule without it:
 //
 //  1. Allocate the epoch before New, from a counter that only grows, for every attempt, also for one that fails at
-//     once. Put the new state into the store only if the service has no other migration that is not Terminal.
+//     once. The transaction that stores the new state compares two things: the counter still stands at this epoch
+//     (else a slow runner starts an attempt that agents refuse, because a newer one has been and gone), and the
+//     service has no other migration that is not Terminal.
 //  2. Feed one event at a time. On an error the state is unchanged: answer the caller, go on.
 //  3. State first, actions after. Write the new state with a compare-and-swap on the revision that you loaded or wrote
 //     last. If the swap fails, another runner is ahead: throw away state and actions, load, feed Recovered.

@@ -175,7 +175,7 @@ func DurableFirst(before, after State) bool {
 		before.Ready != after.Ready || before.Released != after.Released || before.Spec.Epoch != after.Spec.Epoch {
 		return true
 	}
-	if !after.Phase.BeforeCommit() {
+	if !after.Phase.BeforeCommit() || len(after.Steps) == len(before.Steps) {
 		return false
 	}
 	known := before.engaged()

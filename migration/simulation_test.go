@@ -1,0 +1,118 @@
+package migration_test
+
+import (
+	"flag"
+	"fmt"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+var (
+	simSeed      = flag.Uint64("sim.seed", 0, "seed of the simulation; 0 takes one from the clock")
+	simSchedules = flag.Int("sim.schedules", 10000, "number of random schedules")
+	simFirst     = flag.Int("sim.first", 0, "number of the first schedule, to replay one")
+)
+
+func seed(t *testing.T) uint64 {
+	t.Helper()
+	s := *simSeed
+	if s == 0 {
+		s = uint64(time.Now().UnixNano())
+	}
+	t.Logf("replay with -sim.seed=%d -sim.schedules=%d -sim.first=%d", s, *simSchedules, *simFirst)
+	return s
+}
+
+// simulate runs schedules on all processors until one is violated. It returns that one's number, or -1.
+func simulate(seed uint64, broken breakage, first, n int) (int, counters) {
+	var (
+		wg    sync.WaitGroup
+		next  atomic.Int64
+		found atomic.Int64
+		mu    sync.Mutex
+		sum   counters
+	)
+	found.Store(-1)
+	for range runtime.GOMAXPROCS(0) {
+		wg.Go(func() {
+			var mine counters
+			for found.Load() < 0 {
+				i := int(next.Add(1)) - 1
+				if i >= n {
+					break
+				}
+				w := newWorld(seed, uint64(first+i), broken)
+				if w.live() != nil {
+					found.Store(int64(first + i))
+				}
+				mine.add(w.count)
+			}
+			mu.Lock()
+			sum.add(mine)
+			mu.Unlock()
+		})
+	}
+	wg.Wait()
+	return int(found.Load()), sum
+}
+
+// story replays a schedule and returns how it went wrong.
+func story(seed uint64, schedule int, broken breakage) (string, string) {
+	w := newWorld(seed, uint64(schedule), broken)
+	w.tracing = true
+	err := w.live()
+	return fmt.Sprint(err), strings.Join(w.trace[max(0, len(w.trace)-150):], "\n")
+}
+
+func TestNoScheduleBreaksASafetyRuleAndAllComeToRest(t *testing.T) {
+	s := seed(t)
+	schedule, c := simulate(s, breakage{}, *simFirst, *simSchedules)
+	if schedule >= 0 {
+		why, trace := story(s, schedule, breakage{})
+		t.Fatalf("schedule %d (-sim.seed=%d -sim.first=%d -sim.schedules=1): %s\n%s", schedule, s, schedule, why, trace)
+	}
+	t.Logf("%d schedules: %+v", *simSchedules, c)
+	if *simSchedules < 1000 {
+		return
+	}
+	for what, n := range map[string]int{
+		"commits": c.commits, "aborts": c.aborts, "lost swaps": c.swapsLost, "refused commands": c.refused,
+		"doubled commands": c.doubled, "crashes": c.crashes, "unasked resumes": c.resumes, "dead QEMUs": c.deaths,
+		"holds": c.held, "events ahead of a runner": c.ahead,
+	} {
+		if n < *simSchedules/100 {
+			t.Errorf("only %d %s: the simulation does not go where bugs are", n, what)
+		}
+	}
+}
+
+func TestABrokenMachineIsCaught(t *testing.T) {
+	s := seed(t)
+	for name, broken := range map[string]breakage{
+		"that commits before the destination has loaded":     {commitBeforeLoaded: true},
+		"that uses an epoch twice":                           {epochTwice: true},
+		"that uses an epoch after a newer one was given out": {lateEpoch: true},
+		"that keeps the stopped source's gates open":         {noGate: true},
+		"that skips the fence of the source volume":          {noFence: true},
+		"that obeys an abort after the commit":               {abortAfterCommit: true},
+		"that ignores the compare-and-swap":                  {noCAS: true},
+		"that sends actions before it stores the state":      {actionsFirst: true},
+		"whose agents run verbs of an aborted epoch":         {noTombstone: true},
+		"whose agents run verbs of an older epoch":           {oldEpochs: true},
+		"whose agents keep no journal":                       {noJournal: true},
+		"that stores too late which ends it has reached":     {lazyReach: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			schedule, _ := simulate(s, broken, *simFirst, *simSchedules)
+			if schedule < 0 {
+				t.Fatalf("nothing found in %d schedules", *simSchedules)
+			}
+			why, _ := story(s, schedule, broken)
+			t.Logf("schedule %d: %s", schedule, why)
+		})
+	}
+}
