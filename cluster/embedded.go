@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
@@ -25,6 +26,11 @@ const (
 	// A single member has nobody to wait for: short ticks only shorten the start.
 	tick     = 20 * time.Millisecond
 	election = 5 * tick // etcd's smallest ratio
+
+	// batchInterval is how often the log's content goes into the database file,
+	// with two syncs during which writes wait. Nothing is lost by waiting longer:
+	// the log is what makes a write durable, and is replayed at the next start.
+	batchInterval = time.Second
 
 	quotaBytes = 2 << 30 // etcd turns read-only above it
 	// keepRevisions bounds history, and with it the file's size; watchers that
@@ -75,7 +81,28 @@ func startMember(ctx context.Context, o Options, log *zap.Logger) (_ *member, er
 		return nil, fmt.Errorf("open store in %s: %w", o.Dir, ctx.Err())
 	}
 	m.client = v3client.New(m.etcd.Server)
+	if err := m.readmit(ctx); err != nil {
+		return nil, fmt.Errorf("open store in %s: %w", o.Dir, err)
+	}
 	return m, nil
+}
+
+// readmit lets a member write again that had reached its quota: opening it has
+// given the compacted space back. If it has not, the next write says so.
+func (m *member) readmit(ctx context.Context) error {
+	alarms, err := m.client.AlarmList(ctx)
+	if err != nil {
+		return err
+	}
+	for _, a := range alarms.Alarms {
+		if a.Alarm != etcdserverpb.AlarmType_NOSPACE {
+			continue
+		}
+		if _, err := m.client.AlarmDisarm(ctx, (*clientv3.AlarmMember)(a)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func memberConfig(dir, name string, log *zap.Logger) *embed.Config {
@@ -91,6 +118,7 @@ func memberConfig(dir, name string, log *zap.Logger) *embed.Config {
 
 	cfg.TickMs = uint(tick.Milliseconds())
 	cfg.ElectionMs = uint(election.Milliseconds())
+	cfg.BackendBatchInterval = batchInterval
 	cfg.QuotaBackendBytes = quotaBytes
 	cfg.AutoCompactionMode = embed.CompactorModeRevision
 	cfg.AutoCompactionRetention = keepRevisions
@@ -101,8 +129,12 @@ func memberConfig(dir, name string, log *zap.Logger) *embed.Config {
 
 // stop is idempotent and takes a member in any state of its start.
 func (m *member) stop() error {
+	if m.client != nil {
+		_ = m.client.Close() // says only that its context was cancelled
+	}
 	if m.etcd != nil {
 		m.etcd.Close()
+		m.etcd = nil
 	}
 	if m.lock == nil {
 		return nil

@@ -78,7 +78,8 @@ func (s *Store) evict(ctx context.Context, prefix, id string) error {
 		if string(kv.Value) != id {
 			continue
 		}
-		if _, err := s.client.Delete(ctx, string(kv.Key)); err != nil {
+		// The lease, not just its key: that ends the other session for certain.
+		if _, err := s.client.Revoke(ctx, clientv3.LeaseID(kv.Lease)); err != nil && !errors.Is(err, rpctypes.ErrLeaseNotFound) {
 			return err
 		}
 	}

@@ -7,10 +7,11 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// chatter are warnings that etcd gives about its own flags, which the embedded
-// member does not have.
+// chatter are warnings at every start about what the embedded member does not
+// use: listeners, and etcd's own users.
 var chatter = map[string]bool{
 	"Running http and grpc server on single port. This is not recommended for production.": true,
+	"simple token is not cryptographically signed":                                         true,
 }
 
 // slogCore passes etcd's log, from warnings up, on to slog.

@@ -82,14 +82,11 @@ func (s *Store) Close() error {
 	s.mu.Unlock()
 	s.cancel()
 	s.wg.Wait()
-	err := s.client.Close()
-	if errors.Is(err, context.Canceled) {
-		err = nil
-	}
+	stop := s.client.Close
 	if s.member != nil {
-		err = errors.Join(err, s.member.stop())
+		stop = s.member.stop
 	}
-	if err != nil {
+	if err := stop(); err != nil && !errors.Is(err, context.Canceled) {
 		return fmt.Errorf("close store: %w", err)
 	}
 	return nil

@@ -2,8 +2,10 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
@@ -135,6 +137,10 @@ func (s *Store) commit(ctx context.Context, compares []Compare, ops []Op) (int64
 		reads = append(reads, clientv3.OpGet(c.Key, clientv3.WithKeysOnly()))
 	}
 	resp, err := s.client.Txn(ctx).If(ifs...).Then(then...).Else(reads...).Commit()
+	if errors.Is(err, rpctypes.ErrNoSpace) {
+		return 0, fmt.Errorf("%w: the store has reached its quota; an embedded one gives space back when the controller restarts, "+
+			"an external etcd needs compaction, defragmentation and its alarm disarmed", err)
+	}
 	if err != nil {
 		return 0, err
 	}
