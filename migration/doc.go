@@ -19,7 +19,8 @@
 //     next write carries the state along. Between the source's stop and the destination's start that leaves one write.
 //  4. When the new state's Decision is "commit" and the old one's was not, the same transaction also compares the
 //     service's owner key (still the source, with an epoch older than this one) and sets it to the destination with
-//     this epoch. That transaction is the commit. There is no other.
+//     this epoch. That transaction is the commit. There is no other. If the owner key carries a newer epoch, feed
+//     Superseded instead.
 //  5. Send the actions, in any order, to the agents of their site (Spec.Source or Spec.Destination by the role). They
 //     may be lost: send Outstanding again when an agent connects, and every few seconds. All are idempotent, and
 //     agents keep a Journal, so that doubled, late and reordered ones do no harm.

@@ -31,7 +31,8 @@ const maxJournal = 128
 //     other verbs.
 //  4. Carry the step out; every part of it must be idempotent, for the agent may die anywhere and be asked again.
 //  5. Record it, make the journal durable, answer Done. A step that failed is not recorded.
-//  6. After a restart compare what is recorded with what is true, and report Lost for what has vanished.
+//  6. After a restart compare what is recorded with what is true. Restore what can be restored (routes, gates, a
+//     tunnel); report Lost for what has vanished. Nobody asks again for a step that was answered with Done.
 //
 // A Journal is not safe for concurrent use.
 type Journal struct {
@@ -42,8 +43,8 @@ type Journal struct {
 
 // Admit says what to do with a command, and why when it is refused:
 //   - an older epoch than the highest seen is refused; a newer one replaces all that is known of the older;
-//   - a step that is done is AlreadyDone;
 //   - once an abort was admitted, every other verb of the epoch is refused;
+//   - a step that is done is AlreadyDone;
 //   - once a commit, or what follows one, was admitted, abort and the verbs before the commit are refused;
 //   - an observe is never stopped by these, and changes nothing.
 func (j *Journal) Admit(epoch uint64, id StepID) (Verdict, string) {
@@ -60,12 +61,11 @@ func (j *Journal) Admit(epoch uint64, id StepID) (Verdict, string) {
 	if epoch > j.Epoch {
 		*j = Journal{Epoch: epoch}
 	}
-	if slices.Contains(j.Done, id) {
-		return AlreadyDone, ""
-	}
 	switch {
 	case j.Decision == DecisionAbort && verb != AbortVerb:
 		return Refuse, fmt.Sprintf("epoch %d was aborted", epoch)
+	case slices.Contains(j.Done, id):
+		return AlreadyDone, ""
 	case j.Decision == DecisionCommit && !verb.afterCommit():
 		return Refuse, fmt.Sprintf("epoch %d was committed", epoch)
 	case len(j.Done) >= maxJournal:
@@ -76,6 +76,11 @@ func (j *Journal) Admit(epoch uint64, id StepID) (Verdict, string) {
 		j.Decision = DecisionCommit
 	}
 	return Run, ""
+}
+
+// Recorded tells whether the step was recorded as done in that epoch, if it is the present one.
+func (j *Journal) Recorded(epoch uint64, id StepID) bool {
+	return epoch == j.Epoch && slices.Contains(j.Done, id)
 }
 
 // Record notes that an admitted step is done. It returns an error when the step is no longer admitted, because a newer

@@ -30,7 +30,7 @@ func (a *agent) String() string {
 }
 
 func (w *world) recorded(a *agent, step string) bool {
-	return slices.Contains(a.journal.Done, migration.StepID(step))
+	return a.journal.Recorded(a.journal.Epoch, migration.StepID(step))
 }
 
 // command is a command's arrival: the agent's duties 1 to 3.

@@ -17,13 +17,20 @@ var (
 	simFirst     = flag.Int("sim.first", 0, "number of the first schedule, to replay one")
 )
 
+func schedules() int {
+	if *simSchedules <= scheduleShare {
+		return *simSchedules
+	}
+	return *simSchedules / scheduleShare
+}
+
 func seed(t *testing.T) uint64 {
 	t.Helper()
 	s := *simSeed
 	if s == 0 {
 		s = uint64(time.Now().UnixNano())
 	}
-	t.Logf("replay with -sim.seed=%d -sim.schedules=%d -sim.first=%d", s, *simSchedules, *simFirst)
+	t.Logf("replay with -sim.seed=%d -sim.schedules=%d -sim.first=%d", s, schedules(), *simFirst)
 	return s
 }
 
@@ -69,29 +76,29 @@ func story(seed uint64, schedule int, broken breakage) (string, string) {
 }
 
 func TestNoScheduleBreaksASafetyRuleAndAllComeToRest(t *testing.T) {
-	s := seed(t)
-	schedule, c := simulate(s, breakage{}, *simFirst, *simSchedules)
+	s, n := seed(t), schedules()
+	schedule, c := simulate(s, breakage{}, *simFirst, n)
 	if schedule >= 0 {
 		why, trace := story(s, schedule, breakage{})
 		t.Fatalf("schedule %d (-sim.seed=%d -sim.first=%d -sim.schedules=1): %s\n%s", schedule, s, schedule, why, trace)
 	}
-	t.Logf("%d schedules: %+v", *simSchedules, c)
-	if *simSchedules < 1000 {
+	t.Logf("%d schedules: %+v", n, c)
+	if n < 1000 {
 		return
 	}
-	for what, n := range map[string]int{
+	for what, got := range map[string]int{
 		"commits": c.commits, "aborts": c.aborts, "lost swaps": c.swapsLost, "refused commands": c.refused,
 		"doubled commands": c.doubled, "crashes": c.crashes, "unasked resumes": c.resumes, "dead QEMUs": c.deaths,
 		"holds": c.held, "events ahead of a runner": c.ahead,
 	} {
-		if n < *simSchedules/100 {
-			t.Errorf("only %d %s: the simulation does not go where bugs are", n, what)
+		if got < n/100 {
+			t.Errorf("only %d %s: the simulation does not go where bugs are", got, what)
 		}
 	}
 }
 
 func TestABrokenMachineIsCaught(t *testing.T) {
-	s := seed(t)
+	s, n := seed(t), schedules()
 	for name, broken := range map[string]breakage{
 		"that commits before the destination has loaded":     {commitBeforeLoaded: true},
 		"that uses an epoch twice":                           {epochTwice: true},
@@ -107,9 +114,9 @@ func TestABrokenMachineIsCaught(t *testing.T) {
 		"that stores too late which ends it has reached":     {lazyReach: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			schedule, _ := simulate(s, broken, *simFirst, *simSchedules)
+			schedule, _ := simulate(s, broken, *simFirst, n)
 			if schedule < 0 {
-				t.Fatalf("nothing found in %d schedules", *simSchedules)
+				t.Fatalf("nothing found in %d schedules", n)
 			}
 			why, _ := story(s, schedule, broken)
 			t.Logf("schedule %d: %s", schedule, why)
