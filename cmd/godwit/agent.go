@@ -1,0 +1,50 @@
+//go:build integration_pending
+
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/godwit-project/godwit/agent"
+)
+
+// defaultAgentData is where an agent keeps its identity and its services.
+const defaultAgentData = "/var/lib/godwit/agent"
+
+func (a *app) agentCommand() *cobra.Command {
+	var (
+		options agent.Options
+		logs    logFlags
+	)
+	cmd := &cobra.Command{
+		Use:   "agent --data DIR --address ADDRESS:PORT",
+		Short: "Run the agent of a host or an edge",
+		Long: `Run the agent of a machine that has joined: on a host it runs virtual servers and
+volumes, on an edge tunnels, switches and routes. What it is was settled when it
+joined. It may be killed and started again; virtual servers run on meanwhile.
+
+An edge speaks BGP with the routers of its provider: --bgp-neighbor and --asn.`,
+		Example: `  godwit agent --address 198.51.100.2:7444
+  godwit agent --address 198.51.100.1:7444 --uplink-address 192.0.2.2 --bgp-neighbor 192.0.2.1 --asn 64500`,
+		Args: arguments(0, 0, "no arguments"),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if options.Address == "" {
+				return usagef("want the address at which other agents reach this one: --address ADDRESS:PORT")
+			}
+			logger, err := logs.logger(a.err)
+			if err != nil {
+				return err
+			}
+			options.Logger = logger
+			return ended(cmd.Context(), agent.Run(cmd.Context(), options))
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&options.Dir, "data", defaultAgentData, "what 'godwit join' made")
+	flags.StringVar(&options.Address, "address", "", "ADDRESS:PORT at which other agents reach this one")
+	flags.StringVar(&options.UplinkAddress, "uplink-address", "", "edges: the address towards the provider")
+	flags.StringSliceVar(&options.BGPNeighbors, "bgp-neighbor", nil, "edges: a router to announce routes to; may be repeated")
+	flags.Uint32Var(&options.ASN, "asn", 0, "edges: the autonomous system")
+	logs.add(flags)
+	return cmd
+}
