@@ -39,7 +39,7 @@ type Leadership struct {
 func (s *Store) Lead(ctx context.Context, name, id string) (*Leadership, error) {
 	l, err := s.campaign(ctx, leaderPrefix+name, id)
 	if err != nil {
-		return nil, fmt.Errorf("take the lead of %s as %s: %w", name, id, err)
+		return nil, fmt.Errorf("take the lead of %s as %s: %w", name, id, because(ctx, err))
 	}
 	return l, nil
 }

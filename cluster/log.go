@@ -7,11 +7,13 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// chatter are warnings at every start about what the embedded member does not
-// use: listeners, and etcd's own users.
+// chatter is what etcd says at a start that is as it should be: about listeners
+// and users, which the embedded member does not have, and about a new database
+// whose first commit is yet to come (it asks again every few seconds).
 var chatter = map[string]bool{
 	"Running http and grpc server on single port. This is not recommended for production.": true,
 	"simple token is not cryptographically signed":                                         true,
+	"failed to update storage version":                                                     true,
 }
 
 // slogCore passes etcd's log, from warnings up, on to slog.

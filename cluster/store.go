@@ -46,7 +46,7 @@ type Op struct {
 func (s *Store) Get(ctx context.Context, key string) (Object, error) {
 	resp, err := s.client.Get(ctx, key)
 	if err != nil {
-		return Object{}, fmt.Errorf("get %s: %w", key, err)
+		return Object{}, fmt.Errorf("get %s: %w", key, because(ctx, err))
 	}
 	if len(resp.Kvs) == 0 {
 		return Object{}, fmt.Errorf("get %s: %w", key, ErrNotFound)
@@ -61,7 +61,7 @@ func (s *Store) Get(ctx context.Context, key string) (Object, error) {
 func (s *Store) List(ctx context.Context, prefix string) ([]Object, int64, error) {
 	resp, err := s.client.Get(ctx, prefix, clientv3.WithPrefix())
 	if err != nil {
-		return nil, 0, fmt.Errorf("list %s: %w", prefix, err)
+		return nil, 0, fmt.Errorf("list %s: %w", prefix, because(ctx, err))
 	}
 	objects := make([]Object, 0, len(resp.Kvs))
 	for _, kv := range resp.Kvs {
@@ -95,7 +95,7 @@ func (s *Store) Delete(ctx context.Context, key string, expected int64) error {
 	}
 	resp, err := s.client.Delete(ctx, key)
 	if err != nil {
-		return fmt.Errorf("delete %s: %w", key, err)
+		return fmt.Errorf("delete %s: %w", key, because(ctx, err))
 	}
 	if resp.Deleted == 0 {
 		return fmt.Errorf("delete %s: %w", key, ErrNotFound)
@@ -142,7 +142,7 @@ func (s *Store) commit(ctx context.Context, compares []Compare, ops []Op) (int64
 			"an external etcd needs compaction, defragmentation and its alarm disarmed", err)
 	}
 	if err != nil {
-		return 0, err
+		return 0, because(ctx, err)
 	}
 	if resp.Succeeded {
 		return resp.Header.Revision, nil
@@ -157,6 +157,15 @@ func (s *Store) commit(ctx context.Context, compares []Compare, ops []Op) (int64
 		}
 	}
 	return 0, ErrConflict
+}
+
+// because adds the caller's own reason to an error of etcd, which calls the end
+// of a context by names of its own.
+func because(ctx context.Context, err error) error {
+	if cause := ctx.Err(); cause != nil && !errors.Is(err, cause) {
+		return fmt.Errorf("%w: %w", cause, err)
+	}
+	return err
 }
 
 func operations(ops []Op) ([]clientv3.Op, error) {

@@ -278,6 +278,19 @@ func TestAWatchOvertakenByCompactionListsAgain(t *testing.T) {
 	}
 }
 
+func TestACancelledCallSaysSo(t *testing.T) {
+	s := open(t, t.TempDir())
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, get := s.Get(ctx, "a")
+	_, _, list := s.List(ctx, "a")
+	_, write := s.Put(ctx, "a", nil, Any)
+	_, lead := s.Lead(ctx, "a", "b")
+	for _, err := range []error{get, list, write, lead, s.Delete(ctx, "a", Any)} {
+		wantErr(t, err, context.Canceled)
+	}
+}
+
 func TestAClosedStoreEndsItsWatches(t *testing.T) {
 	s := open(t, t.TempDir())
 	changes := s.Watch(t.Context(), root, 0)
