@@ -17,14 +17,10 @@ import (
 )
 
 func (a *app) demoCommand() *cobra.Command {
-	cmd := &cobra.Command{
+	return group(&cobra.Command{
 		Use:   "demo",
 		Short: "Play a scenario on a fresh lab, and report",
-		Args:  arguments(0, 0, "planned"),
-		RunE:  func(*cobra.Command, []string) error { return usagef("want planned") },
-	}
-	cmd.AddCommand(a.demoPlannedCommand())
-	return cmd
+	}, a.demoPlannedCommand())
 }
 
 func (a *app) demoPlannedCommand() *cobra.Command {

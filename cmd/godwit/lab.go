@@ -24,17 +24,14 @@ While the lab is up, the other commands find its controller by themselves.`,
   godwit lab probe 203.0.113.10:7000 --duration 30s &
   godwit migrate shop --to east
   godwit lab down`,
-		Args: arguments(0, 0, "up, status, exec, probe, path, link or down"),
-		RunE: func(*cobra.Command, []string) error {
 			return usagef("want up, status, exec, probe, path, link or down")
 		},
 	}
 	cmd.PersistentFlags().StringVar(&name, "name", lab.DefaultName, "the lab, among several on one machine")
-	cmd.AddCommand(
-		a.labUpCommand(&name), a.labStatusCommand(&name), a.labDownCommand(&name), a.labExecCommand(&name),
+	return group(
+		cmd, a.labUpCommand(&name), a.labStatusCommand(&name), a.labDownCommand(&name), a.labExecCommand(&name),
 		a.labProbeCommand(&name), a.labPathCommand(&name), a.labLinkCommand(&name), a.labSuperviseCommand(),
 	)
-	return cmd
 }
 
 // labSuperviseCommand is what lab up starts in the background.

@@ -40,11 +40,10 @@ func (a *app) labLinkCommand(name *string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "link",
 		Short: "Cut or restore a site's uplink",
-		Args:  arguments(0, 0, "cut or restore"),
-		RunE:  func(*cobra.Command, []string) error { return usagef("want cut or restore") },
 	}
+	var verbs []*cobra.Command
 	for verb, cut := range map[string]bool{"cut": true, "restore": false} {
-		cmd.AddCommand(&cobra.Command{
+		verbs = append(verbs, &cobra.Command{
 			Use:     verb + " SITE",
 			Short:   map[bool]string{true: "Drop everything between a site and the provider", false: "Let packets through again"}[cut],
 			Example: "  godwit lab link " + verb + " west",
@@ -58,5 +57,5 @@ func (a *app) labLinkCommand(name *string) *cobra.Command {
 			},
 		})
 	}
-	return cmd
+	return group(cmd, verbs...)
 }

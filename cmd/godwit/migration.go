@@ -7,17 +7,13 @@ import (
 )
 
 func (a *app) migrationCommand() *cobra.Command {
-	cmd := &cobra.Command{
+	return group(&cobra.Command{
 		Use:   "migration",
 		Short: "Continue, abort or watch a migration",
 		Long: `Continue, abort or watch a migration that is under way.
 
 'godwit get migrations' lists them.`,
-		Args: arguments(0, 0, "continue, abort or watch"),
-		RunE: func(*cobra.Command, []string) error { return usagef("want continue, abort or watch") },
-	}
-	cmd.AddCommand(a.migrationContinueCommand(), a.migrationAbortCommand(), a.migrationWatchCommand())
-	return cmd
+	}, a.migrationContinueCommand(), a.migrationAbortCommand(), a.migrationWatchCommand())
 }
 
 func (a *app) migrationContinueCommand() *cobra.Command {

@@ -23,8 +23,13 @@ have changed.`,
   godwit get migrations                what was moved, and what it cost`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          arguments(0, 0, "a command"),
-		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Args:          cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usagef("there is no command %q", args[0])
+			}
+			return cmd.Help()
+		},
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	root.PersistentFlags().StringVar(&a.server, "server", "",

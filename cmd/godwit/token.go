@@ -9,14 +9,10 @@ import (
 )
 
 func (a *app) tokenCommand() *cobra.Command {
-	cmd := &cobra.Command{
+	return group(&cobra.Command{
 		Use:   "token",
 		Short: "Make one-time tokens with which machines and operators join",
-		Args:  arguments(0, 0, "create"),
-		RunE:  func(*cobra.Command, []string) error { return usagef("want create") },
-	}
-	cmd.AddCommand(a.tokenCreateCommand())
-	return cmd
+	}, a.tokenCreateCommand())
 }
 
 func (a *app) tokenCreateCommand() *cobra.Command {
