@@ -699,7 +699,6 @@ type SessionResponse struct {
 	//	*SessionResponse_Step
 	//	*SessionResponse_Start
 	//	*SessionResponse_Stop
-	//	*SessionResponse_Cancel
 	Task          isSessionResponse_Task `protobuf_oneof:"task"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -776,15 +775,6 @@ func (x *SessionResponse) GetStop() *StopService {
 	return nil
 }
 
-func (x *SessionResponse) GetCancel() *CancelTask {
-	if x != nil {
-		if x, ok := x.Task.(*SessionResponse_Cancel); ok {
-			return x.Cancel
-		}
-	}
-	return nil
-}
-
 type isSessionResponse_Task interface {
 	isSessionResponse_Task()
 }
@@ -801,17 +791,11 @@ type SessionResponse_Stop struct {
 	Stop *StopService `protobuf:"bytes,4,opt,name=stop,proto3,oneof"`
 }
 
-type SessionResponse_Cancel struct {
-	Cancel *CancelTask `protobuf:"bytes,5,opt,name=cancel,proto3,oneof"`
-}
-
 func (*SessionResponse_Step) isSessionResponse_Task() {}
 
 func (*SessionResponse_Start) isSessionResponse_Task() {}
 
 func (*SessionResponse_Stop) isSessionResponse_Task() {}
-
-func (*SessionResponse_Cancel) isSessionResponse_Task() {}
 
 // MigrationStep is one verb of one participant. It carries everything that the agent needs, so that an agent which has
 // just been restarted can carry it out.
@@ -1109,51 +1093,6 @@ func (x *StopService) GetSpec() *ServiceSpec {
 	return nil
 }
 
-// CancelTask gives up a running task.
-type CancelTask struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Task          uint64                 `protobuf:"varint,1,opt,name=task,proto3" json:"task,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *CancelTask) Reset() {
-	*x = CancelTask{}
-	mi := &file_godwit_v1_agent_proto_msgTypes[13]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *CancelTask) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*CancelTask) ProtoMessage() {}
-
-func (x *CancelTask) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_agent_proto_msgTypes[13]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use CancelTask.ProtoReflect.Descriptor instead.
-func (*CancelTask) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_agent_proto_rawDescGZIP(), []int{13}
-}
-
-func (x *CancelTask) GetTask() uint64 {
-	if x != nil {
-		return x.Task
-	}
-	return 0
-}
-
 var File_godwit_v1_agent_proto protoreflect.FileDescriptor
 
 const file_godwit_v1_agent_proto_rawDesc = "" +
@@ -1211,13 +1150,12 @@ const file_godwit_v1_agent_proto_rawDesc = "" +
 	"\fheld_packets\x18\b \x01(\x03R\vheldPackets\x12'\n" +
 	"\x0fdropped_packets\x18\t \x01(\x03R\x0edroppedPackets\x12%\n" +
 	"\x0etunnel_packets\x18\n" +
-	" \x01(\x03R\rtunnelPackets\"\xe9\x01\n" +
+	" \x01(\x03R\rtunnelPackets\"\xb8\x01\n" +
 	"\x0fSessionResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12.\n" +
 	"\x04step\x18\x02 \x01(\v2\x18.godwit.v1.MigrationStepH\x00R\x04step\x12/\n" +
 	"\x05start\x18\x03 \x01(\v2\x17.godwit.v1.StartServiceH\x00R\x05start\x12,\n" +
-	"\x04stop\x18\x04 \x01(\v2\x16.godwit.v1.StopServiceH\x00R\x04stop\x12/\n" +
-	"\x06cancel\x18\x05 \x01(\v2\x15.godwit.v1.CancelTaskH\x00R\x06cancelB\x06\n" +
+	"\x04stop\x18\x04 \x01(\v2\x16.godwit.v1.StopServiceH\x00R\x04stopB\x06\n" +
 	"\x04task\"\x8e\x02\n" +
 	"\rMigrationStep\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\x12\x12\n" +
@@ -1240,10 +1178,7 @@ const file_godwit_v1_agent_proto_rawDesc = "" +
 	"\vStopService\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12*\n" +
-	"\x04spec\x18\x03 \x01(\v2\x16.godwit.v1.ServiceSpecR\x04spec\" \n" +
-	"\n" +
-	"CancelTask\x12\x12\n" +
-	"\x04task\x18\x01 \x01(\x04R\x04task2T\n" +
+	"\x04spec\x18\x03 \x01(\v2\x16.godwit.v1.ServiceSpecR\x04spec2T\n" +
 	"\fAgentService\x12D\n" +
 	"\aSession\x12\x19.godwit.v1.SessionRequest\x1a\x1a.godwit.v1.SessionResponse(\x010\x01B9Z7github.com/godwit-project/godwit/api/godwit/v1;godwitv1b\x06proto3"
 
@@ -1259,7 +1194,7 @@ func file_godwit_v1_agent_proto_rawDescGZIP() []byte {
 	return file_godwit_v1_agent_proto_rawDescData
 }
 
-var file_godwit_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_godwit_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_godwit_v1_agent_proto_goTypes = []any{
 	(*SessionRequest)(nil),        // 0: godwit.v1.SessionRequest
 	(*Hello)(nil),                 // 1: godwit.v1.Hello
@@ -1274,11 +1209,10 @@ var file_godwit_v1_agent_proto_goTypes = []any{
 	(*Place)(nil),                 // 10: godwit.v1.Place
 	(*StartService)(nil),          // 11: godwit.v1.StartService
 	(*StopService)(nil),           // 12: godwit.v1.StopService
-	(*CancelTask)(nil),            // 13: godwit.v1.CancelTask
-	(*HostFacts)(nil),             // 14: godwit.v1.HostFacts
-	(*Volume)(nil),                // 15: godwit.v1.Volume
-	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
-	(*ServiceSpec)(nil),           // 17: godwit.v1.ServiceSpec
+	(*HostFacts)(nil),             // 13: godwit.v1.HostFacts
+	(*Volume)(nil),                // 14: godwit.v1.Volume
+	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
+	(*ServiceSpec)(nil),           // 16: godwit.v1.ServiceSpec
 }
 var file_godwit_v1_agent_proto_depIdxs = []int32{
 	1,  // 0: godwit.v1.SessionRequest.hello:type_name -> godwit.v1.Hello
@@ -1286,31 +1220,30 @@ var file_godwit_v1_agent_proto_depIdxs = []int32{
 	5,  // 2: godwit.v1.SessionRequest.progress:type_name -> godwit.v1.TaskProgress
 	6,  // 3: godwit.v1.SessionRequest.notice:type_name -> godwit.v1.Notice
 	3,  // 4: godwit.v1.SessionRequest.heartbeat:type_name -> godwit.v1.Heartbeat
-	14, // 5: godwit.v1.Hello.facts:type_name -> godwit.v1.HostFacts
+	13, // 5: godwit.v1.Hello.facts:type_name -> godwit.v1.HostFacts
 	2,  // 6: godwit.v1.Hello.holdings:type_name -> godwit.v1.Holding
-	15, // 7: godwit.v1.Holding.volumes:type_name -> godwit.v1.Volume
-	14, // 8: godwit.v1.Heartbeat.facts:type_name -> godwit.v1.HostFacts
+	14, // 7: godwit.v1.Holding.volumes:type_name -> godwit.v1.Volume
+	13, // 8: godwit.v1.Heartbeat.facts:type_name -> godwit.v1.HostFacts
 	2,  // 9: godwit.v1.Heartbeat.holdings:type_name -> godwit.v1.Holding
 	7,  // 10: godwit.v1.TaskResult.figures:type_name -> godwit.v1.StepFigures
-	16, // 11: godwit.v1.StepFigures.stopped_at:type_name -> google.protobuf.Timestamp
-	16, // 12: godwit.v1.StepFigures.resumed_at:type_name -> google.protobuf.Timestamp
+	15, // 11: godwit.v1.StepFigures.stopped_at:type_name -> google.protobuf.Timestamp
+	15, // 12: godwit.v1.StepFigures.resumed_at:type_name -> google.protobuf.Timestamp
 	9,  // 13: godwit.v1.SessionResponse.step:type_name -> godwit.v1.MigrationStep
 	11, // 14: godwit.v1.SessionResponse.start:type_name -> godwit.v1.StartService
 	12, // 15: godwit.v1.SessionResponse.stop:type_name -> godwit.v1.StopService
-	13, // 16: godwit.v1.SessionResponse.cancel:type_name -> godwit.v1.CancelTask
-	17, // 17: godwit.v1.MigrationStep.service:type_name -> godwit.v1.ServiceSpec
-	10, // 18: godwit.v1.MigrationStep.source:type_name -> godwit.v1.Place
-	10, // 19: godwit.v1.MigrationStep.destination:type_name -> godwit.v1.Place
-	17, // 20: godwit.v1.StartService.service:type_name -> godwit.v1.ServiceSpec
-	10, // 21: godwit.v1.StartService.place:type_name -> godwit.v1.Place
-	17, // 22: godwit.v1.StopService.spec:type_name -> godwit.v1.ServiceSpec
-	0,  // 23: godwit.v1.AgentService.Session:input_type -> godwit.v1.SessionRequest
-	8,  // 24: godwit.v1.AgentService.Session:output_type -> godwit.v1.SessionResponse
-	24, // [24:25] is the sub-list for method output_type
-	23, // [23:24] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	16, // 16: godwit.v1.MigrationStep.service:type_name -> godwit.v1.ServiceSpec
+	10, // 17: godwit.v1.MigrationStep.source:type_name -> godwit.v1.Place
+	10, // 18: godwit.v1.MigrationStep.destination:type_name -> godwit.v1.Place
+	16, // 19: godwit.v1.StartService.service:type_name -> godwit.v1.ServiceSpec
+	10, // 20: godwit.v1.StartService.place:type_name -> godwit.v1.Place
+	16, // 21: godwit.v1.StopService.spec:type_name -> godwit.v1.ServiceSpec
+	0,  // 22: godwit.v1.AgentService.Session:input_type -> godwit.v1.SessionRequest
+	8,  // 23: godwit.v1.AgentService.Session:output_type -> godwit.v1.SessionResponse
+	23, // [23:24] is the sub-list for method output_type
+	22, // [22:23] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_godwit_v1_agent_proto_init() }
@@ -1330,7 +1263,6 @@ func file_godwit_v1_agent_proto_init() {
 		(*SessionResponse_Step)(nil),
 		(*SessionResponse_Start)(nil),
 		(*SessionResponse_Stop)(nil),
-		(*SessionResponse_Cancel)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1338,7 +1270,7 @@ func file_godwit_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_godwit_v1_agent_proto_rawDesc), len(file_godwit_v1_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
