@@ -1,3 +1,5 @@
+//go:build integration_pending
+
 package demo
 
 import (

@@ -24,8 +24,6 @@ While the lab is up, the other commands find its controller by themselves.`,
   godwit lab probe 203.0.113.10:7000 --duration 30s &
   godwit migrate shop --to east
   godwit lab down`,
-			return usagef("want up, status, exec, probe, path, link or down")
-		},
 	}
 	cmd.PersistentFlags().StringVar(&name, "name", lab.DefaultName, "the lab, among several on one machine")
 	return group(
