@@ -16,7 +16,7 @@ type Encoder struct {
 	pool sync.Pool
 }
 
-// NewEncoder makes an encoder; Close gives its memory back.
+// NewEncoder makes an encoder. It needs no closing: it has no goroutine.
 func NewEncoder() (*Encoder, error) {
 	z, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(2),
 		zstd.WithEncoderCRC(false), zstd.WithWindowSize(1<<20))
@@ -25,9 +25,6 @@ func NewEncoder() (*Encoder, error) {
 	}
 	return &Encoder{zstd: z}, nil
 }
-
-// Close ends the encoder.
-func (e *Encoder) Close() error { return e.zstd.Close() }
 
 // Frame is one encoded frame, header and payload, in a buffer that Release gives back.
 type Frame struct {

@@ -24,7 +24,6 @@ func newEncoder(t testing.TB) *Encoder {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = e.Close() })
 	return e
 }
 

@@ -1,0 +1,202 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+
+	"github.com/godwit-project/godwit/storage/nbd"
+)
+
+// Volume is one virtual disk. Its roles and the verbs that change them:
+//
+//	Create ──────────▶ primary ──Fence──▶ fenced ──Delete──▶ (gone)
+//	                    ▲   ▲               │
+//	                 Promote└────Unfence────┘
+//	CreateReplica ──▶ replica ──Delete──▶ (gone)
+//
+// Lock order: mu, then a range, then source.mu.
+type Volume struct {
+	name   string
+	dir    string
+	size   int64
+	file   *os.File
+	log    *slog.Logger
+	opts   *Options
+	bootID uint64
+
+	gate   gate
+	ranges *rangeLocks
+	local  *groupSync
+	role   atomic.Pointer[string]
+	source atomic.Pointer[source]
+
+	life context.Context // ends with close
+	end  context.CancelFunc
+
+	mu       sync.Mutex
+	changed  sync.Cond // of meta, incoming and closed
+	meta     metadata
+	export   *nbd.Server
+	incoming *incoming
+	last     incomingID // the newest connection that was let in
+	// promoting and spoiled keep replication out: the replica is becoming primary, or its disk has failed.
+	promoting, spoiled bool
+	trouble            string
+	closed             bool
+	wg                 sync.WaitGroup
+}
+
+func openVolume(s *Store, dir string, meta metadata) (*Volume, error) {
+	f, err := os.OpenFile(filepath.Join(dir, baseName), os.O_RDWR, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open volume %s: %w", meta.Name, err)
+	}
+	st, err := f.Stat()
+	if err == nil && st.Size() != meta.Size {
+		err = fmt.Errorf("%s has %d bytes, its metadata says %d", f.Name(), st.Size(), meta.Size)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open volume %s: %w", meta.Name, err), f.Close())
+	}
+	v := &Volume{
+		name: meta.Name, dir: dir, size: meta.Size, file: f, meta: meta,
+		log: s.opts.Logger.With("volume", meta.Name), opts: &s.opts, bootID: s.bootID,
+		ranges: newRangeLocks(), local: newGroupSync(f),
+	}
+	v.changed.L = &v.mu
+	v.life, v.end = context.WithCancel(context.Background())
+	v.role.Store(&meta.Role)
+	if meta.Role == RoleFenced {
+		v.gate.shut()
+	}
+	return v, nil
+}
+
+// close ends everything that runs for the volume, and the use of its file.
+func (v *Volume) close() error {
+	v.mu.Lock()
+	if v.closed {
+		v.mu.Unlock()
+		return nil
+	}
+	v.closed = true
+	export := v.export
+	v.changed.Broadcast()
+	v.mu.Unlock()
+	if src := v.source.Swap(nil); src != nil {
+		src.stop()
+	}
+	var err error
+	if export != nil {
+		err = export.Close()
+	}
+	v.end()
+	v.wg.Wait()
+	return errors.Join(err, v.file.Close())
+}
+
+func (v *Volume) metadata() metadata {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.meta
+}
+
+// updateLocked makes a change of the metadata durable, and only then true in memory.
+func (v *Volume) updateLocked(change func(*metadata)) error {
+	if v.closed {
+		return fmt.Errorf("volume %s: %w", v.name, ErrClosed)
+	}
+	next := v.meta
+	change(&next)
+	if next == v.meta {
+		return nil
+	}
+	if err := next.save(v.dir); err != nil {
+		return err
+	}
+	v.meta = next
+	v.role.Store(&next.Role)
+	v.changed.Broadcast()
+	return nil
+}
+
+// await waits under mu until done says so, fails, the context ends or the volume is closed.
+func (v *Volume) await(ctx context.Context, done func() (bool, error)) error {
+	stop := context.AfterFunc(ctx, func() {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		v.changed.Broadcast()
+	})
+	defer stop()
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for {
+		if ok, err := done(); ok || err != nil {
+			return err
+		}
+		if v.closed {
+			return ErrClosed
+		}
+		if err := ctx.Err(); err != nil {
+			return context.Cause(ctx)
+		}
+		v.changed.Wait()
+	}
+}
+
+// note remembers the last trouble for Status; nil clears it.
+func (v *Volume) note(err error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.noteLocked(err)
+}
+
+func (v *Volume) noteLocked(err error) {
+	v.trouble = ""
+	if err != nil {
+		v.trouble = err.Error()
+	}
+}
+
+// Status is a snapshot.
+func (v *Volume) Status() Status {
+	v.mu.Lock()
+	st := Status{
+		Name: v.name, Size: v.size, Allocated: allocated(v.file),
+		Role: v.meta.Role, Epoch: v.meta.Epoch, Mode: ModeLocal, Complete: v.meta.Complete,
+		Path: v.file.Name(), Socket: v.meta.Socket, Err: v.trouble,
+	}
+	if v.export != nil {
+		st.Clients = v.export.Clients()
+	}
+	if in := v.incoming; in != nil {
+		st.Connected = true
+		st.Copied = in.applied.Load()
+		st.Total, st.Shipped = st.Copied, in.received.Load()
+	}
+	v.mu.Unlock()
+	if src := v.source.Load(); src != nil {
+		src.report(&st)
+	}
+	return st
+}
+
+// deletable says why a deletion at epoch must be refused.
+func (v *Volume) deletable(epoch uint64) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	m := &v.meta
+	if epoch < m.Epoch {
+		return fmt.Errorf("%w: asked at epoch %d, it is bound to %d", ErrStale, epoch, m.Epoch)
+	}
+	if m.Role == RolePrimary && epoch > m.Epoch && epoch <= max(m.Attempt, m.Aborted) {
+		return fmt.Errorf("%w: it is primary at epoch %d and was never fenced for attempt %d", ErrStale, m.Epoch, epoch)
+	}
+	return nil
+}
