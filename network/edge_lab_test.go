@@ -3,7 +3,6 @@
 package network
 
 import (
-	"fmt"
 	"net/netip"
 	"path/filepath"
 	"strings"
@@ -39,16 +38,21 @@ func (l *lab) sites() (west, east *site) {
 	west = l.site("west", westEdgeIP, coreWestIP, westHostIP)
 	east = l.site("east", eastEdgeIP, coreEastIP, eastHostIP)
 	for _, s := range []*site{west, east} {
-		s.established(l.t)
+		s.established(l)
 	}
 	return west, east
 }
 
-func (s *site) established(t *testing.T) {
-	t.Helper()
-	until(t, s.name+"'s BGP session", func() bool {
+// established waits until the session is up and, after a restart, the core has all routes again: a second death before
+// that is not forgiven (RFC 4724).
+func (s *site) established(l *lab) {
+	l.t.Helper()
+	until(l.t, s.name+"'s BGP session", func() bool {
 		sessions := s.edge.must(request{Op: "status"}).Sessions
 		return len(sessions) == 1 && sessions[0].Established
+	})
+	until(l.t, "the core to have "+s.name+"'s routes", func() bool {
+		return !strings.Contains(l.birdc("show", "protocols", "all", s.name), "graceful restart active")
 	})
 }
 
@@ -233,7 +237,7 @@ func TestKilledEdgesTakeUpEveryState(t *testing.T) {
 			t.Errorf("%s: the core lost its route when the edge was killed", what)
 		}
 		s.edge = l.helper(s.name+"-edge", s.edgeConfig)
-		s.established(t)
+		s.established(l)
 		now := s.status()
 		if now.Phase != was.Phase || now.RouteVia != was.RouteVia || now.LocalPref != was.LocalPref || now.Problem != "" {
 			t.Errorf("%s: was %+v, is %+v", what, was, now)
@@ -292,10 +296,10 @@ func TestKilledEdgeStillForwards(t *testing.T) {
 	west.edge.kill()
 	west.settledAfterTraffic(t)
 	west.edge = l.helper("west-edge", west.edgeConfig)
-	west.established(t)
+	west.established(l)
 	west.settledAfterTraffic(t)
 	noLoss(t, s.end(t))
-	if out := l.birdc("show", "route", labAddress); !strings.Contains(out, fmt.Sprint(101)) && !strings.Contains(out, westEdgeIP) {
+	if out := l.birdc("show", "route", "for", labAddress, "all"); !strings.Contains(out, "local_pref: 101") {
 		t.Errorf("the core forgot the route:\n%s", out)
 	}
 }

@@ -16,7 +16,7 @@ import (
 )
 
 // compactAfter is how many lines a journal may grow beyond its living records before it is rewritten.
-const compactAfter = 1000
+const compactAfter = 200
 
 // journal keeps the newest value of each key on stable storage. It is a text file, one line per change:
 //

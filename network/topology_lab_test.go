@@ -210,6 +210,8 @@ func (l *lab) traces(node string) string {
 			if _, rest, ok := strings.Cut(line, ": "); ok && what[len(what)-1] == "link" {
 				line = rest // the index of a link that is made again differs
 			}
+			// A tun's carrier says whether somebody has it open, which is not what is asked here.
+			line = strings.NewReplacer("NO-CARRIER,", "", ",LOWER_UP", "", " state UP", "", " state UNKNOWN", "", " state DOWN", "", " linkdown", "").Replace(line)
 			lines = append(lines, strings.TrimSpace(line))
 		}
 	}
