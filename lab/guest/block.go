@@ -12,12 +12,12 @@ import (
 // blockSize is the unit of disk writes. A block on the disk, all numbers little-endian:
 //
 //	 0  8  magic
-//	 8  8  run: a random number drawn at boot; the writes of an earlier boot are not ours to vouch for
+//	 8  8  boot: a number drawn at boot; writes of an earlier boot are not ours to vouch for
 //	16  8  sequence number of the write, from 1
 //	24  8  block number: a block that landed in the wrong place is found out
 //	32  4  CRC-32C over bytes 0..31 and 36..4095
 //	36  4  zero
-//	40     filler that follows from run, sequence and block
+//	40     filler that follows from boot, sequence and block
 const blockSize = 4096
 
 const (
@@ -34,15 +34,15 @@ var (
 
 // stamp is what a block says of itself.
 type stamp struct {
-	run, sequence, block uint64
+	boot, sequence, block uint64
 }
 
-func (s stamp) seed() uint64 { return s.run ^ s.sequence*sequenceMix ^ s.block<<32 }
+func (s stamp) seed() uint64 { return s.boot ^ s.sequence*sequenceMix ^ s.block<<32 }
 
 // encode fills b, which is one block long.
 func (s stamp) encode(b []byte, table *crc32.Table) {
 	binary.LittleEndian.PutUint64(b[0:], blockMagic)
-	binary.LittleEndian.PutUint64(b[8:], s.run)
+	binary.LittleEndian.PutUint64(b[8:], s.boot)
 	binary.LittleEndian.PutUint64(b[16:], s.sequence)
 	binary.LittleEndian.PutUint64(b[24:], s.block)
 	binary.LittleEndian.PutUint64(b[checksumAt:], 0)
@@ -62,7 +62,7 @@ func decode(b []byte, table *crc32.Table) (stamp, error) {
 		return stamp{}, errCorrupt
 	}
 	return stamp{
-		run:      binary.LittleEndian.Uint64(b[8:]),
+		boot:     binary.LittleEndian.Uint64(b[8:]),
 		sequence: binary.LittleEndian.Uint64(b[16:]),
 		block:    binary.LittleEndian.Uint64(b[24:]),
 	}, nil

@@ -66,7 +66,10 @@ func (m *machine) obey(words []string) (any, error) {
 		}
 		return m.disk.verify()
 	case "set":
-		return m.stats(), m.setLoad(words[1:])
+		if err := m.setLoad(words[1:]); err != nil {
+			return nil, err
+		}
+		return m.stats(), nil
 	case "poweroff":
 		return poweredOff{true}, nil
 	}

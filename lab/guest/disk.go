@@ -24,7 +24,7 @@ import (
 type disk struct {
 	file   *os.File
 	blocks uint64
-	run_   uint64
+	boot   uint64
 	fsync  uint64
 	table  *crc32.Table
 
@@ -44,8 +44,8 @@ type disk struct {
 	lastAcked atomic.Uint64
 }
 
-// expectation of a block: the last acknowledged write, and the last attempted one. They differ when the attempt failed: then
-// the disk may hold either, and neither is a loss.
+// expectation of a block: the last acknowledged write, and the last attempted one. They differ after attempts that failed: then
+// the disk may hold any of these, and none is a loss.
 type expectation struct {
 	acknowledged, attempted uint64
 }
@@ -67,7 +67,7 @@ func openDisk(path string, o options) (*disk, error) {
 		return nil, errors.Join(fmt.Errorf("disk %s has %d bytes, less than one block", path, size), file.Close())
 	}
 	d := &disk{
-		file: file, blocks: uint64(size) / blockSize, run_: rand.Uint64() ^ uint64(time.Now().UnixNano()), fsync: uint64(o.fsync),
+		file: file, blocks: uint64(size) / blockSize, boot: rand.Uint64() ^ uint64(time.Now().UnixNano()), fsync: uint64(o.fsync),
 		table: crc32.MakeTable(crc32.Castagnoli), known: make(map[uint64]expectation),
 	}
 	d.rate.Store(int64(o.writes))
@@ -107,7 +107,7 @@ func (d *disk) write(block uint64, buffer []byte) {
 	e.attempted = sequence
 	d.known[block] = e
 
-	stamp{d.run_, sequence, block}.encode(buffer, d.table)
+	stamp{d.boot, sequence, block}.encode(buffer, d.table)
 	began := time.Now()
 	_, err := d.file.WriteAt(buffer, int64(block*blockSize))
 	if err == nil && d.fsync > 0 && sequence%d.fsync == 0 {
@@ -141,8 +141,9 @@ func (d *disk) verify() (verdict, error) {
 		return verdict{}, err
 	}
 	defer func() { _ = unix.Munmap(buffer) }()
-	v := verdict{Acknowledged: d.acknowledged.Load()}
-	for _, block := range d.written() {
+	blocks, acknowledged := d.written()
+	v := verdict{Acknowledged: acknowledged}
+	for _, block := range blocks {
 		found, err := d.compare(block, buffer)
 		v.Checked++
 		switch {
@@ -158,18 +159,17 @@ func (d *disk) verify() (verdict, error) {
 	return v, nil
 }
 
-// written lists the blocks with an acknowledged write in ascending order.
-func (d *disk) written() []uint64 {
+// written lists the blocks with an acknowledged write in ascending order, and the number of such writes.
+func (d *disk) written() (blocks []uint64, acknowledged uint64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	var blocks []uint64
 	for block, e := range d.known {
 		if e.acknowledged != 0 {
 			blocks = append(blocks, block)
 		}
 	}
 	slices.Sort(blocks)
-	return blocks
+	return blocks, d.acknowledged.Load()
 }
 
 // compare returns a description of the difference, or "" when the block is as it should be.
@@ -184,9 +184,9 @@ func (d *disk) compare(block uint64, buffer []byte) (string, error) {
 	if err != nil {
 		return fmt.Sprintf("block %d: want write %d, found: %v", block, e.acknowledged, err), nil
 	}
-	if s.run != d.run_ || s.block != block || (s.sequence != e.acknowledged && s.sequence != e.attempted) {
-		return fmt.Sprintf("block %d: want write %d of run %x, found write %d of run %x for block %d",
-			block, e.acknowledged, d.run_, s.sequence, s.run, s.block), nil
+	if s.boot != d.boot || s.block != block || s.sequence < e.acknowledged || s.sequence > e.attempted {
+		return fmt.Sprintf("block %d: want write %d of boot %x, found write %d of boot %x for block %d",
+			block, e.acknowledged, d.boot, s.sequence, s.boot, s.block), nil
 	}
 	return "", nil
 }
