@@ -11,6 +11,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,6 +19,8 @@ import (
 	"testing"
 
 	"github.com/osrg/gobgp/v4/api"
+	"github.com/osrg/gobgp/v4/pkg/apiutil"
+	"github.com/osrg/gobgp/v4/pkg/packet/bgp"
 	"github.com/osrg/gobgp/v4/pkg/server"
 )
 
@@ -146,8 +149,10 @@ func fakeController(socket, listen string) error {
 	}
 }
 
-// fakeAgent stays connected to the controller; an edge's also speaks BGP, and announces the address in the file
-// "announce" of its data folder, if there is one.
+// testGuest is the address that the fake edges announce.
+const testGuest = "203.0.113.10"
+
+// fakeAgent stays connected to the controller; an edge's also speaks BGP.
 func fakeAgent(data, uplink, neighbour string) error {
 	joined, err := os.ReadFile(filepath.Join(data, "joined"))
 	if err != nil {
@@ -173,6 +178,26 @@ func fakeBGP(uplink, neighbour string) error {
 	s := server.NewBgpServer(server.LoggerOption(slog.New(slog.NewTextHandler(os.Stderr, nil)), nil))
 	go s.Serve()
 	err := s.StartBgp(ctx, &api.StartBgpRequest{Global: &api.Global{Asn: asn, RouterId: uplink, ListenPort: -1}})
+	if err != nil {
+		return err
+	}
+	nlri, err := bgp.NewIPAddrPrefix(netip.MustParsePrefix(testGuest + "/32"))
+	if err != nil {
+		return err
+	}
+	hop, err := bgp.NewPathAttributeNextHop(netip.MustParseAddr(uplink))
+	if err != nil {
+		return err
+	}
+	// The west has the guest in this lab, the east is merely willing.
+	preference := uint32(100)
+	if uplink == "192.0.2.2" {
+		preference = 200
+	}
+	_, err = s.AddPath(apiutil.AddPathRequest{Paths: []*apiutil.Path{{
+		Family: bgp.RF_IPv4_UC, Nlri: nlri,
+		Attrs: []bgp.PathAttributeInterface{bgp.NewPathAttributeOrigin(0), hop, bgp.NewPathAttributeLocalPref(preference)},
+	}}})
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"time"
 
@@ -59,6 +60,8 @@ func Supervise(ctx context.Context, cfg Config) error {
 	s.mu.off = make(map[string]bool)
 	s.mu.news = make(chan struct{})
 
+	// A thread of an emulated link that wakes up must not wait for a turn among this program's own.
+	runtime.GOMAXPROCS(4*len(sites) + 8)
 	// Orphans (virtual servers whose agent died) become ours, so that somebody reaps them.
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("supervise lab %s: become the reaper of orphans: %w", cfg.Name, err)

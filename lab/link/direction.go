@@ -18,6 +18,10 @@ const (
 	ringEntries = 1 << 16
 )
 
+// nap is the least time between two wake-ups of a busy direction. Without it each packet of a stream is a wake-up of
+// its own, which costs more than carrying it; with it a frame may come this much late, and an isolated one never.
+const nap = int64(150 * time.Microsecond)
+
 // batch is how many frames are read before those that are due are looked at again.
 const batch = 32
 
@@ -30,6 +34,8 @@ type direction struct {
 	tally    tally
 	started  time.Time // the zero of now
 	gone     bool      // from will never give a frame again
+	woke     int64     // when wait last returned
+	napped   bool      // and that was from a nap
 
 	ring  *ring
 	model model
@@ -81,17 +87,28 @@ func (d *direction) run() {
 func (d *direction) wait(fds []unix.PollFd, next *entry) (woken bool) {
 	var timeout *unix.Timespec
 	var ts unix.Timespec
-	if next != nil {
-		left := next.due - d.now()
-		if left <= 0 {
-			return false
-		}
-		ts = unix.NsecToTimespec(left)
-		timeout = &ts
-	}
+	now := d.now()
+	defer func() { d.woke = d.now() }()
 	listen := fds
 	if space, _ := d.ring.room(); space == nil || d.gone {
 		listen = fds[:1]
+	}
+	until := int64(0)
+	if next != nil {
+		until = next.due
+	}
+	if rested := d.woke + nap; now < rested && !d.napped {
+		// What comes in or is due meanwhile is taken together afterwards.
+		until, listen, d.napped = rested, fds[:1], true
+	} else {
+		d.napped = false
+	}
+	if until > 0 {
+		if until <= now {
+			return false
+		}
+		ts = unix.NsecToTimespec(until - now)
+		timeout = &ts
 	}
 	n, err := unix.Ppoll(listen, timeout, nil)
 	if err != nil || n == 0 {
