@@ -1,0 +1,224 @@
+package godwit
+
+import (
+	"encoding/json"
+	"errors"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/godwit-project/godwit"
+
+// room is a package's place in the house.
+type room struct {
+	may string // the rooms that it may import, separated by spaces
+	why string // the reason for the line that is drawn
+	// tests are rooms that its tests may import besides.
+	tests string
+	// planned: the room need not be there yet.
+	planned bool
+}
+
+// rooms holds every package of the module, and whom of ours each may import. A line is changed here first, with its reason: what
+// is not in the table is not allowed.
+var rooms = map[string]room{
+	"": {why: "the root holds no code of the program, only the tests that keep the house in order"},
+
+	// The cores: pure, so that a test can run thousands of schedules through them.
+	"migration":  {why: "the heart: a state machine without I/O, clock or goroutine; whoever drives it imports it, never the reverse"},
+	"protection": {planned: true, why: "like migration: recovery points and failover as a state machine"},
+
+	// The participants: they know neither each other nor who drives them, so that each can be replaced alone.
+	"server":          {why: "what a platform of virtual servers must do"},
+	"server/qemu":     {may: "server server/qemu/qmp", why: "one platform; the agent chooses it"},
+	"server/qemu/qmp": {why: "a client for QEMU's protocol; of use to anybody"},
+	"server/process":  {planned: true, may: "server", why: "one platform; the agent chooses it"},
+	"storage":         {may: "storage/nbd storage/wire", why: "volumes: the agent gives them their connections"},
+	"storage/nbd":     {why: "an NBD server over an interface that it declares itself"},
+	"storage/wire":    {why: "the replication frames: bytes in, values out"},
+	"network":         {may: "network/bgp", why: "tunnel, switch and routes of an edge; the host's half as well"},
+	"network/bgp":     {why: "the embedded BGP speaker; it announces what it is told"},
+	"dvs":             {planned: true, why: "the client library that other people's programs link: nothing of the cluster in it"},
+	"dvs/node":        {planned: true, may: "dvs", why: "a node relays messages; the agent runs it"},
+
+	// What is shared by those who drive them.
+	"wan":              {why: "connections between sites: it carries bytes and does not know whose"},
+	"wan/delta":        {planned: true, why: "the codec: bytes in, bytes out"},
+	"cluster":          {may: "cluster/identity", why: "objects and epochs on etcd: what is true, not what to do about it"},
+	"cluster/identity": {why: "the CA, certificates, tokens: whoever opens a port needs it, with or without etcd"},
+
+	// The API: the only thing that is agreed between programs.
+	"api":                           {may: "api/godwit/v1 api/godwit/v1/godwitv1connect", why: "conversions and the client, for programs outside as well"},
+	"api/godwit/v1":                 {why: "generated"},
+	"api/godwit/v1/godwitv1connect": {may: "api/godwit/v1", why: "generated"},
+
+	// Those who drive.
+	"agent": {
+		may: "server server/qemu server/process storage network dvs/node wan cluster/identity api api/godwit/v1 api/godwit/v1/godwitv1connect migration",
+		why: "wires the participants to the controllers; of migration it takes the names of steps; the store is the controllers' alone",
+	},
+	"controller": {
+		may: "migration protection cluster cluster/identity api api/godwit/v1 api/godwit/v1/godwitv1connect",
+		why: "runs the engine; it reaches participants by way of agents only, so that they may be anywhere",
+	},
+
+	// The outside: what a user could have written.
+	"lab":           {may: "api api/godwit/v1 api/godwit/v1/godwitv1connect lab/link lab/namespace lab/probe", why: "uses the binary and the API, never the inside: it shows what a user gets"},
+	"lab/link":      {may: "lab/namespace", why: "a slow link, emulated"},
+	"lab/namespace": {why: "network namespaces of a test"},
+	"lab/probe":     {why: "a client that measures gaps: it must see what a stranger sees"},
+	"lab/guest":     {why: "the customer's machine: it knows nothing of Godwit"},
+
+	"lab/guest/image":        {why: "builds the guest's RAM disk"},
+	"lab/guest/cmd/mkinitrd": {may: "lab/guest/image", why: "its command line"},
+
+	"demo":  {may: "api api/godwit/v1 lab lab/probe", why: "a scenario as a user would play it"},
+	"bench": {planned: true, may: "api api/godwit/v1 lab lab/probe storage storage/nbd", why: "measures from outside; storage also by itself, as its peers are"},
+
+	"cmd/godwit": {
+		may:   "agent api api/godwit/v1 cluster cluster/identity controller demo lab lab/probe wan",
+		why:   "parses, constructs, prints: no logic, so it needs none of the participants",
+		tests: "api/godwit/v1/godwitv1connect",
+	},
+	"scripts/testreport": {why: "reads test output"},
+}
+
+// listed is what `go list` says of a package.
+type listed struct {
+	ImportPath                         string
+	Dir                                string
+	GoFiles, CgoFiles                  []string
+	Imports, TestImports, XTestImports []string
+}
+
+// name is the import path below the module's.
+func (p listed) name() string { return below(p.ImportPath) }
+
+func below(importPath string) string {
+	return strings.TrimPrefix(strings.TrimPrefix(importPath, module), "/")
+}
+
+// packages lists all packages, lab tests included.
+func packages(t *testing.T) []listed {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-e", "-tags", "lab", "-json=ImportPath,Dir,GoFiles,CgoFiles,Imports,TestImports,XTestImports", "./...").Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	var all []listed
+	for decoder := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p listed
+		if err := decoder.Decode(&p); errors.Is(err, io.EOF) {
+			return all
+		} else if err != nil {
+			t.Fatalf("go list: %v", err)
+		}
+		all = append(all, p)
+	}
+}
+
+func TestEveryRoomImportsOnlyWhomItMay(t *testing.T) {
+	found := make(map[string]bool)
+	for _, p := range packages(t) {
+		name := p.name()
+		found[name] = true
+		r, ok := rooms[name]
+		if !ok {
+			t.Errorf("package %s is not in the table of layers_test.go: add it, with whom it may import and why", name)
+			continue
+		}
+		may := strings.Fields(r.may)
+		for _, fault := range forbidden(p.Imports, may) {
+			t.Errorf("%s imports %s, which it may not: %s", name, fault, r.why)
+		}
+		may = slices.Concat(may, strings.Fields(r.tests), []string{name})
+		for _, fault := range forbidden(slices.Concat(p.TestImports, p.XTestImports), may) {
+			t.Errorf("a test of %s imports %s, which it may not: %s", name, fault, r.why)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(rooms)) {
+		if !found[name] && !rooms[name].planned {
+			t.Errorf("package %s is in the table of layers_test.go and no longer exists: remove it there", name)
+		}
+		for _, other := range strings.Fields(rooms[name].may + " " + rooms[name].tests) {
+			if _, ok := rooms[other]; !ok {
+				t.Errorf("the table lets %s import %s, which is not in the table", name, other)
+			}
+		}
+	}
+}
+
+// forbidden returns those of the imports that are ours and not in may.
+func forbidden(imports, may []string) (faults []string) {
+	for _, path := range imports {
+		if (path == module || strings.HasPrefix(path, module+"/")) && !slices.Contains(may, below(path)) {
+			faults = append(faults, below(path))
+		}
+	}
+	slices.Sort(faults)
+	return slices.Compact(faults)
+}
+
+func TestEveryPackageHasExactlyOnePackageComment(t *testing.T) {
+	for _, p := range packages(t) {
+		var commented []string
+		generated := 0
+		files := slices.Concat(p.GoFiles, p.CgoFiles)
+		for _, name := range files {
+			file, err := parser.ParseFile(token.NewFileSet(), filepath.Join(p.Dir, name), nil, parser.ParseComments|parser.PackageClauseOnly)
+			if err != nil {
+				t.Errorf("%s: %v", p.name(), err)
+				continue
+			}
+			if ast.IsGenerated(file) {
+				generated++
+			} else if file.Doc.Text() != "" {
+				commented = append(commented, name)
+			}
+		}
+		if len(files) > generated && len(commented) != 1 {
+			t.Errorf("package %s has %d package comments %v: one file says what the room is for", p.name(), len(commented), commented)
+		}
+	}
+}
+
+// The names are put together here, or this file would be the first to break the rule.
+var unwanted = map[string]string{
+	"/wo" + "rk/":           "the place where somebody works",
+	"proxy.gol" + "ang.org": "a registry's host", "sum.gol" + "ang.org": "a registry's host",
+	"registry.npm" + "js": "a registry's host", "pyp" + "i.org": "a registry's host", "crates" + ".io": "a registry's host",
+	"deb.deb" + "ian.org": "a registry's host", "docker" + ".io": "a registry's host", "ghcr" + ".io": "a registry's host",
+}
+
+func TestNoFileNamesAWorkplaceOrARegistry(t *testing.T) {
+	out, err := exec.Command("git", "-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard").Output()
+	if err != nil {
+		t.Skipf("this is no git checkout: %v", err)
+	}
+	for name := range strings.SplitSeq(strings.TrimRight(string(out), "\x00"), "\x00") {
+		content, err := os.ReadFile(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // removed, and not yet committed
+		}
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		for text, what := range unwanted {
+			if at := strings.Index(string(content), text); at >= 0 {
+				line := 1 + strings.Count(string(content[:at]), "\n")
+				t.Errorf("%s:%d names %s (%s)", name, line, text, what)
+			}
+		}
+	}
+}
