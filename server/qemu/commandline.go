@@ -52,7 +52,7 @@ func checkMachine(m server.Machine) error {
 }
 
 // commandLine is the same at both ends of a handover in everything that the guest sees.
-func commandLine(m server.Machine, incoming, ballast bool) ([]string, error) {
+func commandLine(m server.Machine, incoming, ballast, sandbox bool) ([]string, error) {
 	if err := checkMachine(m); err != nil {
 		return nil, err
 	}
@@ -61,7 +61,6 @@ func commandLine(m server.Machine, incoming, ballast bool) ([]string, error) {
 		"-nodefaults", "-no-user-config", "-display", "none",
 		"-pidfile", pidFile,
 		"-chardev", "socket,id=qmp,path=" + qmpFile + ",server=on,wait=off", "-mon", "chardev=qmp,mode=control",
-		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny",
 		// The description of the device state would be sent in the blackout, for debuggers only.
 		"-machine", m.MachineType + ",accel=" + m.Accelerator + ",memory-backend=ram0,suppress-vmdesc=on",
 		"-cpu", m.CPUModel + ",enforce",
@@ -99,12 +98,22 @@ func commandLine(m server.Machine, incoming, ballast bool) ([]string, error) {
 			"-device", "virtio-net-pci,netdev="+id+",mac="+n.MAC+",romfile=")
 	}
 	if ballast {
-		a = append(a, "-blockdev", fmt.Sprintf(`{"driver":"null-co","node-name":%q,"size":%d,"read-zeroes":true}`, ballastNode, ballastSize))
+		a = append(a, "-blockdev", ballastArgument())
+	}
+	if sandbox {
+		a = append(a, "-sandbox", sandboxArgument)
 	}
 	if incoming {
 		a = append(a, "-S", "-incoming", "defer")
 	}
 	return a, nil
+}
+
+// sandboxArgument keeps a QEMU that its guest has broken into from starting programs or gaining rights.
+const sandboxArgument = "on,obsolete=deny,elevateprivileges=deny,spawn=deny"
+
+func ballastArgument() string {
+	return fmt.Sprintf(`{"driver":"null-co","node-name":%q,"size":%d,"read-zeroes":true}`, ballastNode, ballastSize)
 }
 
 func diskArguments(i int, d server.Disk, boot bool) ([]string, error) {

@@ -10,6 +10,10 @@ import (
 	"github.com/godwit-project/godwit/server"
 )
 
+// measureWindow is how often QEMU works out anew how much may be left when it stops. A stream that has been frozen for so long
+// obeys Quiesce's limit at once; a shorter one would wait for the rest of the window, in the blackout.
+const measureWindow = 110 * time.Millisecond
+
 // Converge implements server.Platform.
 func (p *Platform) Converge(ctx context.Context, name string, epoch uint64, dial func(context.Context) (net.Conn, error), progress func(server.Progress)) error {
 	m, err := p.known(name)
@@ -55,6 +59,9 @@ func (m *machine) converge(ctx context.Context, epoch uint64, dial func(context.
 	s.thaw()
 	err = m.follow(ctx, s, progress)
 	s.freeze()
+	if err == nil {
+		pause(ctx, measureWindow)
+	}
 	if broken := s.broken(); broken != nil {
 		m.breakStreams()
 		return broken
@@ -95,9 +102,9 @@ func (m *machine) follow(ctx context.Context, s *stream, progress func(server.Pr
 		case holdNow:
 			return nil
 		case giveUp:
-			return fmt.Errorf("%w: the guest changes %.1f MB/s, the link carries %.1f MB/s, and %d passes brought it no nearer than %.1f MB; "+
+			return fmt.Errorf("%w: the guest changes at least %.1f MB/s, the link carries %.1f MB/s, and %d passes brought it no nearer than %.1f MB; "+
 				"give the link more bandwidth, or the guest less to do, or move it while it is stopped",
-				server.ErrNotConverging, c.dirtyRate/1e6, c.rate/1e6, c.stale, float64(c.best)/1e6)
+				server.ErrNotConverging, c.dirtyRate/1e6, c.carried/1e6, c.stale, float64(c.best)/1e6)
 		}
 		const poll = 10 * time.Millisecond
 		if err := m.nextLook(ctx, poll); err != nil {

@@ -28,11 +28,13 @@ type convergence struct {
 
 	rate      float64 // bytes/s that the link took at its best
 	dirtyRate float64 // bytes/s that the guest changes, by the last whole pass
+	carried   float64 // bytes/s that the link took in the last whole pass
 
 	started   bool
 	firstPass int
 	pass      int
 	passAt    time.Time
+	passSent  int64
 	windowAt  time.Time
 	window    int64
 	best      int64 // the least that a pass began with
@@ -50,7 +52,7 @@ const (
 func (c *convergence) look(s sample) verdict {
 	if !c.started {
 		c.started = true
-		c.firstPass, c.pass, c.passAt = s.pass, s.pass, s.at
+		c.firstPass, c.pass, c.passAt, c.passSent = s.pass, s.pass, s.at, s.sent
 		c.windowAt, c.window = s.at, s.sent
 		return goOn
 	}
@@ -89,9 +91,9 @@ func (c *convergence) measure(s sample) {
 func (c *convergence) newPass(s sample) {
 	first := c.pass == c.firstPass
 	if d := s.at.Sub(c.passAt).Seconds(); d > 0 {
-		c.dirtyRate = float64(s.remaining) / d
+		c.dirtyRate, c.carried = float64(s.remaining)/d, float64(s.sent-c.passSent)/d
 	}
-	c.pass, c.passAt = s.pass, s.at
+	c.pass, c.passAt, c.passSent = s.pass, s.at, s.sent
 	const nearer = 0.9
 	if first || float64(s.remaining) < nearer*float64(c.best) {
 		c.best, c.stale = s.remaining, 0

@@ -12,15 +12,15 @@ import (
 
 // guest is what QEMU has told of the guest and of its migration, since the process started or was adopted.
 type guest struct {
-	runState    string // QEMU's RunState
-	migration   string // QEMU's MigrationStatus; "" if there was none
-	events      int    // how many were heard
-	stopped     time.Time
-	resumed     time.Time
-	asked       map[string]bool // events that we have asked for, by name
-	ending      bool            // we are killing it
-	halting     bool            // Quiesce is about to stop it, so it still runs rightly
-	fault       string
+	runState  string // QEMU's RunState
+	migration string // QEMU's MigrationStatus; "" if there was none
+	events    int    // how many were heard
+	stopped   time.Time
+	resumed   time.Time
+	asked     map[string]bool // events that we have asked for, by name
+	ending    bool            // we are killing it
+	halting   bool            // Quiesce is about to stop it, so it still runs rightly
+	fault     string
 }
 
 // QEMU's RunStates and MigrationStatus that matter here.

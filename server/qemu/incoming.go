@@ -12,7 +12,7 @@ import (
 
 // PrepareIncoming implements server.Platform.
 func (p *Platform) PrepareIncoming(ctx context.Context, spec server.Machine, epoch uint64) error {
-	spec, ballast, err := p.complete(ctx, spec)
+	spec, found, err := p.complete(ctx, spec)
 	if err != nil {
 		return err
 	}
@@ -20,7 +20,7 @@ func (p *Platform) PrepareIncoming(ctx context.Context, spec server.Machine, epo
 	ctx, done, err := m.begin(ctx)
 	if err == nil {
 		defer done()
-		err = m.prepareIncoming(ctx, record{Machine: spec, Role: roleIncoming, Epoch: epoch, Ballast: ballast})
+		err = m.prepareIncoming(ctx, record{Machine: spec, Role: roleIncoming, Epoch: epoch, Ballast: found.Ballast, Sandbox: found.Sandbox})
 	}
 	if err != nil {
 		return fmt.Errorf("prepare machine %s to be handed over to here: %w", spec.Name, err)

@@ -11,24 +11,24 @@ import (
 
 // Start implements server.Platform.
 func (p *Platform) Start(ctx context.Context, m server.Machine) error {
-	m, ballast, err := p.complete(ctx, m)
+	m, found, err := p.complete(ctx, m)
 	if err != nil {
 		return err
 	}
-	if err := p.machine(m.Name).start(ctx, m, ballast); err != nil {
+	if err := p.machine(m.Name).start(ctx, m, found); err != nil {
 		return fmt.Errorf("start machine %s: %w", m.Name, err)
 	}
 	return nil
 }
 
 // complete fills in what the caller leaves to this host, and checks the rest.
-func (p *Platform) complete(ctx context.Context, m server.Machine) (server.Machine, bool, error) {
+func (p *Platform) complete(ctx context.Context, m server.Machine) (server.Machine, findings, error) {
 	if err := checkMachine(m); err != nil {
-		return m, false, err
+		return m, findings{}, err
 	}
 	found, err := p.probe(ctx)
 	if err != nil {
-		return m, false, err
+		return m, findings{}, err
 	}
 	if m.Accelerator == "" {
 		m.Accelerator = found.Accelerator
@@ -44,13 +44,13 @@ func (p *Platform) complete(ctx context.Context, m server.Machine) (server.Machi
 			continue
 		}
 		if *path, err = filepath.Abs(*path); err != nil {
-			return m, false, err
+			return m, findings{}, err
 		}
 	}
-	return m, found.Ballast, nil
+	return m, found, nil
 }
 
-func (m *machine) start(ctx context.Context, spec server.Machine, ballast bool) error {
+func (m *machine) start(ctx context.Context, spec server.Machine, found findings) error {
 	ctx, done, err := m.begin(ctx)
 	if err != nil {
 		return err
@@ -63,7 +63,7 @@ func (m *machine) start(ctx context.Context, spec server.Machine, ballast bool) 
 	case !m.alive() && exists && rec.Role == roleIncoming:
 		return fmt.Errorf("it waited here for epoch %d: drop or destroy that first", rec.Epoch)
 	case !m.alive():
-		return m.startProcess(ctx, spec, rec, ballast)
+		return m.startProcess(ctx, spec, rec, found)
 	case rec.Role == roleIncoming:
 		return fmt.Errorf("it waits here for the memory of another host (epoch %d)", rec.Epoch)
 	case rec.Stage == stageStopping || rec.Stage == stageQuiesced:
@@ -73,9 +73,9 @@ func (m *machine) start(ctx context.Context, spec server.Machine, ballast bool) 
 }
 
 // startProcess runs a machine that has no process, keeping the epoch that it has seen.
-func (m *machine) startProcess(ctx context.Context, spec server.Machine, old record, ballast bool) error {
+func (m *machine) startProcess(ctx context.Context, spec server.Machine, old record, found findings) error {
 	fresh := old.Machine.Name == ""
-	rec := record{Machine: spec, Role: roleActive, Epoch: old.Epoch, Activated: old.Activated, Ballast: ballast}
+	rec := record{Machine: spec, Role: roleActive, Epoch: old.Epoch, Activated: old.Activated, Ballast: found.Ballast, Sandbox: found.Sandbox}
 	err := m.launch(ctx, rec)
 	if err != nil && fresh && !m.alive() {
 		return errors.Join(err, m.remove(context.WithoutCancel(ctx)))

@@ -244,7 +244,7 @@ func (m *machine) launch(ctx context.Context, rec record) error {
 	if err != nil {
 		return err
 	}
-	arguments, err := commandLine(rec.Machine, rec.Role == roleIncoming, rec.Ballast)
+	arguments, err := commandLine(rec.Machine, rec.Role == roleIncoming, rec.Ballast, rec.Sandbox)
 	if err != nil {
 		return err
 	}

@@ -40,6 +40,7 @@ type record struct {
 	StoppedAt time.Time // last STOP that we asked for
 	ResumedAt time.Time // first RESUME after a handover
 	Ballast   bool      // it was started with the node that keeps QEMU from finishing by itself
+	Sandbox   bool      // and locked up
 }
 
 const recordFile = "machine.json"
