@@ -51,8 +51,9 @@ install_packages() {
 		quietly apt-get install -q -y --no-install-recommends "$@" || status=$?
 	[[ -z $ours ]] || rm -f "$ours"
 	[[ $status -eq 0 ]] || die "apt-get could not install $*: see the lines above"
-	if [[ " $* " == *" bird2 "* ]] && have systemctl; then
-		systemctl disable bird.service >/dev/null 2>&1 || true # there is nothing to disable in a container
+	if [[ " $* " == *" bird2 "* ]]; then
+		quietly update-rc.d bird disable
+		quietly deb-systemd-helper disable bird.service
 	fi
 }
 
