@@ -303,3 +303,40 @@ func TestKilledEdgeStillForwards(t *testing.T) {
 		t.Errorf("the core forgot the route:\n%s", out)
 	}
 }
+
+func TestANewerEpochSupersedesAHoldAndAnOlderOneIsRefused(t *testing.T) {
+	l := newLab(t)
+	west, east := l.sites()
+	l.begin(west)
+	before := l.traces("west-edge")
+	west.edge.must(request{Op: "prepare", Tunnel: west.tunnel(2, RoleSource, east)})
+	west.edge.must(op("hold", 2))
+	s := l.stream(labAddress)
+	until(t, "traffic to be held", func() bool { return west.status().Held >= 20 })
+	west.edge.must(request{Op: "prepare", Tunnel: west.tunnel(5, RoleSource, east)})
+	west.settledAfterTraffic(t)
+	noLoss(t, s.end(t))
+	for _, old := range []request{
+		op("hold", 2), op("letgo", 2), op("withdraw", 2), op("detach", 4), op("announce", 2),
+		{Op: "prepare", Tunnel: west.tunnel(4, RoleSource, east)},
+		{Op: "attach", Placement: west.placement(4)},
+		{Op: "activate", Placement: west.placement(4)},
+	} {
+		if r := west.edge.call(old); !strings.Contains(r.Error, ErrStaleEpoch.Error()) {
+			t.Errorf("%s: %q", old.Op, r.Error)
+		}
+	}
+	west.edge.must(request{Op: "attach", Placement: west.placement(1)}) // what is there may be said again
+	if r := west.edge.call(op("release", 5)); r.Error == "" {
+		t.Error("released without letting go")
+	}
+	west.edge.must(op("restore", 5))
+	if now := l.traces("west-edge"); now != before {
+		t.Errorf("was\n%s\nis\n%s", before, now)
+	}
+	west.edge.must(op("detach", 6))
+	until(t, "the core to forget the service", func() bool { return l.coreHop(labAddress) == "" })
+	if st := west.status(); st.Service != "" {
+		t.Errorf("still there: %+v", st)
+	}
+}

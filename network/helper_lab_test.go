@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/godwit-project/godwit/network/bgp"
+	"github.com/insomniacslk/dhcp/dhcpv4"
 	"golang.org/x/sys/unix"
 )
 
@@ -47,6 +48,7 @@ type reply struct {
 	Status   []EdgeStatus
 	Sessions []bgp.State
 	Frames   uint64
+	Leased   string
 	Attached []Attachment
 }
 
@@ -174,6 +176,11 @@ func (h *hostHelper) handle(q request) reply {
 		return failure(err)
 	case "frames":
 		return reply{Frames: h.guests[q.Service].frames.Load()}
+	case "dhcp":
+		leased, err := h.guests[q.Service].lease()
+		r := failure(err)
+		r.Leased = leased
+		return r
 	case "halt":
 		err := h.guests[q.Service].file.Close()
 		<-h.guests[q.Service].done
@@ -185,9 +192,10 @@ func (h *hostHelper) handle(q request) reply {
 
 // guest opens a tap as QEMU would and sends every UDP packet back to where it came from.
 type guest struct {
-	file   *os.File
-	frames atomic.Uint64
-	done   chan struct{}
+	file    *os.File
+	frames  atomic.Uint64
+	answers chan []byte // DHCP
+	done    chan struct{}
 }
 
 func boot(tap string) (*guest, error) {
@@ -195,7 +203,7 @@ func boot(tap string) (*guest, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &guest{file: file, done: make(chan struct{})}
+	g := &guest{file: file, done: make(chan struct{}), answers: make(chan []byte, 8)}
 	go g.run()
 	return g, nil
 }
@@ -208,22 +216,92 @@ func (g *guest) run() {
 		if errors.Is(err, os.ErrClosed) || errors.Is(err, unix.EBADFD) {
 			return
 		}
-		if err == nil && echo(buffer[:n]) {
+		if err != nil {
+			continue
+		}
+		if port, payload := udp(buffer[:n]); port == 68 {
+			g.answers <- bytes.Clone(payload)
+		} else if echo(buffer[:n]) {
 			g.frames.Add(1)
 			g.file.Write(buffer[:n])
 		}
 	}
 }
 
+const vnetHeader, ethernetHeader = 10, 14
+
+// udp returns the destination port and payload of a frame that is UDP over IPv4; else port 0.
+func udp(frame []byte) (int, []byte) {
+	const headers = vnetHeader + ethernetHeader + 28
+	if len(frame) < headers || binary.BigEndian.Uint16(frame[vnetHeader+12:]) != 0x0800 || frame[vnetHeader+ethernetHeader+9] != 17 {
+		return 0, nil
+	}
+	return int(binary.BigEndian.Uint16(frame[headers-6:])), frame[headers:]
+}
+
+// lease asks for an address as a booting guest does.
+func (g *guest) lease() (string, error) {
+	discover, err := dhcpv4.NewDiscovery(guestMAC)
+	if err != nil {
+		return "", err
+	}
+	offer, err := g.exchange(discover)
+	if err != nil {
+		return "", err
+	}
+	ask, err := dhcpv4.NewRequestFromOffer(offer)
+	if err != nil {
+		return "", err
+	}
+	ack, err := g.exchange(ask)
+	if err != nil {
+		return "", err
+	}
+	return ack.YourIPAddr.String(), nil
+}
+
+func (g *guest) exchange(message *dhcpv4.DHCPv4) (*dhcpv4.DHCPv4, error) {
+	if _, err := g.file.Write(broadcast(message.ToBytes())); err != nil {
+		return nil, err
+	}
+	select {
+	case data := <-g.answers:
+		return dhcpv4.FromBytes(data)
+	case <-time.After(500 * time.Millisecond):
+		return nil, errors.New("no DHCP server answers")
+	}
+}
+
+// broadcast wraps a payload from 0.0.0.0:68 to 255.255.255.255:67.
+func broadcast(payload []byte) []byte {
+	frame := make([]byte, vnetHeader+ethernetHeader+28, 1024)
+	ethernet := frame[vnetHeader:]
+	copy(ethernet, []byte{255, 255, 255, 255, 255, 255})
+	copy(ethernet[6:], guestMAC)
+	binary.BigEndian.PutUint16(ethernet[12:], 0x0800)
+	packet := ethernet[ethernetHeader:]
+	packet[0], packet[8], packet[9] = 0x45, 64, 17
+	binary.BigEndian.PutUint16(packet[2:], uint16(28+len(payload)))
+	copy(packet[16:], []byte{255, 255, 255, 255})
+	sum := uint32(0)
+	for i := 0; i < 20; i += 2 {
+		sum += uint32(binary.BigEndian.Uint16(packet[i:]))
+	}
+	binary.BigEndian.PutUint16(packet[10:], ^uint16(sum+sum>>16))
+	binary.BigEndian.PutUint16(packet[20:], 68)
+	binary.BigEndian.PutUint16(packet[22:], 67)
+	binary.BigEndian.PutUint16(packet[24:], uint16(8+len(payload)))
+	return append(frame, payload...)
+}
+
 // echo turns a frame round: a swap leaves every checksum right.
 func echo(frame []byte) bool {
-	const vnet, ethernet = 10, 14
-	if len(frame) < vnet+ethernet+28 || binary.BigEndian.Uint16(frame[vnet+12:]) != 0x0800 || frame[vnet+ethernet+9] != 17 {
+	if port, _ := udp(frame); port == 0 {
 		return false
 	}
-	clear(frame[:vnet])
-	swap(frame[vnet:], 6)
-	packet := frame[vnet+ethernet:]
+	clear(frame[:vnetHeader])
+	swap(frame[vnetHeader:], 6)
+	packet := frame[vnetHeader+ethernetHeader:]
 	swap(packet[12:], 4)
 	swap(packet[20:], 2)
 	return true
