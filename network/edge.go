@@ -94,6 +94,8 @@ const (
 type tunnelRecord struct {
 	Tunnel
 	Phase phase
+	// Uplink: only what comes in by this device still goes into the tunnel; see steer. Empty: everything does.
+	Uplink string `json:",omitempty"`
 }
 
 // record is one service as the journal has it. It outlives the service's presence: Seen and Closed fence.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/godwit-project/godwit/network/bgp"
 	"github.com/vishvananda/netlink"
@@ -34,7 +33,16 @@ func (e *Edge) build(s *service) error {
 			return err
 		}
 	}
-	return e.kernel.ensureRule(from, tunnelTable(t.Epoch))
+	if err := e.kernel.ensureRule(from, tunnelTable(t.Epoch)); err != nil {
+		return err
+	}
+	if up := s.rec.Tunnel.Uplink; up != "" {
+		return e.kernel.ensureRule(up, tunnelTable(t.Epoch))
+	}
+	if t.Role == RoleDestination {
+		return e.kernel.resolve(t.Host)
+	}
+	return e.kernel.resolve(t.Peer)
 }
 
 func mark(t Tunnel) string { return fmt.Sprintf("edge %d %s", t.Epoch, t.Service) }
@@ -114,7 +122,7 @@ func (e *Edge) buildHold(s *service) error {
 }
 
 // dismantle takes away whatever there is of a tunnel that the journal no longer has.
-func (e *Edge) dismantle(s *service, t Tunnel) error {
+func (e *Edge) dismantle(s *service, t *tunnelRecord) error {
 	var errs []error
 	if s.hold != nil {
 		errs = append(errs, s.hold.close())
@@ -126,6 +134,9 @@ func (e *Edge) dismantle(s *service, t Tunnel) error {
 		e.kernel.removeRule(holdDevice(t.Epoch), table),
 		e.kernel.removeRule(tunnelDevice(t.Epoch), table),
 	)
+	if t.Uplink != "" {
+		errs = append(errs, e.kernel.removeRule(t.Uplink, table))
+	}
 	for _, a := range t.Addresses {
 		errs = append(errs, e.kernel.removeRoute(a, table))
 	}
@@ -209,7 +220,7 @@ func (e *Edge) sweep(records map[string]record) error {
 		return errors.Join(append(errs, err)...)
 	}
 	for _, r := range rules {
-		if !devices[strings.TrimSpace(r.IifName)] {
+		if !tables[r.Table] {
 			errs = append(errs, e.kernel.removeRule(r.IifName, r.Table))
 		}
 	}

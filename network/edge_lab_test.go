@@ -162,7 +162,7 @@ func TestTenMovesThereAndBackLoseNoPacketAndLeaveNothing(t *testing.T) {
 	from, to := west, east
 	for move := range 10 {
 		epoch := uint64(move + 2)
-		s := l.stream(labAddress)
+		s := l.stream("client", labAddress)
 		var f figures
 		l.quiesce(from, to, epoch, &f)
 		until(t, "traffic to be held", func() bool { return from.status().Held >= 20 })
@@ -188,7 +188,7 @@ func TestAbortPutsEverythingBackWithoutLoss(t *testing.T) {
 	for _, n := range nodes {
 		before[n] = l.traces(n)
 	}
-	s := l.stream(labAddress)
+	s := l.stream("client", labAddress)
 	var f figures
 	l.quiesce(west, east, 2, &f)
 	until(t, "traffic to be held", func() bool { return west.status().Held >= 20 })
@@ -259,7 +259,7 @@ func TestKilledEdgesTakeUpEveryState(t *testing.T) {
 
 	west.edge.must(op("hold", 2))
 	restart(west, "held")
-	s := l.stream(labAddress)
+	s := l.stream("client", labAddress)
 	until(t, "traffic to be held after the restart", func() bool { return west.status().Held >= 20 })
 	west.host.must(request{Op: "gate", Service: labService, Open: false})
 	var f figures
@@ -282,7 +282,7 @@ func TestKilledEdgesTakeUpEveryState(t *testing.T) {
 // settledBy sends a stream until packets arrive.
 func (s *site) settledBy(t *testing.T, l *lab) {
 	t.Helper()
-	st := l.stream(labAddress)
+	st := l.stream("client", labAddress)
 	s.settledAfterTraffic(t)
 	noLoss(t, st.end(t))
 }
@@ -291,7 +291,7 @@ func TestKilledEdgeStillForwards(t *testing.T) {
 	l := newLab(t)
 	west, _ := l.sites()
 	l.begin(west)
-	s := l.stream(labAddress)
+	s := l.stream("client", labAddress)
 	west.settledAfterTraffic(t)
 	west.edge.kill()
 	west.settledAfterTraffic(t)
@@ -311,7 +311,7 @@ func TestANewerEpochSupersedesAHoldAndAnOlderOneIsRefused(t *testing.T) {
 	before := l.traces("west-edge")
 	west.edge.must(request{Op: "prepare", Tunnel: west.tunnel(2, RoleSource, east)})
 	west.edge.must(op("hold", 2))
-	s := l.stream(labAddress)
+	s := l.stream("client", labAddress)
 	until(t, "traffic to be held", func() bool { return west.status().Held >= 20 })
 	west.edge.must(request{Op: "prepare", Tunnel: west.tunnel(5, RoleSource, east)})
 	west.settledAfterTraffic(t)
@@ -339,4 +339,49 @@ func TestANewerEpochSupersedesAHoldAndAnOlderOneIsRefused(t *testing.T) {
 	if st := west.status(); st.Service != "" {
 		t.Errorf("still there: %+v", st)
 	}
+}
+
+func TestTrafficFromWithinTheSiteGoesOnAndLetsTheTunnelRest(t *testing.T) {
+	l := newLab(t)
+	west, east := l.sites()
+	l.begin(west)
+	outside, inside := l.stream("client", labAddress), l.stream("west-peer", labAddress)
+	var f figures
+	l.quiesce(west, east, 2, &f)
+	until(t, "traffic to be held", func() bool { return west.status().Held >= 20 })
+	l.commit(west, east, 2, &f)
+	east.settledAfterTraffic(t)
+	l.finish(west, east, 2, &f)
+	east.settledAfterTraffic(t)
+	noLoss(t, outside.end(t))
+	noLoss(t, inside.end(t))
+}
+
+func TestThousandsOfHeldPacketsArriveInOrder(t *testing.T) {
+	l := newLab(t)
+	west, east := l.sites()
+	l.begin(west)
+	s := l.stream("client", labAddress)
+	var f figures
+	l.quiesce(west, east, 2, &f)
+	until(t, "traffic to be held", func() bool { return west.status().Held >= 3000 })
+	l.commit(west, east, 2, &f)
+	t.Logf("letting 3000 packets go took %v", f.letGo)
+	east.settledAfterTraffic(t)
+	noLoss(t, s.end(t))
+}
+
+func TestAGuestOnTheSameHostIsServedThroughoutIfDiverted(t *testing.T) {
+	l := newLab(t)
+	west, east := l.sites()
+	l.begin(west)
+	l.ip("east-host", "addr", "add", "10.2.9.9/32", "dev", "lo")
+	east.host.must(request{Op: "attach", Attachment: Attachment{
+		Service: labService, MAC: labMAC, Addresses: []netip.Addr{ip(labAddress)},
+	}})
+	east.host.must(request{Op: "divert", Service: labService, Open: true})
+	l.ip("core", "route", "add", "10.2.0.0/16", "via", eastEdgeIP)
+	s := l.stream("east-host", labAddress)
+	west.settledAfterTraffic(t) // the neighbour at the destination reaches the service where it still is
+	noLoss(t, s.end(t))
 }

@@ -39,6 +39,9 @@ func (e *Edge) Activate(ctx context.Context, p Placement) error {
 	next := s.rec
 	next.Placement = &p
 	next.Seen = max(next.Seen, p.Epoch)
+	if err := e.kernel.resolve(p.Host); err != nil {
+		return s.errorf("activate", p.Epoch, err)
+	}
 	return e.place(s, next, "activate", p.Epoch)
 }
 
@@ -101,7 +104,7 @@ func (e *Edge) Detach(ctx context.Context, name string, epoch uint64) error {
 	if old.Tunnel == nil {
 		return nil
 	}
-	return e.dismantle(s, old.Tunnel.Tunnel)
+	return e.dismantle(s, old.Tunnel)
 }
 
 func (e *Edge) lockPlacement(ctx context.Context, p Placement) (*service, error) {
@@ -166,6 +169,9 @@ func placed(r record) []netip.Addr {
 
 // routed is every address that a record wants a main route for.
 func routed(r record) []netip.Addr {
+	if steered(r) {
+		return missing(placed(r), r.Tunnel.Addresses)
+	}
 	out := slices.Clone(placed(r))
 	if _, ok := tunnelRoute(r); ok {
 		out = append(out, missing(r.Tunnel.Addresses, out)...)
@@ -192,10 +198,15 @@ func tunnelRoute(r record) (via, bool) {
 	case phaseHeld:
 		return via{device: holdDevice(r.Tunnel.Epoch)}, true
 	case phaseLetGo, phaseWithdrawn:
-		return throughTunnel(r.Tunnel.Epoch), true
+		return throughTunnel(r.Tunnel.Epoch), r.Tunnel.Uplink == ""
 	default:
 		return via{}, false
 	}
+}
+
+// steered says that the tunnel's addresses have no main route of ours any more; a rule leads them to the tunnel.
+func steered(r record) bool {
+	return r.Tunnel != nil && r.Tunnel.Role == RoleSource && r.Tunnel.Uplink != ""
 }
 
 // routeLocked makes the main routes what the record says.
@@ -270,7 +281,7 @@ func (e *Edge) statusLocked(s *service) EdgeStatus {
 	st := EdgeStatus{Service: s.name, Epoch: s.rec.Seen, Announced: s.rec.Pref != 0, LocalPref: s.rec.Pref}
 	if v, ok := tunnelRoute(s.rec); ok {
 		st.RouteVia = v.String()
-	} else if s.rec.Placement != nil {
+	} else if s.rec.Placement != nil && !steered(s.rec) {
 		st.RouteVia = s.rec.Placement.Host.String()
 	}
 	if s.problem != nil {

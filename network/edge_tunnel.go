@@ -30,7 +30,7 @@ func (e *Edge) PrepareTunnel(ctx context.Context, t Tunnel) error {
 		if have.Phase != phasePrepared {
 			return s.errorf("prepare tunnel", t.Epoch, fmt.Errorf("it is in use (%s) and differs from what is asked", have.Phase))
 		}
-		if err := e.dismantle(s, have.Tunnel); err != nil {
+		if err := e.dismantle(s, have); err != nil {
 			return err
 		}
 	}
@@ -264,7 +264,7 @@ func (e *Edge) fence(s *service, epoch uint64) error {
 
 // putBack is Restore of the tunnel that the record has.
 func (e *Edge) putBack(s *service) error {
-	t := s.rec.Tunnel.Tunnel
+	t := s.rec.Tunnel
 	old, next := s.rec, s.rec
 	next.Tunnel, next.Closed = nil, max(next.Closed, t.Epoch)
 	if err := e.saveLocked(s, next); err != nil {
@@ -273,7 +273,7 @@ func (e *Edge) putBack(s *service) error {
 	back := func() error {
 		return errors.Join(e.routeLocked(s), e.removeRoutes(missing(routed(old), routed(next))))
 	}
-	if err := e.letGoTo(s, t, back); err != nil {
+	if err := e.letGoTo(s, t.Tunnel, back); err != nil {
 		return s.errorf("restore", t.Epoch, err)
 	}
 	return e.dismantle(s, t)
@@ -298,7 +298,7 @@ func (e *Edge) letGoTo(s *service, t Tunnel, turn func() error) error {
 
 // takeDown makes next, without its tunnel, durable, and then true.
 func (e *Edge) takeDown(s *service, next record) error {
-	old, t := s.rec, s.rec.Tunnel.Tunnel
+	old, t := s.rec, s.rec.Tunnel
 	next.Tunnel, next.Closed = nil, max(next.Closed, t.Epoch)
 	if err := e.saveLocked(s, next); err != nil {
 		return s.errorf("take the tunnel down", t.Epoch, err)
@@ -315,24 +315,61 @@ func (e *Edge) takeDown(s *service, next record) error {
 }
 
 // WaitIdle returns when no packet has gone into the tunnel for quiet: all routers have learnt the direct way. progress
-// (may be nil) is told how many have gone in so far. It waits as long as ctx allows.
+// (may be nil) is told how many have gone in so far. It waits as long as ctx allows. The destination must have
+// announced before: from now on this site's own traffic to the service takes the provider's way.
 func (e *Edge) WaitIdle(ctx context.Context, name string, epoch uint64, quiet time.Duration, progress func(packets uint64)) error {
 	s, err := e.lock(ctx, name, epoch)
 	if err != nil {
 		return err
 	}
 	t, closed := s.rec.Tunnel, s.rec.Closed
-	s.mu.Unlock()
-	if t == nil && closed >= epoch {
+	switch {
+	case t == nil && closed >= epoch:
+		s.mu.Unlock()
 		return nil
+	case t == nil || t.Epoch != epoch || t.Role != RoleSource || t.Phase == phasePrepared || t.Phase == phaseHeld:
+		err = ErrNotPrepared
+	default:
+		err = e.steer(s)
 	}
-	if t == nil || t.Epoch != epoch || t.Role != RoleSource || t.Phase == phasePrepared || t.Phase == phaseHeld {
-		return s.errorf("wait until the tunnel is idle", epoch, ErrNotPrepared)
+	s.mu.Unlock()
+	if err != nil {
+		return s.errorf("wait until the tunnel is idle", epoch, err)
 	}
 	if err := e.waitStill(ctx, tunnelDevice(epoch), quiet, progress); err != nil {
 		return s.errorf("wait until the tunnel is idle", epoch, err)
 	}
 	return nil
+}
+
+// steer leaves to the tunnel only what comes in from the provider, and lets the site's own traffic to the service go
+// the provider's way: else a neighbour that talks to the service would keep the tunnel busy for ever. Should the
+// provider not know the new place yet, it sends such a packet back, and then the tunnel takes it. Where there is no
+// way by the uplink, all stays as it is.
+func (e *Edge) steer(s *service) error {
+	if s.rec.Tunnel.Uplink != "" || !e.opts.NextHop.IsValid() {
+		return nil
+	}
+	uplink, err := e.kernel.deviceOf(e.opts.NextHop)
+	if err != nil || uplink == "" {
+		return err
+	}
+	for _, a := range s.rec.Tunnel.Addresses {
+		if ok, err := e.kernel.leadsBy(uplink, a); err != nil || !ok {
+			return err
+		}
+	}
+	moved := *s.rec.Tunnel
+	moved.Uplink = uplink
+	old, next := s.rec, s.rec
+	next.Tunnel = &moved
+	if err := e.saveLocked(s, next); err != nil {
+		return err
+	}
+	if err := e.kernel.ensureRule(uplink, tunnelTable(moved.Epoch)); err != nil {
+		return err
+	}
+	return e.removeRoutes(missing(routed(old), routed(next)))
 }
 
 func (e *Edge) waitStill(ctx context.Context, device string, quiet time.Duration, progress func(uint64)) error {

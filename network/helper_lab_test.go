@@ -166,6 +166,8 @@ func (h *hostHelper) handle(q request) reply {
 		return failure(h.host.Attach(ctx, q.Attachment, q.Open))
 	case "gate":
 		return failure(h.host.SetGate(ctx, q.Service, q.Open))
+	case "divert":
+		return failure(h.host.Divert(ctx, q.Service, q.Open))
 	case "detach":
 		return failure(h.host.Detach(ctx, q.Service))
 	case "attachments":

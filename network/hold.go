@@ -6,6 +6,7 @@ import (
 	"os"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -15,6 +16,12 @@ const (
 	holdBytes   = 16 << 20
 	// holdMTU lets every packet in that came in anywhere: what is too big for the tunnel is answered when it is let go.
 	holdMTU = 65535
+
+	// A queue is let go in portions, which makes some 1 Gbit/s or 100,000 packets a second.
+	pacePackets = 128
+	paceBytes   = 128 << 10
+	paceEvery   = time.Millisecond
+	paceLimit   = 250 * time.Millisecond
 )
 
 // packetQueue is a bounded first-in-first-out; beyond the bounds the oldest go, as a client has most likely already
@@ -133,16 +140,23 @@ func (h *hold) sendLocked(fd int, p []byte) {
 
 // letGo writes the queue back in order, then calls turn, which takes the main route away from the device, and passes
 // what arrived meanwhile. Packets that come in after turn go the new way by themselves, behind all of these.
+//
+// The queue is paced, since queues on the way (a tap has one of 500 packets by default) would drop a burst of
+// thousands. What arrives meanwhile queues up behind; if that does not come to an end in paceLimit, pacing ends.
 func (h *hold) letGo(turn func() error) error {
 	var turned error
 	err := h.raw.Control(func(fd uintptr) {
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		h.passing = true
+		for start := time.Now(); h.sendSomeLocked(int(fd)) && time.Since(start) < paceLimit; {
+			h.mu.Unlock()
+			time.Sleep(paceEvery)
+			h.mu.Lock()
+		}
 		for p := h.queue.pop(); p != nil; p = h.queue.pop() {
 			h.sendLocked(int(fd), p)
 		}
-		h.drainLocked(int(fd))
+		h.passing = true
 		turned = turn()
 		h.drainLocked(int(fd))
 	})
@@ -150,6 +164,20 @@ func (h *hold) letGo(turn func() error) error {
 		return fmt.Errorf("network: hold device %s: %w", h.device, err)
 	}
 	return turned
+}
+
+// sendSomeLocked writes a portion of the queue back, takes in what the kernel has, and says whether there is more.
+func (h *hold) sendSomeLocked(fd int) bool {
+	for packets, bytes := 0, 0; packets < pacePackets && bytes < paceBytes; packets++ {
+		p := h.queue.pop()
+		if p == nil {
+			break
+		}
+		h.sendLocked(fd, p)
+		bytes += len(p)
+	}
+	h.drainLocked(fd)
+	return len(h.queue.packets) > 0
 }
 
 // counts returns the packets in the queue and those lost to its bounds or refused by the kernel.

@@ -43,6 +43,7 @@ type HostOptions struct {
 type hostRecord struct {
 	Attachment
 	Open bool
+	Away bool `json:",omitempty"` // the addresses are not routed to the tap; see Divert
 }
 
 // Host is the host half. Its methods may be called at the same time from several goroutines.
@@ -111,7 +112,7 @@ func (h *Host) Attach(ctx context.Context, a Attachment, open bool) error {
 		return errors.New("network: host is closed")
 	}
 	old, had := h.attached[a.Service]
-	rec := hostRecord{Attachment: a, Open: open}
+	rec := hostRecord{Attachment: a, Open: open, Away: old.Away}
 	if err := h.saveLocked(rec); err != nil {
 		return fmt.Errorf("attach service %s: %w", a.Service, err)
 	}
@@ -185,6 +186,29 @@ func (h *Host) SetGate(ctx context.Context, name string, open bool) error {
 	}
 	if err := setGate(rec.Tap, open); err != nil {
 		return fmt.Errorf("gate of service %s: %w", name, err)
+	}
+	return nil
+}
+
+// Divert takes the routes to a service's tap away, or puts them back. Away, what this host's other guests send to the
+// service goes to the edge like everybody's, and so to wherever it runs: at the destination until Commit, at the source
+// from Quiesce on. Without it they would speak to a tap where nobody runs.
+func (h *Host) Divert(ctx context.Context, name string, away bool) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	rec, ok := h.attached[name]
+	if !ok {
+		return fmt.Errorf("divert service %s: %w", name, ErrNotAttached)
+	}
+	rec.Away = away
+	if err := h.saveLocked(rec); err != nil {
+		return fmt.Errorf("divert service %s: %w", name, err)
+	}
+	if err := h.buildLocked(rec); err != nil {
+		return fmt.Errorf("divert service %s: %w", name, err)
 	}
 	return nil
 }

@@ -13,7 +13,7 @@ func TestShutGateStopsBothWaysKeepsTheRouteAndOutlivesTheAgent(t *testing.T) {
 	l := newLab(t)
 	west, _ := l.sites()
 	l.begin(west)
-	s := l.stream(labAddress)
+	s := l.stream("client", labAddress)
 	west.settledAfterTraffic(t)
 	west.host.must(request{Op: "gate", Service: labService, Open: false})
 	before := west.host.must(request{Op: "frames", Service: labService}).Frames

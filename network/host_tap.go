@@ -14,6 +14,10 @@ import (
 // tapFlags are what QEMU opens a tap with when it uses offloads.
 const tapFlags = unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR
 
+// tapQueue is how many packets wait in the kernel for a guest that is busy: as many as a hold may let go to it while
+// it is starting again.
+const tapQueue = 4096
+
 // buildLocked makes the kernel have an attachment, whatever part of it is there. The gate comes before the device is
 // up: with it shut, not one packet passes.
 func (h *Host) buildLocked(rec hostRecord) error {
@@ -24,6 +28,9 @@ func (h *Host) buildLocked(rec hostRecord) error {
 	if err := setGate(rec.Tap, rec.Open); err != nil {
 		return err
 	}
+	if err := h.kernel.netlink.LinkSetTxQLen(link, tapQueue); err != nil {
+		return fmt.Errorf("network: lengthen the queue of %s: %w", rec.Tap, err)
+	}
 	if err := h.addressGateway(link); err != nil {
 		return err
 	}
@@ -31,7 +38,7 @@ func (h *Host) buildLocked(rec hostRecord) error {
 		return err
 	}
 	for _, a := range rec.Addresses {
-		if err := h.leadTo(link, a, rec.MAC); err != nil {
+		if err := h.leadTo(link, a, rec); err != nil {
 			return err
 		}
 	}
@@ -69,19 +76,22 @@ func (h *Host) addressGateway(link netlink.Link) error {
 	return nil
 }
 
-// leadTo routes one of the guest's addresses to the tap, with the guest's MAC if it is known.
-func (h *Host) leadTo(link netlink.Link, a netip.Addr, mac string) error {
-	if err := h.kernel.ensureRoute(a, via{device: link.Attrs().Name}, 0); err != nil {
+// leadTo routes one of the guest's addresses to the tap unless it is away, with the guest's MAC if it is known.
+func (h *Host) leadTo(link netlink.Link, a netip.Addr, rec hostRecord) error {
+	var err error
+	if rec.Away {
+		err = h.kernel.removeRoute(a, 0)
+	} else {
+		err = h.kernel.ensureRoute(a, via{device: rec.Tap}, 0)
+	}
+	if err != nil || rec.MAC == "" {
 		return err
 	}
-	if mac == "" {
-		return nil
-	}
-	hardware, err := net.ParseMAC(mac)
+	mac, err := net.ParseMAC(rec.MAC)
 	if err != nil {
 		return fmt.Errorf("network: MAC of %s: %w", a, err)
 	}
-	return h.kernel.permanentNeighbor(link, a, hardware)
+	return h.kernel.permanentNeighbor(link, a, mac)
 }
 
 // dismantleLocked removes an attachment from the kernel; routes and neighbours go with the device.

@@ -198,6 +198,62 @@ func (k *kernel) permanentNeighbor(link netlink.Link, a netip.Addr, mac net.Hard
 	return nil
 }
 
+// resolve makes the kernel find out a next hop's MAC now, as the first packets to an unknown one wait in a short queue
+// that a burst overflows.
+func (k *kernel) resolve(a netip.Addr) error {
+	routes, err := k.netlink.RouteGet(a.Unmap().AsSlice())
+	if err != nil || len(routes) == 0 {
+		return fmt.Errorf("network: no route to %s: %w", a, err)
+	}
+	hop := routes[0].Gw
+	if hop == nil {
+		hop = a.Unmap().AsSlice()
+	}
+	err = k.netlink.NeighSet(&netlink.Neigh{
+		LinkIndex: routes[0].LinkIndex, Family: netlink.FAMILY_V4, State: netlink.NUD_NONE, Flags: netlink.NTF_USE, IP: hop,
+	})
+	if err != nil {
+		return fmt.Errorf("network: resolve %s: %w", a, err)
+	}
+	return nil
+}
+
+// leadsBy says whether a device has a route of somebody else's that covers the address, as a default route does.
+func (k *kernel) leadsBy(device string, a netip.Addr) (bool, error) {
+	link, err := k.link(device)
+	if err != nil || link == nil {
+		return false, err
+	}
+	routes, err := k.netlink.RouteList(link, netlink.FAMILY_V4)
+	if err != nil {
+		return false, fmt.Errorf("network: list routes by %s: %w", device, err)
+	}
+	for _, r := range routes {
+		if r.Protocol != k.protocol && (r.Dst == nil || r.Dst.Contains(a.Unmap().AsSlice())) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// deviceOf returns the device that has an address, or nothing.
+func (k *kernel) deviceOf(a netip.Addr) (string, error) {
+	addresses, err := k.netlink.AddrList(nil, netlink.FAMILY_V4)
+	if err != nil {
+		return "", fmt.Errorf("network: list addresses: %w", err)
+	}
+	for _, have := range addresses {
+		if have.IP.Equal(a.Unmap().AsSlice()) {
+			link, err := k.netlink.LinkByIndex(have.LinkIndex)
+			if err != nil {
+				return "", fmt.Errorf("network: device of %s: %w", a, err)
+			}
+			return link.Attrs().Name, nil
+		}
+	}
+	return "", nil
+}
+
 // pathMTU is the MTU towards an address: the route's if it has one, else its device's.
 func (k *kernel) pathMTU(a netip.Addr) (int, error) {
 	routes, err := k.netlink.RouteGet(a.AsSlice())

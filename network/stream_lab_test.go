@@ -19,7 +19,12 @@ func (s *stream) send() {
 		case <-s.stopped:
 			return
 		case <-tick.C:
-			if _, err := s.conn.Write(binary.BigEndian.AppendUint32(make([]byte, 0, 64), uint32(s.sent))); err == nil {
+			packet := make([]byte, 32)
+			if s.sent%2 == 1 {
+				packet = make([]byte, DefaultMTU-28) // the largest that fits the tunnel
+			}
+			binary.BigEndian.PutUint32(packet, uint32(s.sent))
+			if _, err := s.conn.Write(packet); err == nil {
 				s.sent++
 			}
 		}

@@ -22,7 +22,8 @@ import (
 
 // The lab, every box a network namespace:
 //
-//	client ─ core (BIRD) ┬ west-edge ─ west-host ─ tap
+//	client ─ core (BIRD) ┬ west-edge ┬ west-host ─ tap
+//	                     │           └ west-peer, another machine of the site
 //	                     └ east-edge ─ east-host ─ tap
 const (
 	labASN     = 64512
@@ -67,7 +68,7 @@ func needRoot(t *testing.T, programs ...string) {
 func newLab(t *testing.T) *lab {
 	needRoot(t, "ip", "nft", "bird", "birdc")
 	l := &lab{t: t, prefix: fmt.Sprintf("gwnet%d-", os.Getpid())}
-	for _, n := range []string{"client", "core", "west-edge", "east-edge", "west-host", "east-host"} {
+	for _, n := range []string{"client", "core", "west-edge", "east-edge", "west-host", "east-host", "west-peer"} {
 		l.addNamespace(n)
 	}
 	l.wire("client", "core", clientIP+"/24", "10.0.9.1/24", "c")
@@ -75,8 +76,10 @@ func newLab(t *testing.T) *lab {
 	l.wire("east-edge", "core", eastEdgeIP+"/24", coreEastIP+"/24", "e")
 	l.wire("west-host", "west-edge", westHostIP+"/24", "10.1.0.1/24", "h")
 	l.wire("east-host", "east-edge", eastHostIP+"/24", "10.2.0.1/24", "h")
+	l.wire("west-peer", "west-edge", "10.1.1.2/24", "10.1.1.1/24", "p")
+	l.ip("core", "route", "add", "10.1.0.0/16", "via", westEdgeIP)
 	for node, gateway := range map[string]string{
-		"client": "10.0.9.1", "west-edge": coreWestIP, "east-edge": coreEastIP, "west-host": "10.1.0.1", "east-host": "10.2.0.1",
+		"client": "10.0.9.1", "west-edge": coreWestIP, "east-edge": coreEastIP, "west-host": "10.1.0.1", "east-host": "10.2.0.1", "west-peer": "10.1.1.1",
 	} {
 		l.ip(node, "route", "add", "default", "via", gateway)
 	}
@@ -300,11 +303,11 @@ type stream struct {
 	times   []time.Time
 }
 
-func (l *lab) stream(address string) *stream {
+func (l *lab) stream(from, address string) *stream {
 	l.t.Helper()
 	s := &stream{stopped: make(chan struct{}), sending: make(chan struct{}), reading: make(chan struct{})}
 	var err error
-	l.inside("client", func() {
+	l.inside(from, func() {
 		s.conn, err = net.DialUDP("udp4", nil, &net.UDPAddr{IP: net.ParseIP(address), Port: 7})
 	})
 	if err != nil {
