@@ -9,7 +9,7 @@ import (
 )
 
 func (a *app) labExecCommand(name *string) *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "exec NODE -- COMMAND...",
 		Short: "Run a command in a node",
 		Long: `Run a command in a node of the lab, with this terminal. The exit code is the
@@ -34,6 +34,9 @@ command's. The nodes are ` + strings.Join(lab.Nodes(), ", ") + `.`,
 			}
 		},
 	}
+	// What follows the node is the command's, flags too, with or without --.
+	cmd.Flags().SetInterspersed(false)
+	return cmd
 }
 
 func (a *app) labLinkCommand(name *string) *cobra.Command {

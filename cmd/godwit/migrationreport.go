@@ -13,7 +13,7 @@ func (a *app) migrationReport(m *godwitv1.Migration) string {
 	figures := m.GetFigures()
 	var out strings.Builder
 	line := func(name, format string, args ...any) {
-		fmt.Fprintf(&out, "  %-12s %s\n", name, fmt.Sprintf(format, args...))
+		fmt.Fprintf(&out, "  %-13s %s\n", name, fmt.Sprintf(format, args...))
 	}
 	fmt.Fprintf(&out, "%s: %s runs at %s\n", a.paint(a.out, green, "completed"), m.GetService(), place(m.GetDestination(), m.GetDestinationHost()))
 	blackout := milliseconds(figures.GetBlackoutMs())
@@ -26,6 +26,9 @@ func (a *app) migrationReport(m *godwitv1.Migration) string {
 	line("sent", "%s for %s of memory and %s of disk", api.FormatSize(figures.GetWanBytes()), api.FormatSize(figures.GetMemoryBytes()), api.FormatSize(figures.GetDiskBytes()))
 	line("packets", "%d held, %d dropped, %d through the tunnel", figures.GetHeldPackets(), figures.GetDroppedPackets(), figures.GetTunnelPackets())
 	for _, phase := range api.ViewPhases(m) {
+		if phase.Phase == m.GetPhase() {
+			continue // the end takes no time
+		}
 		line(phase.Phase, "%s", phaseBar(phase.LengthMs, figures.GetTotalMs()))
 	}
 	return out.String()

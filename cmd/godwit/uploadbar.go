@@ -72,5 +72,5 @@ func cut(line string, columns int) string {
 	if len(runes) < columns {
 		return line
 	}
-	return string(runes[:columns-1]) + "…"
+	return string(runes[:columns-2]) + "…"
 }
