@@ -6,7 +6,7 @@
 // # The runner's duties
 //
 // Step(state, event) returns a new state and actions. A runner (controller) makes a migration of them. Its duties, in
-// order; each one is there because the simulation breaks a safety rule without it:
+// order. The tests break the ones about epochs and the store on purpose, and the simulation finds a violation each time:
 //
 //  1. Allocate the epoch before New, from a counter that only grows, for every attempt, also for one that fails at
 //     once. The transaction that stores the new state compares two things: the counter still stands at this epoch
@@ -26,7 +26,8 @@
 //     agents keep a Journal, so that doubled, late and reordered ones do no harm.
 //  6. Feed the answers back as Done, Failed and Lost with the epoch that the agent named, never with your own. A step
 //     that two agents share (the host's and the edge's half of a network step) is Done when both have said so.
-//  7. Feed Tick at least once a second until the state is Terminal: limits, holds and retries hang on it.
+//  7. Feed Tick when State.Wake has come, or once a second, until the state is Terminal: limits, holds and retries
+//     hang on it.
 //  8. After a start, and after a lost swap, load the state and feed Recovered: its actions ask the agents what is true,
 //     and send again what is outstanding.
 //

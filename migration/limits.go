@@ -50,21 +50,63 @@ func pick(given, standard time.Duration) time.Duration {
 	return given
 }
 
-// overdue returns why the migration has to be aborted at that time, "" if it need not be.
-func (s State) overdue(at time.Time) string {
+// deadline returns when the phase, or the whole, has to be aborted, and why; the zero time for never.
+func (s State) deadline() (at time.Time, reason string) {
 	if !s.Phase.BeforeCommit() || len(s.PhaseTimes) == 0 {
-		return ""
-	}
-	if whole := pick(s.Spec.Limits.Abandon, 0); whole > 0 && at.Sub(s.PhaseTimes[0].Entered) > whole {
-		return fmt.Sprintf("not committed %s after its start (limit abandon), still %s%s; "+
-			"continue a held migration sooner, or raise the limit", whole, s.Phase, s.waiting())
+		return time.Time{}, ""
 	}
 	limit, name := s.Spec.Limits.of(s.Phase)
-	if limit == 0 || s.Ready || at.Sub(s.PhaseTimes[len(s.PhaseTimes)-1].Entered) <= limit {
-		return ""
+	if limit > 0 && !s.Ready {
+		at = s.PhaseTimes[len(s.PhaseTimes)-1].Entered.Add(limit)
+		reason = fmt.Sprintf("%s took longer than %s (limit %s)%s; see what that agent reports and whether the link to "+
+			"it stands, then migrate again, with a higher limit if it was only slow", s.Phase, limit, name, s.waiting())
 	}
-	return fmt.Sprintf("%s took longer than %s (limit %s)%s; see what that agent reports and whether the link to it "+
-		"stands, then migrate again, with a higher limit if it was only slow", s.Phase, limit, name, s.waiting())
+	if whole := pick(s.Spec.Limits.Abandon, 0); whole > 0 {
+		if end := s.PhaseTimes[0].Entered.Add(whole); at.IsZero() || end.Before(at) {
+			at = end
+			reason = fmt.Sprintf("not committed %s after its start (limit abandon), still %s%s; continue a held "+
+				"migration sooner, or raise the limit", whole, s.Phase, s.waiting())
+		}
+	}
+	return at, reason
+}
+
+// Wake returns the next time at which a Tick has something to do, if nothing else happens before; the zero time when
+// there is none. A runner may use it to tick in time, rather than at every moment.
+func (s State) Wake() time.Time {
+	wake, _ := s.deadline()
+	sooner := func(at time.Time) {
+		if !at.IsZero() && (wake.IsZero() || at.Before(wake)) {
+			wake = at
+		}
+	}
+	if s.Ready {
+		sooner(s.Spec.HoldUntil)
+	}
+	for _, a := range s.Outstanding() {
+		sooner(s.Steps[a.Step].Retry)
+	}
+	return wake
+}
+
+// Trouble tells, for each outstanding step that has failed, how often, why, and when it is tried again: what a user
+// sees while a migration can only go forward, or be put back, and does not.
+func (s State) Trouble() []string {
+	var lines []string
+	for _, a := range s.Outstanding() {
+		st := s.Steps[a.Step]
+		if st.Failure == "" {
+			continue
+		}
+		line := fmt.Sprintf("%s: attempt %d", a.Step, st.Attempts)
+		if st.Retry.IsZero() {
+			line += " is under way, the last one failed: " + st.Failure
+		} else {
+			line += fmt.Sprintf(" failed: %s; next one at %s", st.Failure, st.Retry.Format(time.RFC3339))
+		}
+		lines = append(lines, line)
+	}
+	return lines
 }
 
 // waiting names the steps that have not answered.

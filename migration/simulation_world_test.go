@@ -117,7 +117,7 @@ func withoutLoading(p migration.Plan) migration.Plan {
 
 // live runs one schedule: a time with faults, then one without, in which everything has to come to rest.
 func (w *world) live() error {
-	for range 200 + w.rng.IntN(4000) {
+	for range 200 + w.rng.IntN(2500) {
 		w.chaos()
 		if w.look() != nil {
 			return w.broke

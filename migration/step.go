@@ -95,14 +95,19 @@ func (t *turn) done(e Done) error {
 	return nil
 }
 
+// failed aborts before the commit, also when the step had been done: then what it had achieved is gone, and an abort
+// is safe at any time.
 func (t *turn) failed(e Failed) error {
 	matters, err := t.place(e.Step)
-	if !matters {
+	_, started := t.s.Steps[e.Step]
+	switch {
+	case err != nil:
 		return err
-	}
-	t.fail(e.Step, e.Reason)
-	if t.s.Phase.BeforeCommit() {
+	case started && t.s.Phase.BeforeCommit():
+		t.fail(e.Step, e.Reason)
 		t.abandon(fmt.Sprintf("%s failed: %s", e.Step, e.Reason))
+	case matters:
+		t.fail(e.Step, e.Reason)
 	}
 	return nil
 }
@@ -174,7 +179,7 @@ func (t *turn) abort(e Abort) error {
 }
 
 func (t *turn) tick() {
-	if reason := t.s.overdue(t.at); reason != "" {
+	if at, reason := t.s.deadline(); reason != "" && !t.at.Before(at) {
 		t.abandon(reason)
 		return
 	}

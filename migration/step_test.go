@@ -172,6 +172,43 @@ func TestBetweenStopAndStartTheCommitIsTheOnlyWrite(t *testing.T) {
 	}
 }
 
+func TestWhatAStepHadAchievedMayBeGoneWhileItHolds(t *testing.T) {
+	sp := spec()
+	sp.Hold = true
+	s := drive(t, fresh(t, sp), "server/source/converge")
+	s = must(t, s, migration.Done{At: start, Epoch: 7, Step: "server/source/converge"})
+	if !s.Ready || !s.Holding() {
+		t.Fatalf("not ready: %v", s)
+	}
+	s = must(t, s, migration.Failed{At: start, Epoch: 7, Step: "server/source/converge", Reason: "the stream broke"})
+	if s.Phase != migration.Aborting {
+		t.Errorf("got %v", s)
+	}
+}
+
+func TestAUserSeesWhyAStepIsTriedAgain(t *testing.T) {
+	s := drive(t, fresh(t, spec()), "server/destination/commit")
+	s = must(t, s, migration.Failed{At: start, Epoch: 7, Step: "server/destination/commit", Reason: "no answer to cont"})
+	want := "server/destination/commit: attempt 1 failed: no answer to cont; next one at 2026-01-01T00:00:00Z"
+	if got := s.Trouble(); len(got) != 1 || got[0] != want {
+		t.Errorf("got %q", got)
+	}
+	s = must(t, s, migration.Tick{At: s.Wake()})
+	want = "server/destination/commit: attempt 2 is under way, the last one failed: no answer to cont"
+	if got := s.Trouble(); len(got) != 1 || got[0] != want {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestANegativeLimitIsNone(t *testing.T) {
+	sp := spec()
+	sp.Limits.Prepare = -1
+	s := fresh(t, sp)
+	if after := must(t, s, migration.Tick{At: start.Add(1000 * time.Hour)}); after.Phase != migration.Preparing || !s.Wake().IsZero() {
+		t.Errorf("got %v, wake %s", after, s.Wake())
+	}
+}
+
 func TestNewTellsAllFaultsOfASpecificationAtOnce(t *testing.T) {
 	_, _, err := migration.New(migration.Spec{Source: "west", Destination: "west"}, start)
 	for _, want := range []string{"name is missing", "service is missing", "epoch is 0", "same site", "kind is missing"} {
@@ -242,6 +279,10 @@ func TestStepIsAPureFunction(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		sp := spec()
 		sp.Hold = rapid.Bool().Draw(t, "hold")
+		sp.Limits.Abandon = time.Duration(rapid.SampledFrom([]int{0, 0, -1, 90}).Draw(t, "abandon")) * time.Second
+		if rapid.Bool().Draw(t, "until") {
+			sp.HoldUntil = start.Add(time.Minute)
+		}
 		s, at := fresh(t, sp), start
 		for range rapid.IntRange(1, 90).Draw(t, "events") {
 			at = at.Add(time.Duration(rapid.IntRange(0, 4000).Draw(t, "ms")) * time.Millisecond)
@@ -255,7 +296,7 @@ func TestStepIsAPureFunction(t *testing.T) {
 			if !reflect.DeepEqual(after, again) || !reflect.DeepEqual(actions, sameActions) || (err == nil) != (sameErr == nil) {
 				t.Fatalf("%v: two answers", e)
 			}
-			checkStep(t, s, after, e, actions, err)
+			checkStep(t, s, after, e, at, actions, err)
 			var back migration.State
 			if err := json.Unmarshal([]byte(text(t, after)), &back); err != nil || !reflect.DeepEqual(after, back) {
 				t.Fatalf("after %v the state came back from JSON as another: %v", e, err)
@@ -265,7 +306,9 @@ func TestStepIsAPureFunction(t *testing.T) {
 	})
 }
 
-func checkStep(t *rapid.T, before, after migration.State, e migration.Event, actions []migration.Action, err error) {
+func checkStep(
+	t *rapid.T, before, after migration.State, e migration.Event, at time.Time, actions []migration.Action, err error,
+) {
 	changed := !reflect.DeepEqual(before, after)
 	foreign := false
 	switch e := e.(type) {
@@ -291,6 +334,21 @@ func checkStep(t *rapid.T, before, after migration.State, e migration.Event, act
 		t.Fatalf("%v: decision %s became %q", e, before.Decision, after.Decision)
 	case before.Decision != after.Decision && !migration.DurableFirst(before, after):
 		t.Fatalf("%v: a decision that need not be stored", e)
+	}
+	if wake := before.Wake(); wake.IsZero() || at.Before(wake) {
+		if _, ok := e.(migration.Tick); ok && (changed || len(actions) > 0) {
+			t.Fatalf("a tick at %s had an effect, Wake says %s", at, wake)
+		}
+	} else if _, ok := e.(migration.Tick); ok && !changed {
+		t.Fatalf("a tick at %s had no effect, Wake says %s", at, wake)
+	}
+	if after.Ready && !after.Holding() {
+		t.Fatalf("after %v it is ready but does not hold: %v", e, after)
+	}
+	for id, st := range after.Steps {
+		if !st.Done.IsZero() && !st.Retry.IsZero() {
+			t.Fatalf("after %v %s is done and yet to be tried again", e, id)
+		}
 	}
 	out := after.Outstanding()
 	for _, a := range actions {
