@@ -50,31 +50,39 @@ func pick(given, standard time.Duration) time.Duration {
 	return given
 }
 
-// deadline returns when the phase, or the whole, has to be aborted, and why; the zero time for never.
-func (s State) deadline() (at time.Time, reason string) {
+// deadline returns when the migration has to be aborted, by which limit, and that one's name; the zero time for never.
+func (s State) deadline() (at time.Time, limit time.Duration, name string) {
 	if !s.Phase.BeforeCommit() || len(s.PhaseTimes) == 0 {
-		return time.Time{}, ""
+		return time.Time{}, 0, ""
 	}
-	limit, name := s.Spec.Limits.of(s.Phase)
+	limit, name = s.Spec.Limits.of(s.Phase)
 	if limit > 0 && !s.Ready {
 		at = s.PhaseTimes[len(s.PhaseTimes)-1].Entered.Add(limit)
-		reason = fmt.Sprintf("%s took longer than %s (limit %s)%s; see what that agent reports and whether the link to "+
-			"it stands, then migrate again, with a higher limit if it was only slow", s.Phase, limit, name, s.waiting())
 	}
 	if whole := pick(s.Spec.Limits.Abandon, 0); whole > 0 {
 		if end := s.PhaseTimes[0].Entered.Add(whole); at.IsZero() || end.Before(at) {
-			at = end
-			reason = fmt.Sprintf("not committed %s after its start (limit abandon), still %s%s; continue a held "+
-				"migration sooner, or raise the limit", whole, s.Phase, s.waiting())
+			at, limit, name = end, whole, abandon
 		}
 	}
-	return at, reason
+	return at, limit, name
+}
+
+const abandon = "abandon"
+
+// overdue says which limit was passed, and what to do.
+func (s State) overdue(limit time.Duration, name string) string {
+	if name == abandon {
+		return fmt.Sprintf("not committed %s after its start (limit %s), still %s%s; continue a held migration sooner, "+
+			"or raise the limit", limit, name, s.Phase, s.waiting())
+	}
+	return fmt.Sprintf("%s took longer than %s (limit %s)%s; see what that agent reports and whether the link to it "+
+		"stands, then migrate again, with a higher limit if it was only slow", s.Phase, limit, name, s.waiting())
 }
 
 // Wake returns the next time at which a Tick has something to do, if nothing else happens before; the zero time when
 // there is none. A runner may use it to tick in time, rather than at every moment.
 func (s State) Wake() time.Time {
-	wake, _ := s.deadline()
+	wake, _, _ := s.deadline()
 	sooner := func(at time.Time) {
 		if !at.IsZero() && (wake.IsZero() || at.Before(wake)) {
 			wake = at

@@ -91,6 +91,10 @@ func (w *world) begin(r *runner) {
 		r.epoch = w.store.counter
 		return
 	}
+	if w.wanted == 0 || (w.store.counter != r.epoch && !w.broken.lateEpoch) {
+		r.epoch = 0 // the transaction would find it out
+		return
+	}
 	from, to := "west", "east"
 	if w.store.owner == 1 {
 		from, to = to, from
@@ -113,9 +117,6 @@ func (w *world) begin(r *runner) {
 		return
 	}
 	r.epoch = 0
-	if w.wanted == 0 || w.store.active != nil || (w.store.counter != spec.Epoch && !w.broken.lateEpoch) {
-		return
-	}
 	if first, ok := w.attempts[spec.Epoch]; ok {
 		_ = w.violate("epoch %d is used by %s and by %s", spec.Epoch, first, spec.Name)
 	}

@@ -179,8 +179,8 @@ func (t *turn) abort(e Abort) error {
 }
 
 func (t *turn) tick() {
-	if at, reason := t.s.deadline(); reason != "" && !t.at.Before(at) {
-		t.abandon(reason)
+	if at, limit, name := t.s.deadline(); !at.IsZero() && !t.at.Before(at) {
+		t.abandon(t.s.overdue(limit, name))
 		return
 	}
 	if until := t.s.Spec.HoldUntil; t.s.Ready && !until.IsZero() && !t.at.Before(until) {
