@@ -192,6 +192,9 @@ func (h *host) prepareIncoming(ctx context.Context, s *pb.MigrationStep, _ func(
 	if err := h.net.Attach(ctx, attachment, false); err != nil {
 		return nil, err
 	}
+	if err := h.shut(ctx, spec.GetName()); err != nil {
+		return nil, err
+	}
 	m, err := h.machine(ctx, spec)
 	if err != nil {
 		return nil, err
@@ -249,14 +252,31 @@ func (h *host) convergeMemory(ctx context.Context, s *pb.MigrationStep, report f
 // let the guest run again by itself.
 func (h *host) quiesceServer(ctx context.Context, s *pb.MigrationStep, _ func(*pb.TaskProgress)) (*pb.StepFigures, error) {
 	name := s.GetService().GetName()
-	if err := h.platform.Quiesce(ctx, name, s.GetEpoch(), func(ctx context.Context) error { return h.net.SetGate(ctx, name, false) }); err != nil {
+	if err := h.platform.Quiesce(ctx, name, s.GetEpoch()); err != nil {
 		return nil, err
 	}
 	st, err := h.platform.Status(ctx, name)
 	if err != nil {
 		return nil, err
 	}
-	return &pb.StepFigures{StoppedAt: timestamppb.New(st.StoppedAt), MemoryBytes: st.Sent}, nil
+	return &pb.StepFigures{StoppedAt: timestamppb.New(st.StoppedAt)}, nil
+}
+
+// shut lets nothing pass between the world and a machine that must not run here; this host's other guests are led to
+// the edge, which knows where it does run.
+func (h *host) shut(ctx context.Context, name string) error {
+	if err := h.net.SetGate(ctx, name, false); err != nil {
+		return err
+	}
+	return h.net.Divert(ctx, name, true)
+}
+
+// open undoes shut. The gate is last: who passes it, arrives.
+func (h *host) open(ctx context.Context, name string) error {
+	if err := h.net.Divert(ctx, name, false); err != nil {
+		return err
+	}
+	return h.net.SetGate(ctx, name, true)
 }
 
 func (h *host) loadedServer(ctx context.Context, s *pb.MigrationStep, _ func(*pb.TaskProgress)) (*pb.StepFigures, error) {
@@ -270,7 +290,7 @@ func (h *host) activateServer(ctx context.Context, s *pb.MigrationStep, _ func(*
 	if err != nil {
 		return nil, fmt.Errorf("activate %s: %w", name, err)
 	}
-	if err := h.net.SetGate(ctx, name, true); err != nil {
+	if err := h.open(ctx, name); err != nil {
 		return nil, err
 	}
 	if err := h.platform.Activate(ctx, name, s.GetEpoch()); err != nil {
@@ -319,7 +339,7 @@ func (h *host) releaseServer(ctx context.Context, s *pb.MigrationStep, _ func(*p
 // rollbackServer lets the guest run here again. The gate opens first, for its first packet; its volumes are open already.
 func (h *host) rollbackServer(ctx context.Context, s *pb.MigrationStep, _ func(*pb.TaskProgress)) (*pb.StepFigures, error) {
 	name := s.GetService().GetName()
-	if err := h.net.SetGate(ctx, name, true); err != nil {
+	if err := h.open(ctx, name); err != nil {
 		return nil, err
 	}
 	return nil, h.platform.Rollback(ctx, name, s.GetEpoch())

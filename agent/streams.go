@@ -18,10 +18,8 @@ const (
 
 // accept lets in the streams of the attempt that this host is the destination of, and no others.
 func (h *host) accept(_ context.Context, hello wan.Hello, _ tls.ConnectionState) (func(context.Context, *wan.Stream), error) {
-	var j migration.Journal
-	h.book.view(hello.Service, func(e entry) { j = e.Journal })
-	if j.Epoch != hello.Epoch || j.Decision != migration.DecisionNone {
-		return nil, fmt.Errorf("no stream of service %s, epoch %d, is expected here (epoch seen: %d)", hello.Service, hello.Epoch, j.Epoch)
+	if !h.undecided(hello) {
+		return nil, fmt.Errorf("no stream of service %s is expected here for epoch %d", hello.Service, hello.Epoch)
 	}
 	switch hello.Kind {
 	case streamClock:
@@ -34,8 +32,16 @@ func (h *host) accept(_ context.Context, hello wan.Hello, _ tls.ConnectionState)
 	return nil, fmt.Errorf("streams of kind %q are not known here: install the same godwit at both sites", hello.Kind)
 }
 
+// undecided says whether a stream belongs to an attempt that is under way. How the streams of others end is of no
+// interest.
+func (h *host) undecided(hello wan.Hello) bool {
+	var j migration.Journal
+	h.book.view(hello.Service, func(e entry) { j = e.Journal })
+	return j.Epoch == hello.Epoch && j.Decision == migration.DecisionNone
+}
+
 func (h *host) takeMemory(ctx context.Context, s *wan.Stream) {
-	if err := h.platform.AcceptIncoming(ctx, s.Hello.Service, s.Hello.Epoch, s); err != nil && ctx.Err() == nil {
+	if err := h.platform.AcceptIncoming(ctx, s.Hello.Service, s.Hello.Epoch, s); err != nil && ctx.Err() == nil && h.undecided(s.Hello) {
 		h.logger.Warn("memory stream ended", "service", s.Hello.Service, "epoch", s.Hello.Epoch, "err", err)
 	}
 }
@@ -45,7 +51,7 @@ func (h *host) takeVolume(ctx context.Context, s *wan.Stream) {
 	if err == nil {
 		err = v.ServeReplica(ctx, s)
 	}
-	if err != nil && ctx.Err() == nil {
+	if err != nil && ctx.Err() == nil && h.undecided(s.Hello) {
 		h.logger.Warn("replication stream ended", "volume", s.Hello.Name, "epoch", s.Hello.Epoch, "err", err)
 	}
 }

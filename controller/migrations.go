@@ -197,6 +197,9 @@ func (m *migrations) run(ctx context.Context, name string, recovered bool) error
 		delete(m.mu.runners, name)
 		m.mu.Unlock()
 		r.publish()
+		// What died meanwhile was the migration's to deal with; from here on it is ours.
+		m.services.look(r.rec.Source.Host)
+		m.services.look(r.rec.Destination.Host)
 	}()
 	return nil
 }
