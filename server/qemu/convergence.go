@@ -67,10 +67,13 @@ func (c *convergence) look(s sample) verdict {
 	if c.nearest == 0 || cost < c.nearest {
 		c.nearest = cost
 	}
+	bearable := cost <= int64(c.rate*c.worst.Seconds())
+	// On a plateau, wait for a moment as good as the best one; the longer, the less choosy.
+	asGood := cost <= c.nearest+c.nearest/10*int64(1+c.stale-plateau)
 	switch {
 	case cost <= max(leastHold, int64(c.rate*c.holdAt.Seconds())):
 		return holdNow
-	case c.stale >= plateau && cost <= c.nearest+c.nearest/10 && cost <= int64(c.rate*c.worst.Seconds()):
+	case bearable && c.stale >= plateau && (asGood || c.stale >= c.patience):
 		return holdNow
 	case c.stale >= c.patience:
 		return giveUp

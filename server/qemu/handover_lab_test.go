@@ -154,3 +154,90 @@ func TestRollbackWorksAfterEveryStep(t *testing.T) {
 		p.goesOn(1)
 	}
 }
+
+// QEMU resumes a source by itself when the stream breaks late and QEMU was the one who had stopped it. Having stopped it
+// ourselves, it stays stopped wherever the link breaks, until Rollback.
+func TestALinkThatBreaksDuringQuiesceLeavesTheSourceStopped(t *testing.T) {
+	p := newPlace(t, idle)
+	p.boot()
+	for i, after := range []int64{1, 20 << 10, 50 << 10, 80 << 10, 100 << 10, 120 << 10} {
+		epoch := uint64(i + 1)
+		w := newLink(t, 1e6, 0)
+		dial, accepted := p.prepared(epoch, w)
+		check(t, p.from.Converge(t.Context(), "shop", epoch, dial, nil))
+		before := w.sent.Load()
+		quiesced := make(chan error, 1)
+		go func() { quiesced <- p.from.Quiesce(t.Context(), "shop", epoch) }()
+		until(t, func() bool { return w.sent.Load()-before >= after || len(quiesced) > 0 })
+		w.cut()
+		err := <-quiesced
+		t.Logf("cut after %d KiB: %v", (w.sent.Load()-before)>>10, err)
+		<-accepted
+		for range 20 {
+			if s := p.state(0); s == server.StateRunning {
+				t.Fatalf("cut after %d bytes, the source runs", after)
+			}
+			time.Sleep(10 * time.Millisecond) // it must stay so: there is nothing to wait for
+		}
+		check(t, p.to.DropIncoming(t.Context(), "shop", epoch))
+		check(t, p.from.Rollback(t.Context(), "shop", epoch))
+		p.goesOn(0)
+	}
+}
+
+// The same where QEMU did stop the guest by itself, as one without the ballast may: it is stopped again.
+func TestAGuestThatResumesUnaskedIsStoppedAgain(t *testing.T) {
+	p := newPlace(t, idle)
+	p.boot()
+	dial, _ := p.prepared(1, newLink(t, 100e6, 0))
+	check(t, p.from.Converge(t.Context(), "shop", 1, dial, nil))
+	check(t, p.from.Quiesce(t.Context(), "shop", 1))
+	check(t, p.from.machine("shop").call(t.Context(), "cont", nil, nil)) // behind the platform's back
+	told := false
+	until(t, func() bool {
+		select {
+		case s := <-p.events:
+			told = told || s.Name == "shop" && s.State == server.StateRunning
+		default:
+		}
+		return told && p.state(0) != server.StateRunning
+	})
+}
+
+func TestStepsMayBeRepeatedAndADeadMachineIsTold(t *testing.T) {
+	p := newPlace(t, idle)
+	p.boot()
+	check(t, p.from.Start(t.Context(), p.spec))
+	s, _ := p.from.Status(t.Context(), "shop")
+	p.restart(0)
+	if again, _ := p.from.Status(t.Context(), "shop"); again.PID != s.PID || again.State != server.StateRunning {
+		t.Fatalf("adopted %+v, was %+v", again, s)
+	}
+	check(t, p.to.PrepareIncoming(t.Context(), p.spec, 1))
+	waiting, _ := p.to.Status(t.Context(), "shop")
+	p.restart(1)
+	check(t, p.to.PrepareIncoming(t.Context(), p.spec, 1))
+	if again, _ := p.to.Status(t.Context(), "shop"); again.PID != waiting.PID || again.State != server.StateIncoming {
+		t.Fatalf("adopted %+v, was %+v", again, waiting)
+	}
+	if err := p.to.Activate(t.Context(), "shop", 1); err == nil {
+		t.Fatal("activated an empty machine")
+	}
+	if err := p.to.Rollback(t.Context(), "shop", 1); err == nil {
+		t.Fatal("rolled back, that is: ran, a waiting machine")
+	}
+	if err := p.to.Start(t.Context(), p.spec); err == nil {
+		t.Fatal("started a waiting machine")
+	}
+	check(t, syscall.Kill(s.PID, syscall.SIGKILL))
+	until(t, func() bool {
+		select {
+		case x := <-p.events:
+			return x.State == server.StateDead && x.PID == 0
+		default:
+			return false
+		}
+	})
+	check(t, p.from.Start(t.Context(), p.spec))
+	p.goesOn(0)
+}
