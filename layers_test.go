@@ -79,6 +79,8 @@ var rooms = map[string]room{
 	"lab/probe":     {why: "a client that measures gaps: it must see what a stranger sees"},
 	"lab/guest":     {why: "the customer's machine: it knows nothing of Godwit"},
 
+	"lab/acceptance": {tests: "lab/probe api api/godwit/v1", why: "drives the built binary, as a user would"},
+
 	"lab/guest/image":        {why: "builds the guest's RAM disk"},
 	"lab/guest/cmd/mkinitrd": {may: "lab/guest/image", why: "its command line"},
 
