@@ -3,4 +3,4 @@
 package migration_test
 
 // scheduleShare: the race detector makes schedules some ten times slower, and has little to see in pure code.
-const scheduleShare = 10
+const scheduleShare = 20

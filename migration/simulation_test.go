@@ -98,7 +98,7 @@ func TestNoScheduleBreaksASafetyRuleAndAllComeToRest(t *testing.T) {
 }
 
 func TestABrokenMachineIsCaught(t *testing.T) {
-	s, n := seed(t), schedules()
+	s, n := seed(t), *simSchedules // few are needed, rarely many
 	for name, broken := range map[string]breakage{
 		"that commits before the destination has loaded":     {commitBeforeLoaded: true},
 		"that uses an epoch twice":                           {epochTwice: true},
