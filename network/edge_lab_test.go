@@ -268,6 +268,14 @@ func TestKilledEdgesTakeUpEveryState(t *testing.T) {
 	restart(west, "let go")
 	restart(east, "activated")
 	east.settledBy(t, l)
+	east.edge.must(op("announce", 2))
+	until(t, "the core to prefer east", func() bool { return l.coreHop(labAddress) == eastEdgeIP })
+	wait := op("waitidle", 2)
+	wait.Quiet = 200 * time.Millisecond
+	west.edge.must(wait)
+	restart(west, "idle")
+	west.edge.must(op("withdraw", 2))
+	restart(west, "withdrawn")
 	l.finish(west, east, 2, &f)
 	restart(east, "announced and released")
 	if r := west.edge.call(op("hold", 2)); r.Error == "" {
@@ -371,7 +379,7 @@ func TestThousandsOfHeldPacketsArriveInOrder(t *testing.T) {
 	noLoss(t, s.end(t))
 }
 
-func TestAGuestOnTheSameHostIsServedThroughoutIfDiverted(t *testing.T) {
+func TestADivertedTapLeavesTheServiceReachableFromItsHost(t *testing.T) {
 	l := newLab(t)
 	west, east := l.sites()
 	l.begin(west)
@@ -379,6 +387,9 @@ func TestAGuestOnTheSameHostIsServedThroughoutIfDiverted(t *testing.T) {
 	east.host.must(request{Op: "attach", Attachment: Attachment{
 		Service: labService, MAC: labMAC, Addresses: []netip.Addr{ip(labAddress)},
 	}})
+	if way := l.ip("east-host", "route", "get", labAddress); !strings.Contains(way, "dev "+TapName(labService)) {
+		t.Errorf("attached, but the address is not led to the tap: %s", way)
+	}
 	east.host.must(request{Op: "divert", Service: labService, Open: true})
 	l.ip("core", "route", "add", "10.2.0.0/16", "via", eastEdgeIP)
 	s := l.stream("east-host", labAddress)
