@@ -97,7 +97,7 @@ func (v *Volume) receive(conn net.Conn) error {
 		return err
 	}
 	defer r.Close()
-	_ = conn.SetDeadline(time.Now().Add(handshakeTimeout))
+	_ = conn.SetDeadline(time.Now().Add(v.opts.LinkTimeout))
 	h, content, err := r.Next()
 	if err != nil {
 		return err

@@ -14,9 +14,6 @@ import (
 )
 
 const (
-	firstBackoff     = 50 * time.Millisecond
-	lastBackoff      = 5 * time.Second
-	handshakeTimeout = 10 * time.Second
 	// convergedBytes is a remainder that counts as small on any link.
 	convergedBytes = 4 << 20
 )
@@ -113,14 +110,14 @@ func (s *source) stop() {
 
 // run makes links until the session is stopped or refused.
 func (s *source) run() {
-	backoff := firstBackoff
+	backoff := s.v.opts.Backoff
 	for s.ctx.Err() == nil {
 		up, err := s.connect()
 		if s.ctx.Err() != nil {
 			return
 		}
 		if up {
-			backoff = firstBackoff
+			backoff = s.v.opts.Backoff
 		}
 		s.mu.Lock()
 		if err != nil {
@@ -140,7 +137,7 @@ func (s *source) run() {
 		case <-s.ctx.Done():
 		case <-time.After(backoff):
 		}
-		backoff = min(lastBackoff, backoff*2)
+		backoff = min(100*s.v.opts.Backoff, backoff*2)
 	}
 }
 
@@ -183,7 +180,7 @@ func (s *source) connect() (up bool, err error) {
 
 // greet says hello and waits for the welcome.
 func (s *source) greet(conn net.Conn, r *wire.Reader, number uint64) (wire.Header, error) {
-	_ = conn.SetDeadline(time.Now().Add(handshakeTimeout))
+	_ = conn.SetDeadline(time.Now().Add(s.v.opts.LinkTimeout))
 	hello := wire.Hello{Version: wire.Version, Session: s.session, Connection: number, Size: uint64(s.v.size), Name: s.v.name}
 	f := s.enc.Encode(wire.Header{Type: wire.TypeHello, Epoch: s.epoch}, hello.Append(nil))
 	_, err := conn.Write(f.B)

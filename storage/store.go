@@ -28,9 +28,11 @@ type Options struct {
 	// SyncTimeout is how long a write in sync mode waits for the other end before the volume falls back to async; 2 s
 	// when zero.
 	SyncTimeout time.Duration
-	// LinkTimeout is how long the other end may be silent in async mode, and how long Fence waits for a broken link, before
-	// they give up; 10 s when zero.
+	// LinkTimeout is how long the other end may be silent, in a handshake and in async mode, and how long Fence waits for a
+	// broken link, before they give up; 10 s when zero.
 	LinkTimeout time.Duration
+	// Backoff is the pause before the first new attempt to connect; it doubles up to a hundredfold. 50 ms when zero.
+	Backoff time.Duration
 }
 
 // Store is a folder of volumes, used by one process at a time.
@@ -53,6 +55,7 @@ func Open(dir string, opts Options) (*Store, error) {
 	}
 	opts.SyncTimeout = cmp.Or(opts.SyncTimeout, 2*time.Second)
 	opts.LinkTimeout = cmp.Or(opts.LinkTimeout, 10*time.Second)
+	opts.Backoff = cmp.Or(opts.Backoff, 50*time.Millisecond)
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
