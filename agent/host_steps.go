@@ -294,7 +294,7 @@ func (h *host) activateServer(ctx context.Context, s *pb.MigrationStep, _ func(*
 		return nil, err
 	}
 	if err := h.platform.Activate(ctx, name, s.GetEpoch()); err != nil {
-		return nil, h.rescue(ctx, s, err)
+		return nil, h.rescue(ctx, &pb.StartService{Service: spec, Epoch: s.GetEpoch(), Place: s.GetDestination()}, err)
 	}
 	err = h.book.change(name, false, func(e *entry) error {
 		e.Home, e.Spec = s.GetEpoch(), raw
@@ -310,16 +310,16 @@ func (h *host) activateServer(ctx context.Context, s *pb.MigrationStep, _ func(*
 	return &pb.StepFigures{ResumedAt: timestamppb.New(st.ResumedAt)}, nil
 }
 
-// rescue is for a machine that died between Commit and its first instruction here: the memory is gone, and the way is
-// forward, so it boots from the volumes, which have every acknowledged write.
-func (h *host) rescue(ctx context.Context, s *pb.MigrationStep, cause error) error {
+// rescue boots a machine that died in mid-handover, on the side where it has to run. Its memory is lost; its volumes have
+// every acknowledged write.
+func (h *host) rescue(ctx context.Context, s *pb.StartService, cause error) error {
 	name := s.GetService().GetName()
 	st, err := h.platform.Status(ctx, name)
 	if err != nil || (st.State != server.StateDead && st.State != server.StateAbsent) {
 		return errors.Join(cause, err)
 	}
-	h.logger.Error("the machine died after the commit, before it ran: its memory is lost, it boots from its volumes", "service", name, "epoch", s.GetEpoch(), "err", cause)
-	return h.start(ctx, &pb.StartService{Service: s.GetService(), Epoch: s.GetEpoch(), Place: s.GetDestination()})
+	h.logger.Error("virtual server died during its handover, booting it from its volumes", "service", name, "epoch", s.GetEpoch(), "err", cause)
+	return h.start(ctx, s)
 }
 
 func (h *host) releaseServer(ctx context.Context, s *pb.MigrationStep, _ func(*pb.TaskProgress)) (*pb.StepFigures, error) {
@@ -342,7 +342,13 @@ func (h *host) rollbackServer(ctx context.Context, s *pb.MigrationStep, _ func(*
 	if err := h.open(ctx, name); err != nil {
 		return nil, err
 	}
-	return nil, h.platform.Rollback(ctx, name, s.GetEpoch())
+	err := h.platform.Rollback(ctx, name, s.GetEpoch())
+	if err == nil {
+		return nil, nil
+	}
+	var home uint64
+	h.book.view(name, func(e entry) { home = e.Home })
+	return nil, h.rescue(ctx, &pb.StartService{Service: s.GetService(), Epoch: home, Place: s.GetSource()}, err)
 }
 
 func (h *host) dropServer(ctx context.Context, s *pb.MigrationStep, _ func(*pb.TaskProgress)) (*pb.StepFigures, error) {

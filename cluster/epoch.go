@@ -71,6 +71,21 @@ func (s *Store) NextEpoch(ctx context.Context) (uint64, error) {
 	return s.advanceEpoch(ctx, func(last uint64) uint64 { return last + 1 })
 }
 
+// EpochGuard is the condition that epoch is the last one given out. It belongs into the transaction that stores a new
+// attempt: an attempt that began after a newer epoch was given out would be refused by agents which have seen that one, in
+// its abort too, and so for ever (migration's simulation found this). ErrConflict when it is not the last one any more:
+// allocate anew.
+func (s *Store) EpochGuard(ctx context.Context, epoch uint64) (Compare, error) {
+	last, rev, err := s.lastEpoch(ctx)
+	if err != nil {
+		return Compare{}, fmt.Errorf("guard epoch %d: %w", epoch, err)
+	}
+	if last != epoch {
+		return Compare{}, fmt.Errorf("guard epoch %d: %w", epoch, &ConflictError{Key: epochKey, Expected: int64(epoch), Actual: int64(last)})
+	}
+	return Compare{Key: epochKey, Revision: rev}, nil
+}
+
 // RaiseEpoch makes every epoch allocated from now on greater than seen. After
 // the store was restored from a backup, or made anew, agents may have seen
 // epochs that it does not know of and would refuse what it allocates.

@@ -62,34 +62,52 @@ func (m *migrations) start(ctx context.Context, req *pb.MigrateRequest) (*pb.Mig
 	if req.GetDryRun() {
 		return viewMigration(rec, nil, time.Now())
 	}
-	epoch, err := m.store.NextEpoch(ctx)
+	name, err := m.claim(ctx, &rec, ownerRev)
 	if err != nil {
 		return nil, err
 	}
-	spec := rec.State.Spec
-	spec.Epoch = epoch
-	spec.Name = fmt.Sprintf("%s-%d", spec.Service, epoch)
-	// The actions are not sent from here: the runner finds them outstanding.
-	if rec.State, _, err = migration.New(spec, time.Now()); err != nil {
-		return nil, err
-	}
-	value, err := encode(rec)
-	if err != nil {
-		return nil, err
-	}
-	_, err = m.store.Txn(ctx,
-		[]cluster.Compare{m.guard, {Key: activePrefix + spec.Service}, {Key: cluster.OwnerKey(spec.Service), Revision: ownerRev}},
-		[]cluster.Op{{Key: migrationPrefix + spec.Name, Value: value}, {Key: activePrefix + spec.Service, Value: []byte(spec.Name)}})
-	if errors.Is(err, cluster.ErrConflict) {
-		return nil, m.busy(ctx, spec.Service)
-	}
-	if err != nil {
-		return nil, err
-	}
-	if err := m.run(ctx, spec.Name, false); err != nil {
+	if err := m.run(ctx, name, false); err != nil {
 		return nil, err
 	}
 	return viewMigration(rec, nil, time.Now())
+}
+
+// claim allocates an epoch and stores the migration under it, in one transaction with the claim on the service. Somebody
+// who took an epoch meanwhile, for whatever service, makes it begin anew.
+func (m *migrations) claim(ctx context.Context, rec *migrationRecord, ownerRev int64) (name string, err error) {
+	spec := rec.State.Spec
+	for {
+		if spec.Epoch, err = m.store.NextEpoch(ctx); err != nil {
+			return "", err
+		}
+		last, err := m.store.EpochGuard(ctx, spec.Epoch)
+		if errors.Is(err, cluster.ErrConflict) {
+			continue
+		}
+		if err != nil {
+			return "", err
+		}
+		spec.Name = fmt.Sprintf("%s-%d", spec.Service, spec.Epoch)
+		// The actions are not sent from here: the runner finds them outstanding.
+		if rec.State, _, err = migration.New(spec, time.Now()); err != nil {
+			return "", err
+		}
+		value, err := encode(rec)
+		if err != nil {
+			return "", err
+		}
+		_, err = m.store.Txn(ctx,
+			[]cluster.Compare{m.guard, last, {Key: activePrefix + spec.Service}, {Key: cluster.OwnerKey(spec.Service), Revision: ownerRev}},
+			[]cluster.Op{{Key: migrationPrefix + spec.Name, Value: value}, {Key: activePrefix + spec.Service, Value: []byte(spec.Name)}})
+		var conflict *cluster.ConflictError
+		switch {
+		case errors.As(err, &conflict) && conflict.Key == last.Key:
+			continue
+		case errors.Is(err, cluster.ErrConflict):
+			return "", m.busy(ctx, spec.Service)
+		}
+		return spec.Name, err
+	}
 }
 
 // busy explains why a service cannot be migrated now.

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/encoding/protojson"
@@ -17,7 +18,7 @@ func viewMigration(rec migrationRecord, progress map[migration.StepID]*pb.TaskPr
 	v := &pb.Migration{
 		Name: st.Spec.Name, Service: st.Spec.Service, Source: st.Spec.Source, Destination: st.Spec.Destination,
 		SourceHost: rec.Source.Host, DestinationHost: rec.Destination.Host, Epoch: st.Spec.Epoch,
-		Phase: string(st.Phase), Ready: st.Ready, Hold: st.Holding(), Reason: st.Reason, Notes: rec.Notes,
+		Phase: string(st.Phase), Ready: st.Ready, Hold: st.Holding(), Reason: st.Reason, Notes: append(slices.Clone(rec.Notes), st.Trouble()...),
 		Lanes: lanes(st, progress),
 	}
 	if !st.Spec.HoldUntil.IsZero() {
