@@ -1,10 +1,12 @@
 package lab
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -20,6 +22,12 @@ type provider struct {
 	mtu     int
 	taps    []*link.TAP
 	uplinks map[string]*link.Link // by site
+
+	mu struct {
+		sync.Mutex
+		cut map[string]bool // sites whose uplink was cut on request
+		off map[string]bool // sites whose edge has no power
+	}
 }
 
 // sysctls make a namespace route the way a router of a provider does: asymmetric paths are normal while traffic turns
@@ -37,6 +45,7 @@ var sysctls = [...][2]string{
 // for the namespaces themselves, which Down knows by name.
 func buildNetwork(cfg Config) (*provider, error) {
 	p := &provider{lab: cfg.Name, mtu: cfg.MTU, uplinks: make(map[string]*link.Link)}
+	p.mu.cut, p.mu.off = make(map[string]bool), make(map[string]bool)
 	for _, n := range nodes {
 		if err := p.addNode(n); err != nil {
 			return p, err
@@ -223,11 +232,13 @@ func (p *provider) setLink(site string, change LinkChange) error {
 	l, ok := p.uplinks[site]
 	if !ok {
 		_, err := uplink(site)
-		return err
+		return cmp.Or(err, fmt.Errorf("set the link of site %s: it is not laid yet", site))
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	s := l.Settings()
 	if change.Cut != nil {
-		s.Cut = *change.Cut
+		p.mu.cut[site] = *change.Cut
 	}
 	if change.Rate != nil {
 		s.Rate = *change.Rate
@@ -241,7 +252,17 @@ func (p *provider) setLink(site string, change LinkChange) error {
 	if s.Rate < 0 || s.Delay < 0 || s.Loss < 0 || s.Loss > 1 {
 		return fmt.Errorf("set the link of site %s: rate %d, delay %s, loss %v: none may be negative, nor loss above 1", site, s.Rate, s.Delay, s.Loss)
 	}
+	s.Cut = p.mu.cut[site] || p.mu.off[site]
 	return l.Set(s)
+}
+
+// setPower says whether a site's edge has power. The kernel of a node without any goes on forwarding here, because
+// all nodes share it; what a dead edge forwards is nothing, so its uplink carries nothing.
+func (p *provider) setPower(site string, on bool) error {
+	p.mu.Lock()
+	p.mu.off[site] = !on
+	p.mu.Unlock()
+	return p.setLink(site, LinkChange{})
 }
 
 // links describes the uplinks.

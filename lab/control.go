@@ -101,7 +101,8 @@ func (l *Lab) Kill(ctx context.Context, process string, signal syscall.Signal) e
 }
 
 // PowerOff ends everything that runs on a node at once, virtual servers included, and starts nothing there until
-// PowerOn. Its disk stays.
+// PowerOn. An edge without power forwards nothing to or from the provider. What stays is the disk, and, other than in a
+// real machine, what the agent had set up in the kernel (routes, tunnels, taps).
 func (l *Lab) PowerOff(ctx context.Context, node string) error {
 	return call(ctx, l.dir, request{Op: opPowerOff, Node: node}, nil)
 }

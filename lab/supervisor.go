@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"time"
 
@@ -66,6 +67,10 @@ func Supervise(ctx context.Context, cfg Config) error {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("supervise lab %s: become the reaper of orphans: %w", cfg.Name, err)
 	}
+	// Up notes it as well, but Up may be killed before it does.
+	if err := os.WriteFile(pidPath(s.dir), fmt.Appendln(nil, os.Getpid()), 0o644); err != nil {
+		return fmt.Errorf("supervise lab %s: note the process id: %w", cfg.Name, err)
+	}
 	listener, err := net.Listen("unix", controlSocket(s.dir))
 	if err != nil {
 		return fmt.Errorf("supervise lab %s: %w", cfg.Name, err)
@@ -76,11 +81,12 @@ func Supervise(ctx context.Context, cfg Config) error {
 
 	err = s.start(ctx)
 	s.settle(err)
-	if err == nil {
-		<-ctx.Done()
-	} else {
+	if err != nil {
 		s.log.Error("the lab did not start", "error", err)
+	} else {
+		<-ctx.Done()
 	}
+	s.log.Info("taking down", "cause", context.Cause(ctx))
 	stop()
 	s.running.Wait()
 	err = errors.Join(err, listener.Close())
@@ -202,7 +208,8 @@ func (s *supervisor) waitController(ctx context.Context) error {
 }
 
 func (s *supervisor) waitReady(ctx context.Context) error {
-	return retry(ctx, 60*time.Second, func(ctx context.Context) error {
+	told := ""
+	return retry(ctx, 2*time.Minute, func(ctx context.Context) error {
 		sessions, err := s.router().sessions(ctx)
 		if err != nil {
 			return err
@@ -217,6 +224,10 @@ func (s *supervisor) waitReady(ctx context.Context) error {
 		})
 		if err != nil {
 			return err
+		}
+		if now := strings.Join(missing, ", "); now != told && now != "" {
+			told = now
+			s.step("still waiting for " + now + " (a host tries out its accelerators first)")
 		}
 		if len(missing) > 0 {
 			return fmt.Errorf("wait for the agents: %v are not ready (logs in %s)", missing, filepath.Join(s.dir, "logs"))
@@ -286,6 +297,11 @@ func (s *supervisor) power(name string, on bool) error {
 		}
 	}
 	s.mu.Unlock()
+	if n.role == roleEdge {
+		if err := s.network().setPower(n.site, on); err != nil {
+			return err
+		}
+	}
 	if on {
 		return nil
 	}

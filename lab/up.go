@@ -192,6 +192,9 @@ func Open(name string) (*Lab, error) {
 	if name == "" {
 		name = DefaultName
 	}
+	if !namePattern.MatchString(name) {
+		return nil, fmt.Errorf("open lab %q: that cannot be the name of a lab", name)
+	}
 	dir := dirOf(name)
 	cfg, err := LoadConfig(configPath(dir))
 	if errors.Is(err, fs.ErrNotExist) {
