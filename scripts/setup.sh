@@ -52,8 +52,7 @@ install_packages() {
 	[[ -z $ours ]] || rm -f "$ours"
 	[[ $status -eq 0 ]] || die "apt-get could not install $*: see the lines above"
 	if [[ " $* " == *" bird2 "* ]]; then
-		quietly update-rc.d bird disable
-		quietly deb-systemd-helper disable bird.service
+		quietly update-rc.d bird disable || die "BIRD was installed and would start at the next boot: disable its service"
 	fi
 }
 
