@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	pb "github.com/godwit-project/godwit/api/godwit/v1"
@@ -267,7 +268,8 @@ func (f *front) volumes(ctx context.Context) ([]*pb.Object, error) {
 	var out []*pb.Object
 	for _, a := range agents {
 		for _, h := range a.Holdings {
-			for _, v := range h.GetVolumes() {
+			for _, held := range h.GetVolumes() {
+				v := proto.Clone(held).(*pb.Volume) // the session's own is read by others
 				v.Site, v.Host = a.Site, a.Name
 				out = append(out, &pb.Object{Kind: &pb.Object_Volume{Volume: v}})
 			}

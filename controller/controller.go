@@ -124,6 +124,10 @@ func Run(ctx context.Context, o Options) (err error) {
 	m.mu.runners = make(map[string]*runner)
 	w := &watchman{agents: a, services: s, migrations: m, logger: o.Logger}
 	a.connected, a.noticed = w.connected, w.noticed
+	j := &joiner{store: store, authority: authority}
+	f := &front{services: s, migrations: m, joiner: j}
+	measured := newMetrics(f)
+	m.ended = measured.observe
 	if err := m.resume(ctx); err != nil {
 		return err
 	}
@@ -131,12 +135,12 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 
-	j := &joiner{store: store, authority: authority}
 	mux := http.NewServeMux()
-	mux.Handle(godwitv1connect.NewGodwitServiceHandler(&front{services: s, migrations: m, joiner: j}))
+	mux.Handle(godwitv1connect.NewGodwitServiceHandler(f))
 	mux.Handle(godwitv1connect.NewAgentServiceHandler(a))
 	mux.Handle(godwitv1connect.NewJoinServiceHandler(j))
 	mux.Handle("/blobs/", b)
+	mux.Handle("GET /metrics", measured.handler())
 	if o.Listen != "" {
 		if err := serveTLS(ctx, g, o, tlsConfig, mux); err != nil {
 			return errors.Join(err, cancelAndWait(g, err))

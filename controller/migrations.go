@@ -22,6 +22,7 @@ type migrations struct {
 	agents   *agents
 	services *services
 	guard    cluster.Compare // of our leadership: in every transaction that decides something
+	ended    func(migrationRecord)
 	logger   *slog.Logger
 
 	work context.Context // ends with the controller
@@ -210,6 +211,8 @@ func (m *migrations) run(ctx context.Context, name string, recovered bool) error
 		defer m.wg.Done()
 		if err := r.run(m.work, recovered); err != nil && m.work.Err() == nil {
 			m.logger.Error("migration stands still", "migration", name, "err", err)
+		} else if err == nil && m.ended != nil {
+			m.ended(r.rec)
 		}
 		m.mu.Lock()
 		delete(m.mu.runners, name)
