@@ -58,8 +58,8 @@ func (m *machine) start(ctx context.Context, spec server.Machine, found findings
 	defer done()
 	rec, _, exists := m.look()
 	switch {
-	case !m.alive() && exists && rec.Role == roleActive && rec.Stage == stageQuiesced:
-		return fmt.Errorf("it was handed over under epoch %d, so it may run elsewhere: destroy it here first", rec.Epoch)
+	case !m.alive() && exists && rec.Role == roleActive && (rec.Stage == stageStopping || rec.Stage == stageQuiesced):
+		return fmt.Errorf("it was stopped to be handed over under epoch %d, so it may run elsewhere: roll back or destroy it here first", rec.Epoch)
 	case !m.alive() && exists && rec.Role == roleIncoming:
 		return fmt.Errorf("it waited here for epoch %d: drop or destroy that first", rec.Epoch)
 	case !m.alive():

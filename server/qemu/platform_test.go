@@ -164,6 +164,41 @@ func TestRollbackFromEveryStepWithAndWithoutARestart(t *testing.T) {
 	}
 }
 
+func TestConvergeBeginsAnewAfterARestartOfTheSourcesAgent(t *testing.T) {
+	dir := t.TempDir()
+	from, to := openFake(t, dir), openFake(t, t.TempDir())
+	must(t, from.Start(t.Context(), spec()))
+	accepted, _ := converged(t, from, to, 3)
+	must(t, from.Close())
+	<-accepted
+	awaitState(t, to, server.StateDead)
+	from = openFake(t, dir)
+	if err := from.Quiesce(t.Context(), "shop", 3); err == nil || stateOf(t, from) != server.StateRunning {
+		t.Fatalf("quiesced without a stream: %v, it is %s", err, stateOf(t, from))
+	}
+	accepted, _ = converged(t, from, to, 3)
+	must(t, from.Quiesce(t.Context(), "shop", 3))
+	must(t, <-accepted)
+	must(t, to.Loaded(t.Context(), "shop", 3))
+}
+
+func TestASourceThatDiesWhileQuiescedStartsOnlyAfterARollback(t *testing.T) {
+	from, to := openFake(t, t.TempDir()), openFake(t, t.TempDir())
+	must(t, from.Start(t.Context(), spec()))
+	accepted, _ := converged(t, from, to, 3)
+	must(t, from.Quiesce(t.Context(), "shop", 3))
+	must(t, <-accepted)
+	s, _ := from.Status(t.Context(), "shop")
+	must(t, syscall.Kill(s.PID, syscall.SIGKILL))
+	awaitState(t, from, server.StateDead)
+	if err := from.Start(t.Context(), spec()); err == nil {
+		t.Fatal("started a machine that may run elsewhere")
+	}
+	must(t, from.Rollback(t.Context(), "shop", 3))
+	must(t, from.Start(t.Context(), spec()))
+	awaitState(t, from, server.StateRunning)
+}
+
 func TestAMachineThatResumesUnaskedIsStoppedAgainAlsoAfterARestart(t *testing.T) {
 	dir := t.TempDir()
 	from, to := openFake(t, dir), openFake(t, t.TempDir())

@@ -303,7 +303,7 @@ func (m *machine) complete(ctx context.Context, s *stream) error {
 	}
 }
 
-// Rollback implements server.Platform. A machine that is not here, or has died, has nothing to put back.
+// Rollback implements server.Platform. A machine that is not here has nothing to put back; one that has died may be started again.
 func (p *Platform) Rollback(ctx context.Context, name string, epoch uint64) error {
 	m, err := p.known(name)
 	if err == nil {
@@ -324,8 +324,7 @@ func (m *machine) rollback(ctx context.Context, epoch uint64) error {
 	rec, _, exists := m.look()
 	stopped := rec.Stage == stageStopping || rec.Stage == stageQuiesced
 	switch {
-	case !exists || !m.alive():
-		m.log.Warn("nothing to roll back: the machine is absent or dead", "epoch", epoch)
+	case !exists:
 		return nil
 	case rec.Role != roleActive:
 		return fmt.Errorf("it only waits here for another host's memory (epoch %d): drop it instead", rec.Epoch)
@@ -336,6 +335,10 @@ func (m *machine) rollback(ctx context.Context, epoch uint64) error {
 		return err
 	}
 	m.breakStreams()
+	if !m.alive() {
+		m.log.Warn("rolled back, but the machine is dead: start it again", "epoch", epoch)
+		return m.note(func(r *record) { r.Stage = stageNone })
+	}
 	if err := m.endMigration(ctx); err != nil {
 		return err
 	}
