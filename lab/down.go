@@ -188,7 +188,11 @@ func Leftovers(name string) ([]string, error) {
 	}
 	if _, err := os.Lstat(dir); err == nil {
 		left = append(left, "folder "+dir)
-		mounts, err := mountsBelow(dir)
+		real, err := filepath.EvalSymlinks(dir)
+		if err != nil {
+			return left, nil // a link to a folder that is gone
+		}
+		mounts, err := mountsBelow(real)
 		if err != nil {
 			return nil, err
 		}

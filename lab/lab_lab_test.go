@@ -6,8 +6,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -220,6 +223,31 @@ func TestAFailedStartLeavesNothingAndSaysWhy(t *testing.T) {
 		t.Errorf("cancelled: %v", err)
 	}
 	nothingLeft(t, "t-fail")
+}
+
+func TestAFolderOfTheUsersChoiceIsUsedAndRemoved(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state")
+	l := up(t, Config{Name: "t-dir", Dir: dir})
+	if _, err := os.Stat(filepath.Join(dir, "logs", "controller.log")); err != nil {
+		t.Error(err)
+	}
+	if _, err := l.Exec(t.Context(), "core", []string{"mount", "-t", "tmpfs", "none", filepath.Join(dir, "west-host")}, Stdio{}); err != nil {
+		t.Fatal(err)
+	}
+	removed, err := Down(t.Context(), "t-dir")
+	if err != nil || !slices.Contains(removed, "mount "+filepath.Join(dir, "west-host")) {
+		t.Errorf("down removed %q, %v", removed, err)
+	}
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the folder: %v", err)
+	}
+	full := t.TempDir()
+	if err := os.WriteFile(filepath.Join(full, "precious"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Up(t.Context(), Config{Name: "t-dir", Dir: full}, nil); err == nil || !strings.Contains(err.Error(), "not empty") {
+		t.Errorf("a folder with something in it: %v", err)
+	}
 }
 
 func TestExecGivesTheExitCode(t *testing.T) {
