@@ -3,6 +3,7 @@
 package qemu
 
 import (
+	"encoding/json"
 	"errors"
 	"strings"
 	"syscall"
@@ -240,4 +241,30 @@ func TestStepsMayBeRepeatedAndADeadMachineIsTold(t *testing.T) {
 	})
 	check(t, p.from.Start(t.Context(), p.spec))
 	p.goesOn(0)
+}
+
+// A QEMU without the ballast's driver stops an idle guest by itself; the handover goes on from there, and back.
+func TestWithoutBallastAnEarlyStopIsGoneOnFrom(t *testing.T) {
+	p := newPlace(t, idle)
+	for _, q := range []*Platform{p.from, p.to} {
+		f, err := q.probe(t.Context())
+		check(t, err)
+		f.Ballast = false
+		data, err := json.Marshal(f)
+		check(t, err)
+		check(t, replaceFile(q.o.Dir, findingsFile, data, false))
+	}
+	p.boot()
+	dial, _ := p.prepared(1, newLink(t, 100e6, 0))
+	check(t, p.from.Converge(t.Context(), "shop", 1, dial, nil))
+	t.Logf("held, the source is %s", p.state(0))
+	check(t, p.to.DropIncoming(t.Context(), "shop", 1))
+	check(t, p.from.Rollback(t.Context(), "shop", 1))
+	p.goesOn(0)
+	dial, _ = p.prepared(2, newLink(t, 100e6, 0))
+	check(t, p.from.Converge(t.Context(), "shop", 2, dial, nil))
+	check(t, p.from.Quiesce(t.Context(), "shop", 2))
+	check(t, p.to.Loaded(t.Context(), "shop", 2))
+	check(t, p.to.Activate(t.Context(), "shop", 2))
+	p.goesOn(1)
 }
