@@ -43,7 +43,7 @@ func (v *Volume) Serve(socket string) error {
 	old := v.export
 	v.export = nbd.Serve(ln, v.name, client{v}, v.log)
 	if old != nil {
-		v.wg.Go(func() { _ = old.Close() })
+		_ = old.Close()
 	}
 	return nil
 }

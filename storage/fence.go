@@ -180,8 +180,8 @@ func (v *Volume) promotableLocked(epoch uint64) error {
 		return fmt.Errorf("%w: it is at epoch %d", ErrStale, m.Epoch)
 	case m.Role != RoleReplica || epoch != m.Epoch:
 		return fmt.Errorf("%w: it is %s at epoch %d", ErrRole, m.Role, m.Epoch)
-	case v.spoiled:
-		return fmt.Errorf("%w: %s", ErrIncomplete, v.trouble)
+	case m.Spoiled:
+		return fmt.Errorf("%w: its disk has failed: %s", ErrIncomplete, v.trouble)
 	case !m.Complete:
 		return fmt.Errorf("%w for epoch %d: it lacks writes of the source", ErrIncomplete, epoch)
 	}

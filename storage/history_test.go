@@ -123,7 +123,7 @@ func (h *history) guest(ctx context.Context, t *testing.T, v *Volume, rng *rand.
 		}
 		if err != nil {
 			if ctx.Err() == nil {
-				t.Errorf("write %d failed: %v", e.number, err)
+				t.Errorf("write %d failed: %v", e.number, err) // no fault of the link may reach the guest
 			}
 			return
 		}

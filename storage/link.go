@@ -13,8 +13,9 @@ import (
 
 const (
 	// minWindow and maxWindow bound the bulk bytes under way, as they are on the wire.
-	minWindow = 256 << 10
-	maxWindow = 16 << 20
+	minWindow   = frameRun
+	firstWindow = 256 << 10
+	maxWindow   = 16 << 20
 	// queueTarget is how much later than the quickest answer those of bulk frames may come before less is sent: a mirrored
 	// write waits no longer behind bulk.
 	queueTarget = 40 * time.Millisecond

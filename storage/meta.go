@@ -31,7 +31,9 @@ type metadata struct {
 	// Complete: see Status.
 	Complete bool `json:"complete,omitempty"`
 	// Touched says that a source has been let in to write to this replica.
-	Touched bool   `json:"touched,omitempty"`
+	Touched bool `json:"touched,omitempty"`
+	// Spoiled says that the replica's disk failed, so that its content is unknown.
+	Spoiled bool   `json:"spoiled,omitempty"`
 	Socket  string `json:"socket,omitempty"`
 }
 

@@ -180,8 +180,10 @@ func (v *Volume) admissibleLocked(in *incoming, hello wire.Hello) error {
 		return fmt.Errorf("%w: volume %s is %s at epoch %d", ErrRole, m.Name, m.Role, m.Epoch)
 	case in.epoch != m.Epoch:
 		return fmt.Errorf("%w: session of epoch %d, the replica is at %d", ErrStale, in.epoch, m.Epoch)
-	case v.promoting, v.spoiled:
-		return fmt.Errorf("%w: replica %s takes nothing more: %s", ErrRole, m.Name, v.trouble)
+	case v.promoting:
+		return fmt.Errorf("%w: replica %s is being promoted", ErrRole, m.Name)
+	case m.Spoiled:
+		return fmt.Errorf("%w: the disk of replica %s has failed, delete it and prepare again: %s", ErrRole, m.Name, v.trouble)
 	case v.last.session == hello.Session && hello.Connection <= v.last.connection:
 		return fmt.Errorf("%w: connection %d after %d", ErrStale, hello.Connection, v.last.connection)
 	}
@@ -302,9 +304,10 @@ func (v *Volume) reopenReplica() error {
 func (v *Volume) spoil(err error) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.spoiled = true
 	v.noteLocked(fmt.Errorf("replica is spoiled, delete it and prepare again: %w", err))
-	return err
+	saved := v.updateLocked(func(m *metadata) { m.Complete, m.Spoiled = false, true })
+	v.meta.Complete, v.meta.Spoiled = false, true
+	return errors.Join(err, saved)
 }
 
 // complete records that the replica has everything, durably, and says so.

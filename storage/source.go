@@ -15,7 +15,7 @@ import (
 
 const (
 	// convergedBytes is a remainder that counts as small on any link.
-	convergedBytes = 4 << 20
+	convergedBytes = 1 << 20
 )
 
 // Dialer makes a fresh, authenticated connection to the agent that holds the replica.
@@ -130,7 +130,7 @@ func (s *source) run() {
 		s.changed.Broadcast()
 		s.mu.Unlock()
 		if refused != nil {
-			s.v.log.Error("replication is over", "epoch", s.epoch, "err", refused)
+			s.v.log.Info("replication is over", "epoch", s.epoch, "err", refused)
 			return
 		}
 		select {
@@ -218,7 +218,7 @@ func (s *source) linkUp(conn net.Conn, welcome wire.Header) *link {
 		s.dirty.set(0, s.v.size)
 	}
 	s.linked, s.boot = true, welcome.Offset
-	l := &link{conn: conn, next: 1, window: minWindow, progress: time.Now(), done: make(chan struct{})}
+	l := &link{conn: conn, next: 1, window: firstWindow, progress: time.Now(), done: make(chan struct{})}
 	l.ready.L = &s.mu
 	s.link, s.trouble = l, nil
 	s.changed.Broadcast()

@@ -44,6 +44,7 @@ type Store struct {
 
 	mu      sync.Mutex
 	volumes map[string]*Volume
+	damaged map[string]error // volumes that cannot be opened; nothing touches them
 	closed  bool
 }
 
@@ -63,7 +64,7 @@ func Open(dir string, opts Options) (*Store, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
-	s := &Store{dir: dir, opts: opts, volumes: map[string]*Volume{}, bootID: bootID()}
+	s := &Store{dir: dir, opts: opts, volumes: map[string]*Volume{}, damaged: map[string]error{}, bootID: bootID()}
 	if s.lock, err = os.OpenFile(filepath.Join(dir, ".lock"), os.O_CREATE|os.O_RDWR, 0o600); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
@@ -101,27 +102,36 @@ func (s *Store) load() error {
 			}
 			continue
 		}
-		meta, err := loadMetadata(path)
-		if errors.Is(err, fs.ErrNotExist) {
-			s.opts.Logger.Info("removing a volume whose creation was interrupted", "volume", e.Name())
-			err = os.RemoveAll(path)
-			if err == nil {
-				continue
-			}
+		if err := s.loadVolume(e.Name(), path); err != nil {
+			s.opts.Logger.Error("cannot open a volume", "volume", e.Name(), "err", err)
+			s.damaged[e.Name()] = err
 		}
-		if err != nil {
-			return err
-		}
-		v, err := openVolume(s, path, meta)
-		if err != nil {
-			return err
-		}
-		s.volumes[meta.Name] = v
-		if meta.Socket != "" {
-			if err := v.Serve(meta.Socket); err != nil {
-				v.note(err)
-				s.opts.Logger.Error("cannot serve a volume again", "volume", meta.Name, "err", err)
-			}
+	}
+	return nil
+}
+
+// loadVolume brings one volume back. A failure is this volume's alone: the others must be served.
+func (s *Store) loadVolume(name, path string) error {
+	meta, err := loadMetadata(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		s.opts.Logger.Info("removing a volume whose creation was interrupted", "volume", name)
+		return os.RemoveAll(path)
+	}
+	if err == nil && meta.Name != name {
+		err = fmt.Errorf("the folder is %s, the metadata are those of %s", name, meta.Name)
+	}
+	if err != nil {
+		return err
+	}
+	v, err := openVolume(s, path, meta)
+	if err != nil {
+		return err
+	}
+	s.volumes[name] = v
+	if meta.Socket != "" {
+		if err := v.Serve(meta.Socket); err != nil {
+			v.note(err)
+			s.opts.Logger.Error("cannot serve a volume again", "volume", name, "err", err)
 		}
 	}
 	return nil
@@ -162,6 +172,9 @@ func (s *Store) create(ctx context.Context, spec Spec, meta metadata) (*Volume, 
 	defer s.mu.Unlock()
 	if s.closed {
 		return nil, fmt.Errorf("create volume %s: %w", spec.Name, ErrClosed)
+	}
+	if err := s.damaged[spec.Name]; err != nil {
+		return nil, fmt.Errorf("create volume %s: %w, but it is damaged: %w", spec.Name, ErrExists, err)
 	}
 	if v := s.volumes[spec.Name]; v != nil {
 		have := v.metadata()
@@ -235,18 +248,24 @@ func (s *Store) Volume(name string) (*Volume, error) {
 	if v := s.volumes[name]; v != nil {
 		return v, nil
 	}
+	if err := s.damaged[name]; err != nil {
+		return nil, fmt.Errorf("volume %s is damaged: %w", name, err)
+	}
 	return nil, fmt.Errorf("volume %s: %w", name, ErrNotFound)
 }
 
-// Volumes reports on all volumes, sorted by name.
+// Volumes reports on all volumes, sorted by name. One that cannot be opened has no role, and Err says why.
 func (s *Store) Volumes() []Status {
 	s.mu.Lock()
 	volumes := make([]*Volume, 0, len(s.volumes))
 	for _, v := range s.volumes {
 		volumes = append(volumes, v)
 	}
+	out := make([]Status, 0, len(volumes)+len(s.damaged))
+	for name, err := range s.damaged {
+		out = append(out, Status{Name: name, Path: filepath.Join(s.dir, name, baseName), Err: err.Error()})
+	}
 	s.mu.Unlock()
-	out := make([]Status, 0, len(volumes))
 	for _, v := range volumes {
 		out = append(out, v.Status())
 	}
@@ -283,6 +302,9 @@ func (s *Store) Delete(ctx context.Context, name string, epoch uint64) error {
 func (s *Store) putAside(name string, epoch uint64) (gone string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if err := s.damaged[name]; err != nil {
+		return "", fmt.Errorf("it is damaged and must be looked at by hand: %w", err)
+	}
 	v := s.volumes[name]
 	if v == nil {
 		return "", nil

@@ -81,6 +81,7 @@ type site struct {
 
 	mu    sync.Mutex
 	store *Store
+	gone  bool // the test is over
 	wg    sync.WaitGroup
 }
 
@@ -89,6 +90,9 @@ func newSite(t *testing.T, opts Options) *site {
 	s := &site{t: t, dir: fastDir(t), opts: opts}
 	s.open()
 	t.Cleanup(func() {
+		s.mu.Lock()
+		s.gone = true
+		s.mu.Unlock()
 		if err := s.get().Close(); err != nil {
 			t.Error(err)
 		}
@@ -157,6 +161,11 @@ func (s *site) dialer(name string, choose func() (fault, int64)) Dialer {
 		a, b, err := socketPair()
 		if err != nil {
 			return nil, err
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.gone {
+			return nil, errors.Join(net.ErrClosed, a.Close(), b.Close())
 		}
 		s.wg.Go(func() { _ = v.ServeReplica(context.Background(), b) })
 		f := &faulty{Conn: a}

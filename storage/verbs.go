@@ -31,7 +31,8 @@ func (v *Volume) attemptLocked(epoch uint64) error {
 // Replicate begins to copy the volume to another site in the background, for the attempt of that epoch, and returns once the
 // session is established. All data is copied, holes are skipped. Repeated for the same epoch it waits for the same session;
 // a newer epoch replaces an older one's. The session makes new connections by itself, through dial, until Unfence, Delete or
-// Close; dial must give fresh, mutually authenticated connections that end in the replica's ServeReplica. A refusal by the
+// Close; dial must heed its context and give fresh, mutually authenticated
+// connections that end in the replica's ServeReplica. A refusal by the
 // other end is an [ErrRefused] and ends the session.
 func (v *Volume) Replicate(ctx context.Context, epoch uint64, dial func(context.Context) (net.Conn, error)) error {
 	src, err := v.session(epoch, dial)
@@ -88,7 +89,7 @@ func (s *source) adopt(dial Dialer) bool {
 	return true
 }
 
-// Converged returns when what remains is small: at most 4 MiB or what the link ships in 0.2 s. progress, which may be nil, is
+// Converged returns when what remains is small: at most 1 MiB or what the link ships in 0.2 s. progress, which may be nil, is
 // told the state ten times a second, trouble with the link included. It fails when the session is over.
 func (v *Volume) Converged(ctx context.Context, progress func(Status)) error {
 	src := v.source.Load()
@@ -159,7 +160,7 @@ func (v *Volume) Drained(ctx context.Context, epoch uint64) error {
 		case m.Epoch != epoch:
 			return false, fmt.Errorf("%w: asked for epoch %d, the replica is at %d", ErrStale, epoch, m.Epoch)
 		}
-		return m.Complete && !v.spoiled, nil
+		return m.Complete && !m.Spoiled, nil
 	})
 	if err != nil {
 		return fmt.Errorf("wait for volume %s to be drained: %w", v.name, err)

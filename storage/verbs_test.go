@@ -358,3 +358,33 @@ func TestALaterConnectionReplacesTheOneBefore(t *testing.T) {
 	defer z.Close()
 	wants(t, "a connection from before", hello(z, 1), ErrRefused)
 }
+
+func TestADamagedVolumeDoesNotKeepTheOthersFromBeingServed(t *testing.T) {
+	s := newSite(t, quick)
+	for _, name := range []string{"good", "bad", "unborn"} {
+		_, err := s.get().Create(background, Spec{name, 512}, 1)
+		must(t, err)
+	}
+	must(t, s.get().Close())
+	must(t, os.WriteFile(filepath.Join(s.dir, "bad", metaName), []byte("{"), 0o600), os.Remove(filepath.Join(s.dir, "unborn", metaName)))
+	s.open()
+	all := s.get().Volumes()
+	if len(all) != 2 || all[0].Name != "bad" || all[0].Err == "" || all[1].Role != RolePrimary {
+		t.Errorf("the store has %+v", all)
+	}
+	_, err := s.get().Create(background, Spec{"bad", 512}, 1)
+	wants(t, "create over a damaged volume", err, ErrExists)
+	if err := s.get().Delete(background, "bad", 9); err == nil {
+		t.Error("a damaged volume was deleted")
+	}
+}
+
+func TestASpoiledReplicaIsNeverPromoted(t *testing.T) {
+	_, east, a, b := fenced(t)
+	_ = b.spoil(errors.New("the disk is on fire"))
+	wants(t, "promote", b.Promote(background, 2), ErrIncomplete)
+	east.restart()
+	b = east.volume(a.name)
+	wants(t, "promote after a restart", b.Promote(background, 2), ErrIncomplete)
+	must(t, a.Unfence(background, 2))
+}

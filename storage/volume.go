@@ -39,17 +39,16 @@ type Volume struct {
 	life context.Context // ends with close
 	end  context.CancelFunc
 
-	mu       sync.Mutex
-	changed  sync.Cond // of meta, incoming and closed
-	meta     metadata
-	export   *nbd.Server
-	incoming *incoming
-	last     incomingID // the newest connection that was let in
-	// promoting and spoiled keep replication out: the replica is becoming primary, or its disk has failed.
-	promoting, spoiled bool
-	trouble            string
-	closed             bool
-	wg                 sync.WaitGroup
+	mu        sync.Mutex
+	changed   sync.Cond // of meta, incoming and closed
+	meta      metadata
+	export    *nbd.Server
+	incoming  *incoming
+	last      incomingID // the newest connection that was let in
+	promoting bool       // no replication comes in any more
+	trouble   string
+	closed    bool
+	wg        sync.WaitGroup
 }
 
 func openVolume(s *Store, dir string, meta metadata) (*Volume, error) {
