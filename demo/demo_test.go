@@ -37,38 +37,49 @@ func TestTheDetourIsTheWayThroughBothEdges(t *testing.T) {
 	}
 }
 
-func TestTheSamplerKeepsEachPathOnceForEachPhase(t *testing.T) {
-	looks, looked := make(chan []string), make(chan struct{})
-	s := startSampler(context.Background(), func(ctx context.Context) ([]string, error) {
+func TestTheSamplerLooksFromSynchronizingOnAndKeepsEachPathOnceForEachPhase(t *testing.T) {
+	type look struct {
+		path []string
+		err  error
+	}
+	looks := make(chan look)
+	s := newSampler(context.Background(), func(ctx context.Context) ([]string, error) {
 		select {
-		case looked <- struct{}{}:
+		case one := <-looks:
+			return one.path, one.err
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
-		path := <-looks
-		if path == nil {
-			return nil, errors.New("held")
-		}
-		return path, nil
 	})
-	look := func(path ...string) {
-		<-looked
-		looks <- path
-	}
 	s.phase("converging")
-	look("a")
-	look("a")
-	<-looked
+	select {
+	case looks <- look{}:
+		t.Error("it looks before the path can change")
+	default:
+	}
+	s.phase("synchronizing")
+	// When as many more looks have begun as there are samplers, one at least has added what it found.
+	give := func(one look) {
+		for range samplers {
+			looks <- one
+		}
+	}
+	give(look{path: []string{"a"}})
+	give(look{err: errors.New("held")})
 	s.phase("optimizing")
-	looks <- []string{"a"}
-	look()
-	look("b")
-	<-looked
-	looks <- nil
+	give(look{path: []string{"b"}, err: errors.New("no answer")})
+	give(look{err: errors.New("held")})
 	got := s.stop()
-	want := []sample{{"converging", []string{"a"}}, {"optimizing", []string{"a"}}, {"optimizing", []string{"b"}}}
-	if !slices.EqualFunc(got, want, func(a, b sample) bool { return a.phase == b.phase && slices.Equal(a.path, b.path) }) {
-		t.Errorf("got %v, want %v", got, want)
+	for _, want := range []sample{{"synchronizing", []string{"a"}}, {"optimizing", []string{"b"}}} {
+		count := 0
+		for _, one := range got {
+			if one.phase == want.phase && slices.Equal(one.path, want.path) {
+				count++
+			}
+		}
+		if count != 1 {
+			t.Errorf("%v is there %d times, want once: %v", want, count, got)
+		}
 	}
 }
 

@@ -65,7 +65,7 @@ func (p *planned) migrate(ctx context.Context) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	paths := startSampler(ctx, func(ctx context.Context) ([]string, error) { return p.lab.Path(ctx, "client", address) })
+	paths := newSampler(ctx, func(ctx context.Context) ([]string, error) { return p.lab.Path(ctx, "client", address) })
 	last, err := p.client.FollowMigration(ctx, m.GetName(), api.Follow{
 		Patience: patience,
 		Seen: func(m *godwitv1.Migration) error {
