@@ -136,7 +136,7 @@ const probeSector = "\xfa\x31\xc0\x8e\xd8\x8e\xc0\x8e\xd0\xbc\x00\x70\x66\xbf\x0
 	"\x0f\x32\x0d\x00\x01\x0f\x30\x66\x0f\x01\x16\x98\x7c\x0f\x20\xc0\x66\x0d\x01\x00\x00\x80\x0f\x22\xc0\x66\xea\x7f\x7c\x00\x00\x08\x00" +
 	"\x0f\x31\xb0\x47\xe6\xe9\xf4\xeb\xfd\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x9a\x20\x00\x0f\x00\x88\x7c"
 
-// tryMachine boots a tiny machine and, while it runs, asks it what this QEMU can do.
+// tryMachine starts a tiny machine, asks it what this QEMU can do, and waits until it has booted.
 func (p *Platform) tryMachine(ctx context.Context, binary, accelerator string, with findings) (f findings, err error) {
 	const patience = 30 * time.Second // a loaded machine under TCG; unloaded it takes 0.2 s
 	ctx, cancel := context.WithTimeout(ctx, patience)
@@ -171,23 +171,38 @@ func (p *Platform) tryMachine(ctx context.Context, binary, accelerator string, w
 	watched := make(chan struct{})
 	go func() { defer close(watched); proc.watch(context.Background()) }()
 	defer func() { err = errors.Join(err, proc.kill()); <-watched }()
-	if err := awaitBoot(ctx, proc, dir); err != nil {
-		return f, err
-	}
-	client, err := qmp.Dial(ctx, filepath.Join(dir, qmpFile), nil)
-	if err != nil {
-		return f, err
-	}
-	defer client.Close()
+	// Asked first: a kvm without a usable CPU model takes seconds to boot.
 	with.Platform, with.Accelerator = "qemu", accelerator
-	err = ask(ctx, client, &with)
+	if err := askWhenUp(ctx, proc, dir, &with); err != nil {
+		return f, err
+	}
+	err = poll(ctx, proc, dir, func() bool {
+		said, err := os.ReadFile(filepath.Join(dir, "said"))
+		return err == nil && strings.Contains(string(said), "G")
+	})
 	return with, err
 }
 
-func awaitBoot(ctx context.Context, proc *process, dir string) error {
-	const poll = 10 * time.Millisecond
+// askWhenUp waits for the control socket, then asks for all lists.
+func askWhenUp(ctx context.Context, proc *process, dir string, f *findings) error {
+	var client *qmp.Client
+	err := poll(ctx, proc, dir, func() bool {
+		var err error
+		client, err = qmp.Dial(ctx, filepath.Join(dir, qmpFile), nil)
+		return err == nil
+	})
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	return ask(ctx, client, f)
+}
+
+// poll waits until ready says so, or the tiny machine has ended.
+func poll(ctx context.Context, proc *process, dir string, ready func() bool) error {
+	const often = 10 * time.Millisecond
 	for {
-		if said, err := os.ReadFile(filepath.Join(dir, "said")); err == nil && strings.Contains(string(said), "G") {
+		if ready() {
 			return nil
 		}
 		select {
@@ -196,7 +211,7 @@ func awaitBoot(ctx context.Context, proc *process, dir string) error {
 			return fmt.Errorf("%w: %s", errDead, trimLines(words))
 		case <-ctx.Done():
 			return fmt.Errorf("the tiny machine did not boot: %w", ctx.Err())
-		case <-time.After(poll):
+		case <-time.After(often):
 		}
 	}
 }
