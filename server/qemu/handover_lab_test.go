@@ -186,7 +186,7 @@ func TestALinkThatBreaksDuringQuiesceLeavesTheSourceStopped(t *testing.T) {
 	}
 }
 
-// The same where QEMU did stop the guest by itself, as one without the ballast may: it is stopped again.
+// Whatever makes it run, here a command behind the platform's back: it is told, and stopped again.
 func TestAGuestThatResumesUnaskedIsStoppedAgain(t *testing.T) {
 	p := newPlace(t, idle)
 	p.boot()
