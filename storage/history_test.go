@@ -16,7 +16,7 @@ import (
 )
 
 var (
-	runs = flag.Int("storage.runs", 24, "how many random histories to run")
+	runs = flag.Int("storage.runs", 12, "how many random histories to run")
 	seed = flag.Uint64("storage.seed", 0, "run this one history alone")
 )
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -387,4 +388,25 @@ func TestASpoiledReplicaIsNeverPromoted(t *testing.T) {
 	b = east.volume(a.name)
 	wants(t, "promote after a restart", b.Promote(background, 2), ErrIncomplete)
 	must(t, a.Unfence(background, 2))
+}
+
+func TestInSyncModeAnAcknowledgedWriteIsAtTheReplicaAlready(t *testing.T) {
+	_, east, a, b := pair(t)
+	h := &history{}
+	stop := h.guests(t, a, rand.New(rand.NewPCG(1, 1)), 3)
+	must(t, a.Replicate(background, 2, east.dialer(a.name, nil)), a.Synchronize(background, 2))
+	stop()
+	for i := range 50 {
+		p := []byte{1, byte(i)}
+		must(t, client{a}.WriteAt(background, p, int64(i*1000), false))
+		got := make([]byte, 2)
+		_, err := b.file.ReadAt(got, int64(i*1000))
+		must(t, err)
+		if a.Status().Mode == ModeSync && !bytes.Equal(got, p) {
+			t.Fatalf("write %d is not at the replica", i)
+		}
+	}
+	if a.Status().Mode == ModeSync && !bytes.Equal(image(t, a), image(t, b)) {
+		t.Error("in sync mode and at rest, the two differ")
+	}
 }
