@@ -30,8 +30,8 @@ kernel_package() {
 build_guest() {
 	local kernel=.cache/kernel/root
 	mkdir -p bin/guest
-	go build -trimpath -ldflags '-s -w' -o bin/guest/init ./lab/guest
-	go run ./lab/guest/cmd/mkinitrd -modules "$(echo $kernel/lib/modules/*)" -program bin/guest/init -output bin/guest/initrd.gz
+	quietly go build -trimpath -ldflags '-s -w' -o bin/guest/init ./lab/guest
+	quietly go run ./lab/guest/cmd/mkinitrd -modules "$(echo $kernel/lib/modules/*)" -program bin/guest/init -output bin/guest/initrd.gz
 	cmp -s $kernel/boot/vmlinuz-* bin/guest/vmlinuz || install -m 644 $kernel/boot/vmlinuz-* bin/guest/vmlinuz
 }
 
@@ -39,4 +39,4 @@ fetch_kernel
 step "building bin/guest"
 build_guest
 step "building bin/godwit"
-go build -trimpath -o bin/godwit ./cmd/godwit
+quietly go build -trimpath -o bin/godwit ./cmd/godwit

@@ -13,7 +13,7 @@ test_packages() {
 }
 
 build_tool() {
-	[[ .bin/$1 -nt tools/go.sum ]] || { step "building $1" && go build -C tools -o ../.bin/ "$2"; }
+	[[ .bin/$1 -nt tools/go.sum ]] || { step "building $1" && quietly go build -C tools -o ../.bin/ "$2"; }
 }
 
 build_tool gofumpt mvdan.cc/gofumpt
