@@ -176,3 +176,27 @@ func TestAMissingGuestIsSaidBeforeAnythingIsBuilt(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+func TestTheEndOfEachLogIsKeptAndNoKey(t *testing.T) {
+	from := t.TempDir()
+	t.Setenv("TMPDIR", t.TempDir())
+	long := strings.Repeat("x", maxLog) + "the end"
+	for name, text := range map[string]string{"logs/agent.log": "said", "host/vm/qemu.log": long, "ca.key": "secret"} {
+		path := filepath.Join(from, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(text), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	kept, err := keepLogs(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir(kept)
+	if err != nil || len(entries) != 2 {
+		t.Fatalf("kept %v, %v", entries, err)
+	}
+	end, err := os.ReadFile(filepath.Join(kept, "host_vm_qemu.log"))
+	if err != nil || len(end) != maxLog || !strings.HasSuffix(string(end), "the end") {
+		t.Errorf("%d bytes of the long log are kept, %v", len(end), err)
+	}
+}

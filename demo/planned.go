@@ -68,7 +68,7 @@ func Planned(ctx context.Context, options Options) (report *Report, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("start the lab: %w", err)
 	}
-	defer func() { err = errors.Join(err, run.down(ctx)) }()
+	defer func() { err = errors.Join(err, run.saveOnFailure(ctx, err), run.down(ctx)) }()
 	run.client, err = api.Dial(run.lab.Server(), nil)
 	if err != nil {
 		return nil, err
