@@ -1,0 +1,278 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	pb "github.com/godwit-project/godwit/api/godwit/v1"
+	"github.com/godwit-project/godwit/api/godwit/v1/godwitv1connect"
+	"github.com/godwit-project/godwit/migration"
+)
+
+// fakeAgent answers tasks as its script says, with a real journal. It keeps what it knows over sessions.
+type fakeAgent struct {
+	t                *testing.T
+	kind, site, name string
+	down             bool // connects only when the test says so
+
+	mu       sync.Mutex
+	facts    *pb.HostFacts
+	holdings []*pb.Holding
+	journals map[string]*migration.Journal
+	gates    map[string]*gate
+	failures map[string]string
+	figures  map[string]*pb.StepFigures
+	tasks    []string // what came, in order, doubled ones too: a step's id, "start" or "stop"
+	session  *fakeSession
+}
+
+// gate stops a task: arrived is closed when it has come, and it goes on when open is closed.
+type gate struct {
+	arrived, open chan struct{}
+	once          sync.Once
+}
+
+type fakeSession struct {
+	cancel context.CancelFunc
+	done   sync.WaitGroup
+	out    chan *pb.SessionRequest
+}
+
+func newFakeAgent(t *testing.T, kind, site, name string) *fakeAgent {
+	a := &fakeAgent{
+		t: t, kind: kind, site: site, name: name, journals: make(map[string]*migration.Journal), gates: make(map[string]*gate),
+		failures: make(map[string]string), figures: make(map[string]*pb.StepFigures),
+	}
+	if kind == "host" {
+		a.facts = goodFacts()
+	}
+	return a
+}
+
+// stopAt makes the next task of that name wait.
+func (a *fakeAgent) stopAt(task string) *gate {
+	g := &gate{arrived: make(chan struct{}), open: make(chan struct{})}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.gates[task] = g
+	return g
+}
+
+// failAt makes every task of that name fail.
+func (a *fakeAgent) failAt(task, reason string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.failures[task] = reason
+}
+
+func (a *fakeAgent) measure(step string, f *pb.StepFigures) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.figures[step] = f
+}
+
+func (a *fakeAgent) count(task string) int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	n := 0
+	for _, s := range a.tasks {
+		if s == task {
+			n++
+		}
+	}
+	return n
+}
+
+func (a *fakeAgent) came() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.tasks)
+}
+
+// wait returns when the task has come to the gate.
+func (g *gate) wait(t *testing.T) {
+	t.Helper()
+	select {
+	case <-g.arrived:
+	case <-time.After(soon):
+		t.Fatal("the task that was waited for did not come")
+	}
+}
+
+// connect opens a session; what was at work in the one before is forgotten, as after a restart.
+func (a *fakeAgent) connect(url string) {
+	ctx, cancel := context.WithCancel(context.Background())
+	s := &fakeSession{cancel: cancel, out: make(chan *pb.SessionRequest, 64)}
+	stream := godwitv1connect.NewAgentServiceClient(client(a.t, "agent/"+a.kind+"/"+a.site+"/"+a.name), url).Session(ctx)
+	a.mu.Lock()
+	a.session = s
+	hello := &pb.Hello{Address: "192.0.2.1:7000", Facts: a.facts, Holdings: a.holdings}
+	a.mu.Unlock()
+	if a.kind == "edge" {
+		hello.Underlay = "198.51.100.1"
+	}
+	if err := stream.Send(&pb.SessionRequest{Message: &pb.SessionRequest_Hello{Hello: hello}}); err != nil {
+		a.t.Errorf("agent %s: %v", a.name, err)
+		return
+	}
+	s.done.Go(func() {
+		defer cancel()
+		for {
+			m, err := stream.Receive()
+			if err != nil {
+				return
+			}
+			s.done.Go(func() { a.carryOut(ctx, s, m) })
+		}
+	})
+	s.done.Go(func() {
+		beat := time.NewTicker(time.Second)
+		defer beat.Stop()
+		for {
+			var m *pb.SessionRequest
+			select {
+			case m = <-s.out:
+			case <-beat.C:
+				m = a.heartbeat()
+			case <-ctx.Done():
+				_ = stream.CloseRequest()
+				return
+			}
+			if stream.Send(m) != nil {
+				return
+			}
+		}
+	})
+}
+
+func (a *fakeAgent) disconnect() {
+	a.mu.Lock()
+	s := a.session
+	a.session = nil
+	a.mu.Unlock()
+	if s != nil {
+		s.cancel()
+		s.done.Wait()
+	}
+}
+
+func (a *fakeAgent) heartbeat() *pb.SessionRequest {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return &pb.SessionRequest{Message: &pb.SessionRequest_Heartbeat{Heartbeat: &pb.Heartbeat{Facts: a.facts, Holdings: a.holdings}}}
+}
+
+// tell sends what is true now, and then a notice.
+func (a *fakeAgent) tell(n *pb.Notice) {
+	a.mu.Lock()
+	s := a.session
+	a.mu.Unlock()
+	s.out <- a.heartbeat()
+	s.out <- &pb.SessionRequest{Message: &pb.SessionRequest_Notice{Notice: n}}
+}
+
+func (a *fakeAgent) holds(service, server string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.holdings = slices.DeleteFunc(slices.Clone(a.holdings), func(h *pb.Holding) bool { return h.GetService() == service })
+	if server != "" {
+		a.holdings = append(a.holdings, &pb.Holding{Service: service, Server: server})
+	}
+}
+
+func (a *fakeAgent) carryOut(ctx context.Context, s *fakeSession, m *pb.SessionResponse) {
+	r := &pb.TaskResult{Id: m.GetId()}
+	var err error
+	switch task := m.GetTask().(type) {
+	case *pb.SessionResponse_Step:
+		r.Figures, err = a.step(ctx, task.Step)
+	case *pb.SessionResponse_Start:
+		if err = a.pass(ctx, "start"); err == nil && a.kind == "host" {
+			a.holds(task.Start.GetService().GetName(), "running")
+		}
+	case *pb.SessionResponse_Stop:
+		if err = a.pass(ctx, "stop"); err == nil {
+			a.holds(task.Stop.GetService(), "")
+		}
+	}
+	if err != nil {
+		r.Error = err.Error()
+	}
+	select {
+	case s.out <- &pb.SessionRequest{Message: &pb.SessionRequest_Result{Result: r}}:
+	case <-ctx.Done():
+	}
+}
+
+// pass notes that a task came, lets it wait at its gate, and fails it if it shall fail.
+func (a *fakeAgent) pass(ctx context.Context, task string) error {
+	a.mu.Lock()
+	a.tasks = append(a.tasks, task)
+	g := a.gates[task]
+	a.mu.Unlock()
+	if g != nil {
+		g.once.Do(func() { close(g.arrived) })
+		select {
+		case <-g.open:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if why := a.failures[task]; why != "" {
+		return fmt.Errorf("%s", why)
+	}
+	return nil
+}
+
+func (a *fakeAgent) step(ctx context.Context, s *pb.MigrationStep) (*pb.StepFigures, error) {
+	id, service := migration.StepID(s.GetStep()), s.GetService().GetName()
+	a.mu.Lock()
+	j := a.journals[service]
+	if j == nil {
+		j = new(migration.Journal)
+		a.journals[service] = j
+	}
+	verdict, reason := j.Admit(s.GetEpoch(), id)
+	figures := a.figures[s.GetStep()]
+	a.mu.Unlock()
+	switch verdict {
+	case migration.Refuse:
+		return nil, fmt.Errorf("%s refused: %s", id, reason)
+	case migration.AlreadyDone:
+		a.mu.Lock()
+		a.tasks = append(a.tasks, s.GetStep()+" again")
+		a.mu.Unlock()
+		return figures, nil
+	case migration.Run:
+	}
+	if err := a.pass(ctx, s.GetStep()); err != nil {
+		return nil, err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch id {
+	case "server/destination/commit":
+		a.setHolding(service, "running")
+	case "server/source/release":
+		a.setHolding(service, "")
+	}
+	if figures != nil {
+		figures = proto.Clone(figures).(*pb.StepFigures)
+	}
+	return figures, j.Record(s.GetEpoch(), id)
+}
+
+func (a *fakeAgent) setHolding(service, server string) {
+	a.holdings = slices.DeleteFunc(slices.Clone(a.holdings), func(h *pb.Holding) bool { return h.GetService() == service })
+	if server != "" {
+		a.holdings = append(a.holdings, &pb.Holding{Service: service, Server: server})
+	}
+}
