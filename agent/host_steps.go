@@ -248,18 +248,23 @@ func (h *host) convergeMemory(ctx context.Context, s *pb.MigrationStep, report f
 	})
 }
 
-// quiesceServer stops the guest and sends what remains. The gate is shut before the stream goes on: from there QEMU might
-// let the guest run again by itself.
+// quiesceServer stops the guest and sends what remains. Tap and volumes are shut before the stream goes on: from there
+// QEMU might let the guest run again by itself.
 func (h *host) quiesceServer(ctx context.Context, s *pb.MigrationStep, _ func(*pb.TaskProgress)) (*pb.StepFigures, error) {
 	name := s.GetService().GetName()
-	if err := h.platform.Quiesce(ctx, name, s.GetEpoch()); err != nil {
+	shut := func(ctx context.Context) error {
+		return errors.Join(h.shut(ctx, name), h.eachVolume(ctx, s, func(ctx context.Context, v *storage.Volume) error {
+			return v.Shut(ctx, s.GetEpoch())
+		}))
+	}
+	if err := h.platform.Quiesce(ctx, name, s.GetEpoch(), shut); err != nil {
 		return nil, err
 	}
 	st, err := h.platform.Status(ctx, name)
 	if err != nil {
 		return nil, err
 	}
-	return &pb.StepFigures{StoppedAt: timestamppb.New(st.StoppedAt)}, nil
+	return &pb.StepFigures{StoppedAt: timestamppb.New(st.StoppedAt), MemoryBytes: st.Sent}, nil
 }
 
 // shut lets nothing pass between the world and a machine that must not run here; this host's other guests are led to
@@ -311,14 +316,14 @@ func (h *host) activateServer(ctx context.Context, s *pb.MigrationStep, _ func(*
 }
 
 // rescue boots a machine that died in mid-handover, on the side where it has to run. Its memory is lost; its volumes have
-// every acknowledged write.
-func (h *host) rescue(ctx context.Context, s *pb.StartService, cause error) error {
+// every acknowledged write. A machine that lives is left alone, and err returned.
+func (h *host) rescue(ctx context.Context, s *pb.StartService, err error) error {
 	name := s.GetService().GetName()
-	st, err := h.platform.Status(ctx, name)
-	if err != nil || (st.State != server.StateDead && st.State != server.StateAbsent) {
-		return errors.Join(cause, err)
+	st, serr := h.platform.Status(ctx, name)
+	if serr != nil || (st.State != server.StateDead && st.State != server.StateAbsent) {
+		return errors.Join(err, serr)
 	}
-	h.logger.Error("virtual server died during its handover, booting it from its volumes", "service", name, "epoch", s.GetEpoch(), "err", cause)
+	h.logger.Error("virtual server died during its handover, booting it from its volumes", "service", name, "epoch", s.GetEpoch(), "err", err)
 	return h.start(ctx, s)
 }
 
@@ -343,9 +348,6 @@ func (h *host) rollbackServer(ctx context.Context, s *pb.MigrationStep, _ func(*
 		return nil, err
 	}
 	err := h.platform.Rollback(ctx, name, s.GetEpoch())
-	if err == nil {
-		return nil, nil
-	}
 	var home uint64
 	h.book.view(name, func(e entry) { home = e.Home })
 	return nil, h.rescue(ctx, &pb.StartService{Service: s.GetService(), Epoch: home, Place: s.GetSource()}, err)

@@ -97,6 +97,7 @@ type Status struct {
 	Epoch     uint64    // the newest that the machine has seen
 	StoppedAt time.Time // when the guest last stopped at the source, by the platform's own clock stamp
 	ResumedAt time.Time // when the guest first ran here after a handover, likewise
+	Sent      int64     // bytes of the stream of the last handover that was quiesced here
 	Err       string    // what is wrong, if something is
 }
 
@@ -148,9 +149,11 @@ type Platform interface {
 	// Converge starts the stream (over the connection that dial makes) or thaws it, lets it run until what remains is
 	// small, holds it there and returns: the guest runs on. progress may be nil; it is called often.
 	Converge(ctx context.Context, name string, epoch uint64, dial func(context.Context) (net.Conn, error), progress func(Progress)) error
-	// Quiesce stops the guest, sends what remains, and returns when the last byte is in the connection, the connection's
-	// writing side is closed, and the machine has nothing left to do.
-	Quiesce(ctx context.Context, name string, epoch uint64) error
+	// Quiesce stops the guest, calls shut, sends what remains, and returns when the last byte is in the connection, the
+	// connection's writing side is closed, and the machine has nothing left to do. shut (nil: nothing) shuts the gates
+	// outside the platform; not a byte of what remains is sent before it has returned nil, for once it is sent the
+	// platform might let the guest run again by itself. It is called again when Quiesce is repeated.
+	Quiesce(ctx context.Context, name string, epoch uint64, shut func(context.Context) error) error
 	// Rollback ends whatever stream there is and lets the guest run here again. It works from every state.
 	Rollback(ctx context.Context, name string, epoch uint64) error
 }

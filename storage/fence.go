@@ -20,29 +20,8 @@ func (v *Volume) Fence(ctx context.Context, epoch uint64) error {
 }
 
 func (v *Volume) fence(ctx context.Context, epoch uint64) error {
-	v.mu.Lock()
-	err := v.attemptLocked(epoch)
-	if err == nil && v.meta.Role == RoleFenced && v.meta.Complete {
-		v.mu.Unlock()
-		return nil
-	}
-	var src *source
-	if err == nil {
-		src, err = v.runningLocked(epoch)
-	}
-	if err != nil {
-		v.mu.Unlock()
-		return err
-	}
-	v.gate.shut()
-	v.mu.Unlock()
-
-	// The fence goes to disk while the last requests and the rest of the dirty ranges are still under way; it is there
-	// before the replica may call itself complete.
-	marked := make(chan error, 1)
-	go func() { marked <- v.markFenced(epoch) }()
-	err = v.gate.drained(ctx)
-	if err := errors.Join(<-marked, err); err != nil {
+	src, err := v.shut(ctx, epoch)
+	if src == nil || err != nil {
 		return err
 	}
 	if err := src.complete(ctx, v.opts.LinkTimeout); err != nil {
@@ -52,11 +31,51 @@ func (v *Volume) fence(ctx context.Context, epoch uint64) error {
 	return nil
 }
 
+// Shut is the first half of Fence alone: when it returns, no client changes anything here any more, also after a restart of
+// this process, but the replica is not complete yet. It is for the moment between a guest's stop and the end of its handover,
+// in which a guest that starts again unasked must find nothing that takes its writes.
+func (v *Volume) Shut(ctx context.Context, epoch uint64) error {
+	if _, err := v.shut(ctx, epoch); err != nil {
+		return fmt.Errorf("shut volume %s for epoch %d: %w", v.name, epoch, err)
+	}
+	return nil
+}
+
+// shut returns the source that has to be drained, or nil when the replica is known to be complete.
+func (v *Volume) shut(ctx context.Context, epoch uint64) (*source, error) {
+	v.mu.Lock()
+	err := v.attemptLocked(epoch)
+	if err == nil && v.meta.Role == RoleFenced && v.meta.Complete {
+		v.mu.Unlock()
+		return nil, nil
+	}
+	var src *source
+	if err == nil {
+		src, err = v.runningLocked(epoch)
+	}
+	if err != nil {
+		v.mu.Unlock()
+		return nil, err
+	}
+	v.gate.shut()
+	v.mu.Unlock()
+
+	// The fence goes to disk while the last requests are still under way; it is there before the replica may call itself
+	// complete.
+	marked := make(chan error, 1)
+	go func() { marked <- v.markFenced(epoch) }()
+	err = v.gate.drained(ctx)
+	return src, errors.Join(<-marked, err)
+}
+
 func (v *Volume) markFenced(epoch uint64) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if err := v.attemptLocked(epoch); err != nil { // an abort may have come meanwhile
 		return err
+	}
+	if v.meta.Role == RoleFenced && v.meta.Epoch == epoch && v.meta.Attempt == epoch {
+		return nil
 	}
 	return v.updateLocked(func(m *metadata) {
 		if m.Role == RolePrimary {

@@ -40,7 +40,7 @@ func TestAHandoverOverAThrottledLinkCompletes(t *testing.T) {
 			check(t, p.from.Converge(t.Context(), "shop", 1, dial, func(x server.Progress) { last = x }))
 			t.Logf("caught up: %+v", last)
 			before := w.sent.Load()
-			check(t, p.from.Quiesce(t.Context(), "shop", 1))
+			check(t, p.from.Quiesce(t.Context(), "shop", 1, nil))
 			check(t, p.to.Loaded(t.Context(), "shop", 1))
 			check(t, <-accepted)
 			if a, b := p.state(0), p.state(1); a != server.StatePostmigrate || b != server.StateLoaded {
@@ -97,12 +97,12 @@ func TestRollbackWorksAfterEveryStep(t *testing.T) {
 					return
 				case "broken":
 					w.cut()
-					if err := p.from.Quiesce(t.Context(), "shop", epoch); err == nil {
+					if err := p.from.Quiesce(t.Context(), "shop", epoch, nil); err == nil {
 						t.Fatal("quiesced without a link")
 					}
 					return
 				}
-				check(t, p.from.Quiesce(t.Context(), "shop", epoch))
+				check(t, p.from.Quiesce(t.Context(), "shop", epoch, nil))
 				if last == "quiesced" {
 					return
 				}
@@ -131,13 +131,13 @@ func TestRollbackWorksAfterEveryStep(t *testing.T) {
 				t.Fatalf("%s, %s restarted: destination %s", last, restarted, s)
 			}
 		}
-		if err := p.from.Quiesce(t.Context(), "shop", 1); !errors.Is(err, server.ErrOldEpoch) {
+		if err := p.from.Quiesce(t.Context(), "shop", 1, nil); !errors.Is(err, server.ErrOldEpoch) {
 			t.Fatalf("an old epoch: %v", err)
 		}
 		// After all that it can still move.
 		dial, _ := p.prepared(100, newLink(t, 100e6, 0))
 		check(t, p.from.Converge(t.Context(), "shop", 100, dial, nil))
-		check(t, p.from.Quiesce(t.Context(), "shop", 100))
+		check(t, p.from.Quiesce(t.Context(), "shop", 100, nil))
 		check(t, p.to.Loaded(t.Context(), "shop", 100))
 		p.restart(1)
 		check(t, p.to.Loaded(t.Context(), "shop", 100))
@@ -149,7 +149,7 @@ func TestRollbackWorksAfterEveryStep(t *testing.T) {
 		p.dirs[0], p.dirs[1] = p.dirs[1], p.dirs[0]
 		dial, _ = p.prepared(101, newLink(t, 100e6, 0))
 		check(t, p.from.Converge(t.Context(), "shop", 101, dial, nil))
-		check(t, p.from.Quiesce(t.Context(), "shop", 101))
+		check(t, p.from.Quiesce(t.Context(), "shop", 101, nil))
 		check(t, p.to.Loaded(t.Context(), "shop", 101))
 		check(t, p.to.Activate(t.Context(), "shop", 101))
 		p.goesOn(1)
@@ -168,7 +168,7 @@ func TestALinkThatBreaksDuringQuiesceLeavesTheSourceStopped(t *testing.T) {
 		check(t, p.from.Converge(t.Context(), "shop", epoch, dial, nil))
 		before := w.sent.Load()
 		quiesced := make(chan error, 1)
-		go func() { quiesced <- p.from.Quiesce(t.Context(), "shop", epoch) }()
+		go func() { quiesced <- p.from.Quiesce(t.Context(), "shop", epoch, nil) }()
 		until(t, func() bool { return w.sent.Load()-before >= after || len(quiesced) > 0 })
 		w.cut()
 		err := <-quiesced
@@ -192,7 +192,7 @@ func TestAGuestThatResumesUnaskedIsStoppedAgain(t *testing.T) {
 	p.boot()
 	dial, _ := p.prepared(1, newLink(t, 100e6, 0))
 	check(t, p.from.Converge(t.Context(), "shop", 1, dial, nil))
-	check(t, p.from.Quiesce(t.Context(), "shop", 1))
+	check(t, p.from.Quiesce(t.Context(), "shop", 1, nil))
 	check(t, p.from.machine("shop").call(t.Context(), "cont", nil, nil)) // behind the platform's back
 	told := false
 	until(t, func() bool {
@@ -263,7 +263,7 @@ func TestWithoutBallastAnEarlyStopIsGoneOnFrom(t *testing.T) {
 	p.goesOn(0)
 	dial, _ = p.prepared(2, newLink(t, 100e6, 0))
 	check(t, p.from.Converge(t.Context(), "shop", 2, dial, nil))
-	check(t, p.from.Quiesce(t.Context(), "shop", 2))
+	check(t, p.from.Quiesce(t.Context(), "shop", 2, nil))
 	check(t, p.to.Loaded(t.Context(), "shop", 2))
 	check(t, p.to.Activate(t.Context(), "shop", 2))
 	p.goesOn(1)

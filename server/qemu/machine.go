@@ -204,7 +204,7 @@ func (m *machine) statusLocked() server.Status {
 	if !m.exists {
 		return s
 	}
-	s.Epoch, s.StoppedAt, s.ResumedAt, s.Err = m.rec.Epoch, m.rec.StoppedAt, m.rec.ResumedAt, m.guest.fault
+	s.Epoch, s.StoppedAt, s.ResumedAt, s.Sent, s.Err = m.rec.Epoch, m.rec.StoppedAt, m.rec.ResumedAt, m.rec.Sent, m.guest.fault
 	switch {
 	case m.proc == nil:
 		s.State = server.StateDead

@@ -94,8 +94,8 @@ func TestAWholeHandover(t *testing.T) {
 		t.Fatalf("held, the source is %s", s)
 	}
 	must(t, from.Converge(t.Context(), "shop", 7, nil, nil))
-	must(t, from.Quiesce(t.Context(), "shop", 7))
-	must(t, from.Quiesce(t.Context(), "shop", 7))
+	must(t, from.Quiesce(t.Context(), "shop", 7, nil))
+	must(t, from.Quiesce(t.Context(), "shop", 7, nil))
 	must(t, <-accepted)
 	must(t, to.Loaded(t.Context(), "shop", 7))
 	if a, b := stateOf(t, from), stateOf(t, to); a != server.StatePostmigrate || b != server.StateLoaded {
@@ -133,11 +133,11 @@ func TestRollbackFromEveryStepWithAndWithoutARestart(t *testing.T) {
 					switch step {
 					case "broken":
 						near.Close()
-						if <-accepted; from.Quiesce(t.Context(), "shop", 3) == nil {
+						if <-accepted; from.Quiesce(t.Context(), "shop", 3, nil) == nil {
 							t.Fatal("quiesced without a link")
 						}
 					case "quiesced":
-						must(t, from.Quiesce(t.Context(), "shop", 3))
+						must(t, from.Quiesce(t.Context(), "shop", 3, nil))
 						must(t, <-accepted)
 					}
 				}
@@ -156,7 +156,7 @@ func TestRollbackFromEveryStepWithAndWithoutARestart(t *testing.T) {
 					t.Fatalf("an old epoch: %v", err)
 				}
 				accepted, _ := converged(t, from, to, 4)
-				must(t, from.Quiesce(t.Context(), "shop", 4))
+				must(t, from.Quiesce(t.Context(), "shop", 4, nil))
 				must(t, <-accepted)
 				must(t, to.Loaded(t.Context(), "shop", 4))
 			})
@@ -173,11 +173,11 @@ func TestConvergeBeginsAnewAfterARestartOfTheSourcesAgent(t *testing.T) {
 	<-accepted
 	awaitState(t, to, server.StateDead)
 	from = openFake(t, dir)
-	if err := from.Quiesce(t.Context(), "shop", 3); err == nil || stateOf(t, from) != server.StateRunning {
+	if err := from.Quiesce(t.Context(), "shop", 3, nil); err == nil || stateOf(t, from) != server.StateRunning {
 		t.Fatalf("quiesced without a stream: %v, it is %s", err, stateOf(t, from))
 	}
 	accepted, _ = converged(t, from, to, 3)
-	must(t, from.Quiesce(t.Context(), "shop", 3))
+	must(t, from.Quiesce(t.Context(), "shop", 3, nil))
 	must(t, <-accepted)
 	must(t, to.Loaded(t.Context(), "shop", 3))
 }
@@ -186,7 +186,7 @@ func TestASourceThatDiesWhileQuiescedStartsOnlyAfterARollback(t *testing.T) {
 	from, to := openFake(t, t.TempDir()), openFake(t, t.TempDir())
 	must(t, from.Start(t.Context(), spec()))
 	accepted, _ := converged(t, from, to, 3)
-	must(t, from.Quiesce(t.Context(), "shop", 3))
+	must(t, from.Quiesce(t.Context(), "shop", 3, nil))
 	must(t, <-accepted)
 	s, _ := from.Status(t.Context(), "shop")
 	must(t, syscall.Kill(s.PID, syscall.SIGKILL))
@@ -204,7 +204,7 @@ func TestAMachineThatResumesUnaskedIsStoppedAgainAlsoAfterARestart(t *testing.T)
 	from, to := openFake(t, dir), openFake(t, t.TempDir())
 	must(t, from.Start(t.Context(), spec()))
 	accepted, _ := converged(t, from, to, 1)
-	must(t, from.Quiesce(t.Context(), "shop", 1))
+	must(t, from.Quiesce(t.Context(), "shop", 1, nil))
 	must(t, <-accepted)
 	told := make(chan server.Status, 100)
 	cancel := from.Watch(func(s server.Status) { told <- s })
@@ -226,7 +226,7 @@ func TestALoadedMachineSurvivesARestartOfItsAgent(t *testing.T) {
 	from, to := openFake(t, t.TempDir()), openFake(t, dir)
 	must(t, from.Start(t.Context(), spec()))
 	accepted, _ := converged(t, from, to, 1)
-	must(t, from.Quiesce(t.Context(), "shop", 1))
+	must(t, from.Quiesce(t.Context(), "shop", 1, nil))
 	must(t, <-accepted)
 	must(t, to.Loaded(t.Context(), "shop", 1))
 	before, _ := to.Status(t.Context(), "shop")

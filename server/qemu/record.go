@@ -39,6 +39,7 @@ type record struct {
 	Activated uint64    // the epoch under which it was activated here; 0 if it was started here
 	StoppedAt time.Time // last STOP that we asked for
 	ResumedAt time.Time // first RESUME after a handover
+	Sent      int64     // bytes of the stream of the last handover that was quiesced
 	Ballast   bool      // it was started with the node that keeps QEMU from finishing by itself
 	Sandbox   bool      // and locked up
 }

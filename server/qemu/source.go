@@ -186,10 +186,10 @@ func (m *machine) endMigration(ctx context.Context) error {
 }
 
 // Quiesce implements server.Platform.
-func (p *Platform) Quiesce(ctx context.Context, name string, epoch uint64) error {
+func (p *Platform) Quiesce(ctx context.Context, name string, epoch uint64, shut func(context.Context) error) error {
 	m, err := p.known(name)
 	if err == nil {
-		err = m.quiesce(ctx, epoch)
+		err = m.quiesce(ctx, epoch, shut)
 	}
 	if err != nil {
 		return fmt.Errorf("quiesce machine %s: %w", name, err)
@@ -197,7 +197,7 @@ func (p *Platform) Quiesce(ctx context.Context, name string, epoch uint64) error
 	return nil
 }
 
-func (m *machine) quiesce(ctx context.Context, epoch uint64) error {
+func (m *machine) quiesce(ctx context.Context, epoch uint64, shut func(context.Context) error) error {
 	ctx, done, err := m.begin(ctx)
 	if err != nil {
 		return err
@@ -224,11 +224,16 @@ func (m *machine) quiesce(ctx context.Context, epoch uint64) error {
 	if err := m.halt(ctx); err != nil {
 		return err
 	}
+	if shut != nil {
+		if err := shut(ctx); err != nil {
+			return fmt.Errorf("shut the gates: %w", err)
+		}
+	}
 	s.thaw()
 	if err := m.complete(ctx, s); err != nil {
 		return err
 	}
-	return m.noteQuickly(func(r *record) { r.Stage = stageQuiesced })
+	return m.noteQuickly(func(r *record) { r.Stage, r.Sent = stageQuiesced, s.moved.Load() })
 }
 
 // halt stops the guest for good: from here on only Rollback may let it run again.
