@@ -19,7 +19,7 @@ import (
 type fakeAgent struct {
 	t                *testing.T
 	kind, site, name string
-	down             bool // connects only when the test says so
+	lazy             bool // sends heartbeats in their rhythm only, not also after each step
 
 	mu       sync.Mutex
 	facts    *pb.HostFacts
@@ -180,10 +180,7 @@ func (a *fakeAgent) tell(n *pb.Notice) {
 func (a *fakeAgent) holds(service, server string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.holdings = slices.DeleteFunc(slices.Clone(a.holdings), func(h *pb.Holding) bool { return h.GetService() == service })
-	if server != "" {
-		a.holdings = append(a.holdings, &pb.Holding{Service: service, Server: server})
-	}
+	a.setHolding(service, server)
 }
 
 func (a *fakeAgent) carryOut(ctx context.Context, s *fakeSession, m *pb.SessionResponse) {
@@ -192,20 +189,30 @@ func (a *fakeAgent) carryOut(ctx context.Context, s *fakeSession, m *pb.SessionR
 	switch task := m.GetTask().(type) {
 	case *pb.SessionResponse_Step:
 		r.Figures, err = a.step(ctx, task.Step)
+		if !a.lazy {
+			s.send(ctx, a.heartbeat()) // so that the controller does not look at what was true before the step
+		}
 	case *pb.SessionResponse_Start:
 		if err = a.pass(ctx, "start"); err == nil && a.kind == "host" {
 			a.holds(task.Start.GetService().GetName(), "running")
 		}
 	case *pb.SessionResponse_Stop:
 		if err = a.pass(ctx, "stop"); err == nil {
+			err = a.stale(task.Stop)
+		}
+		if err == nil {
 			a.holds(task.Stop.GetService(), "")
 		}
 	}
 	if err != nil {
 		r.Error = err.Error()
 	}
+	s.send(ctx, &pb.SessionRequest{Message: &pb.SessionRequest_Result{Result: r}})
+}
+
+func (s *fakeSession) send(ctx context.Context, m *pb.SessionRequest) {
 	select {
-	case s.out <- &pb.SessionRequest{Message: &pb.SessionRequest_Result{Result: r}}:
+	case s.out <- m:
 	case <-ctx.Done():
 	}
 }
@@ -270,6 +277,17 @@ func (a *fakeAgent) step(ctx context.Context, s *pb.MigrationStep) (*pb.StepFigu
 	return figures, j.Record(s.GetEpoch(), id)
 }
 
+// stale refuses, as edges do, to stop a service under an epoch older than one seen.
+func (a *fakeAgent) stale(s *pb.StopService) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if j := a.journals[s.GetService()]; a.kind == "edge" && j != nil && s.GetEpoch() < j.Epoch {
+		return fmt.Errorf("detach %s at epoch %d: epoch %d has been seen", s.GetService(), s.GetEpoch(), j.Epoch)
+	}
+	return nil
+}
+
+// setHolding is called with mu held.
 func (a *fakeAgent) setHolding(service, server string) {
 	a.holdings = slices.DeleteFunc(slices.Clone(a.holdings), func(h *pb.Holding) bool { return h.GetService() == service })
 	if server != "" {

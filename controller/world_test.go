@@ -96,9 +96,7 @@ func (w *world) live() {
 	server.Start()
 	w.life = &life{cancel: cancel, background: background, server: server, sessions: a, services: s, migrations: m, blobs: b}
 	for _, agent := range w.agents {
-		if !agent.down {
-			w.connect(agent)
-		}
+		w.connect(agent)
 	}
 }
 
