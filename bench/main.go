@@ -1,0 +1,106 @@
+// Command bench measures Godwit from outside, beside its nearest peer, in one run on one machine: what the lab's emulated
+// lines deliver, a planned migration, and the same migration done with QEMU alone over the same line. It prints tables,
+// and puts them into docs/benchmarks.md. Slow figures are figures: it fails only when something could not be measured,
+// or when a measured system lost something.
+//
+// It uses the API, the lab and the probe. Nothing of the inside of Godwit may be imported for these measurements: what
+// drives the bare QEMU is the bench's own.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+func main() {
+	if len(os.Args) == 3 && os.Args[1] == farEndCommand {
+		if err := serveFarEnd(os.Args[2]); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	// The second interrupt ends the program at once; the lab is then left for: godwit lab down --name bench.
+	ctx, unhook := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, unhook)
+	err := start(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	switch {
+	case err == nil, errors.Is(err, flag.ErrHelp):
+	case ctx.Err() != nil:
+		fmt.Fprintln(os.Stderr, "bench: interrupted:", err)
+		os.Exit(130)
+	default:
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// options are what the command line says.
+type options struct {
+	rounds int
+	binary string
+	doc    string
+	// lineOnly leaves the migrations out, and the document alone.
+	lineOnly bool
+}
+
+func parse(args []string, complaints io.Writer) (options, error) {
+	var o options
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	flags.SetOutput(complaints)
+	flags.IntVar(&o.rounds, "n", 3, "how often everything is measured; the tables hold medians")
+	flags.StringVar(&o.binary, "godwit", "bin/godwit", "the program to measure, with its guest in the folder guest beside it")
+	flags.StringVar(&o.doc, "doc", "docs/benchmarks.md", "the document whose tables are replaced; empty for none")
+	flags.BoolVar(&o.lineOnly, "line", false, "measure the lab's line only, and leave the document alone")
+	if err := flags.Parse(args); err != nil {
+		return o, err
+	}
+	if o.lineOnly {
+		o.doc = ""
+	}
+	if flags.NArg() > 0 {
+		return o, fmt.Errorf("read the command line: %q is no flag; there are -n, -line, -godwit, -doc", flags.Arg(0))
+	}
+	if o.rounds < 1 {
+		return o, fmt.Errorf("read the command line: -n %d: at least one round is needed", o.rounds)
+	}
+	var err error
+	o.binary, err = filepath.Abs(o.binary)
+	return o, err
+}
+
+func start(ctx context.Context, args []string, out, progress io.Writer) error {
+	o, err := parse(args, progress)
+	if err != nil {
+		return err
+	}
+	if o.doc != "" { // better now than after ten minutes
+		if err := checkDocument(o.doc); err != nil {
+			return err
+		}
+	}
+	began := time.Now()
+	say := func(format string, a ...any) {
+		fmt.Fprintf(progress, "%6s  %s\n", time.Since(began).Round(time.Second), fmt.Sprintf(format, a...))
+	}
+	results, err := measure(ctx, o, say)
+	if err != nil {
+		return err
+	}
+	text := results.markdown()
+	if _, err := fmt.Fprintln(out, text); err != nil {
+		return fmt.Errorf("print the tables: %w", err)
+	}
+	if o.doc == "" {
+		return nil
+	}
+	return replaceTables(o.doc, text)
+}
