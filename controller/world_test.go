@@ -58,12 +58,7 @@ func newWorld(t *testing.T) *world {
 		}
 	})
 	w.live()
-	t.Cleanup(func() {
-		w.kill()
-		for _, a := range w.agents {
-			a.disconnect()
-		}
-	})
+	t.Cleanup(w.kill)
 	return w
 }
 
@@ -110,6 +105,9 @@ func (w *world) kill() {
 	w.server.Close()
 	w.background.Wait()
 	w.life = nil
+	for _, a := range w.agents {
+		a.disconnect() // they notice at their own pace; the test needs to know
+	}
 }
 
 func plainHTTP2() *http.Protocols {
