@@ -1,0 +1,303 @@
+package dvs
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/godwit-project/godwit/dvs/endpoint"
+	"github.com/godwit-project/godwit/dvs/wire"
+)
+
+// remindEvery is how often a caller that still waits asks whether its request has been lost on the way. It is a net below
+// the protocol, not a part of it: nothing should ever fall into it.
+const remindEvery = time.Second
+
+// caller makes the calls of a session or of an endpoint, one at a time.
+type caller struct {
+	s    *Session
+	from string
+	turn chan struct{} // holds one token
+	w    *waiter
+
+	// guarded by the session's lock
+	core     *endpoint.Caller
+	route    *route
+	asked    bool // the outstanding request was sent at least once
+	askedAt  endpoint.Version
+	patient  bool // not NoWait
+	finished bool
+	reply    endpoint.Reply
+	err      error
+}
+
+func newCaller(s *Session, from string, id uint64) *caller {
+	c := &caller{s: s, from: from, turn: make(chan struct{}, 1), w: newWaiter(), core: endpoint.NewCaller(id)}
+	c.turn <- struct{}{}
+	return c
+}
+
+// Send delivers a message to the endpoint's Receive and returns when it has been taken.
+func (c *caller) Send(ctx context.Context, to string, payload []byte) error {
+	_, err := c.call(ctx, "send", to, endpoint.Request{Kind: endpoint.Send, Payload: payload})
+	return err
+}
+
+// SendRec delivers a request and returns the endpoint's reply to it.
+func (c *caller) SendRec(ctx context.Context, to string, payload []byte) ([]byte, error) {
+	r, err := c.call(ctx, "sendrec", to, endpoint.Request{Kind: endpoint.SendRec, Payload: payload})
+	return r.Payload, err
+}
+
+// Notify leaves a notification at the endpoint and never blocks. Until it is received, further ones of the same caller are the same one.
+// It reaches an endpoint that is moving or not yet bound when it is there; it is lost if the endpoint's process dies.
+func (c *caller) Notify(to string) error {
+	if err := checkName(to); err != nil {
+		return fault("notify", to, err)
+	}
+	s := c.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err != nil {
+		return fault("notify", to, s.err)
+	}
+	r := s.routeLocked(to)
+	m := c.core.Begin(endpoint.Request{Kind: endpoint.Notify, From: c.from, To: endpoint.Resolve(s.container, to)})
+	via := r.channel
+	if r.State != endpoint.Open {
+		via = 0
+	}
+	s.transmitLocked(m, via)
+	return nil
+}
+
+func checkName(name string) error {
+	if name == "" || len(name) > wire.MaxName {
+		return ErrName
+	}
+	return nil
+}
+
+func (c *caller) call(ctx context.Context, op, to string, r endpoint.Request) (endpoint.Reply, error) {
+	if err := checkName(to); err != nil {
+		return endpoint.Reply{}, fault(op, to, err)
+	}
+	if len(r.Payload) > c.s.maxLen {
+		return endpoint.Reply{}, fault(op, to, ErrTooLong)
+	}
+	if err := c.myTurn(ctx); err != nil {
+		return endpoint.Reply{}, fault(op, to, err)
+	}
+	reply, err := c.ask(ctx, to, r)
+	c.turn <- struct{}{}
+	if err != nil {
+		return reply, fault(op, to, err)
+	}
+	return reply, nil
+}
+
+// myTurn waits for the call before this one.
+func (c *caller) myTurn(ctx context.Context) error {
+	select {
+	case <-c.turn:
+		return nil
+	default:
+	}
+	if !waits(ctx) {
+		return ErrBusy
+	}
+	select {
+	case <-c.turn:
+		return nil
+	case <-ctx.Done():
+		return errors.Join(ErrTimeout, ErrBusy, ctx.Err())
+	}
+}
+
+func (c *caller) ask(ctx context.Context, to string, r endpoint.Request) (endpoint.Reply, error) {
+	if err := ctx.Err(); err != nil {
+		return endpoint.Reply{}, errors.Join(ErrTimeout, err)
+	}
+	s := c.s
+	s.mu.Lock()
+	if s.err != nil {
+		defer s.mu.Unlock()
+		return endpoint.Reply{}, s.err
+	}
+	c.w.reset()
+	c.patient = waits(ctx)
+	c.asked, c.finished, c.err = false, false, nil
+	c.route = s.routeLocked(to)
+	r.From, r.To, r.NoWait = c.from, endpoint.Resolve(s.container, to), !c.patient
+	c.core.Begin(r)
+	c.evaluateLocked()
+	own := s.endpoints[endpoint.Resolve(s.container, c.from)]
+	if c.from == "" || own == nil || own.caller != c {
+		own = nil
+	}
+	own.blockedLocked(1)
+	s.mu.Unlock()
+
+	err := s.await(ctx, c.w, c.remind)
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	own.blockedLocked(-1)
+	if !c.finished {
+		c.giveUpLocked(err)
+	}
+	if c.err == nil {
+		c.err = coded(c.reply.Code, string(c.reply.Payload))
+	}
+	return c.reply, c.err
+}
+
+// evaluateLocked does what the route now allows for the outstanding request.
+func (c *caller) evaluateLocked() {
+	out, ok := c.core.Outstanding()
+	if !ok || !c.route.known {
+		return
+	}
+	switch c.route.State {
+	case endpoint.Open:
+		if !c.asked || c.askedAt.Compare(c.route.Version) < 0 {
+			c.asked, c.askedAt = true, c.route.Version
+			c.s.transmitLocked(out, c.route.channel)
+		}
+	case endpoint.Moving:
+		if !c.patient && !c.asked {
+			c.endLocked(endpoint.Reply{Code: endpoint.Held}, nil)
+		}
+	case endpoint.Cut:
+		if c.asked {
+			c.endLocked(endpoint.Reply{Code: endpoint.NodeGone}, nil)
+		} else if !c.patient {
+			c.endLocked(endpoint.Reply{Code: endpoint.NotBound}, nil)
+		}
+	case endpoint.Dead, endpoint.Nowhere:
+		if c.asked {
+			c.endLocked(endpoint.Reply{Code: endpoint.Died}, nil)
+		} else if !c.patient {
+			c.endLocked(endpoint.Reply{Code: endpoint.NotBound}, nil)
+		}
+	}
+}
+
+// endLocked ends the outstanding call.
+func (c *caller) endLocked(r endpoint.Reply, err error) {
+	c.core.Abandon()
+	if c.finished {
+		return
+	}
+	c.finished, c.reply, c.err = true, r, err
+	c.w.signal()
+}
+
+// giveUpLocked ends the outstanding call because its time is over, and says what is known.
+func (c *caller) giveUpLocked(cause error) {
+	out, ok := c.core.Outstanding()
+	errs := []error{ErrTimeout}
+	switch {
+	case !c.asked && c.route.State == endpoint.Moving:
+		errs = append(errs, ErrMigrating)
+	case !c.asked:
+		errs = append(errs, ErrNotBound)
+	case ok:
+		b := wire.Inquiry{To: out.To, Caller: out.Caller, Seq: out.Seq}.Append(c.s.scratch[:0], wire.KindCancel)
+		c.s.sendLocked(b, c.route.channel)
+		c.s.keepScratch(b)
+	}
+	c.endLocked(endpoint.Reply{}, errors.Join(append(errs, cause)...))
+}
+
+// remind asks what has become of the request.
+func (c *caller) remind() {
+	c.s.mu.Lock()
+	defer c.s.mu.Unlock()
+	if out, ok := c.core.Outstanding(); ok && c.asked && c.route.State == endpoint.Open && c.s.err == nil {
+		b := wire.Inquiry{To: out.To, Caller: out.Caller, Seq: out.Seq}.Append(c.s.scratch[:0], wire.KindProbe)
+		c.s.sendLocked(b, c.route.channel)
+		c.s.keepScratch(b)
+	}
+}
+
+// routeLocked returns what is known of a name, and asks the node the first time.
+func (s *Session) routeLocked(name string) *route {
+	id := endpoint.Resolve(s.container, name)
+	r := s.routes[id]
+	if r == nil {
+		r = &route{name: name}
+		s.routes[id] = r
+		_ = s.conn.Send(wire.Watch{Name: name}.Append(nil))
+	}
+	return r
+}
+
+func (s *Session) transmitLocked(r endpoint.Request, via uint32) {
+	b := wire.AppendRequest(s.scratch[:0], r)
+	s.sendLocked(b, via)
+	if c := s.channels[via]; c != nil && r.NoWait { // the peer must look at once, also when it computes
+		c.peerPage.asleep().Store(1)
+		c.ring()
+	}
+	s.keepScratch(b)
+}
+
+// onRouteLocked learns where an endpoint is, and lets those go on who wait for that.
+func (s *Session) onRouteLocked(m wire.Route) {
+	r := s.routes[m.Endpoint]
+	if r == nil {
+		return
+	}
+	if m.Version.Compare(r.Version) < 0 {
+		return // a peer has told already what comes after it
+	}
+	r.channel = m.Channel
+	if r.known && r.Version == m.Version && r.State == m.State {
+		return
+	}
+	r.Version, r.State, r.known = m.Version, m.State, true
+	for _, c := range s.callersLocked() {
+		if c.route == r {
+			c.evaluateLocked()
+		}
+	}
+	if m.State != endpoint.Open && m.State != endpoint.Moving && m.Version != (endpoint.Version{}) {
+		for _, e := range s.endpoints {
+			e.sourceDiedLocked(r.name)
+		}
+	}
+}
+
+// onReplyLocked ends the call that the reply answers, or has it wait for another route, or sends it again.
+func (s *Session) onReplyLocked(m endpoint.Reply) {
+	for _, c := range s.callersLocked() {
+		if c.core.ID() != m.Caller {
+			continue
+		}
+		out, ok := c.core.Outstanding()
+		switch {
+		case !ok || out.Seq != m.Seq || out.To != m.To:
+		case m.Code == endpoint.Held:
+			if c.route.Learn(endpoint.Route{Version: m.Version, State: endpoint.Moving}) || !c.patient {
+				c.heldLocked()
+			} else if c.route.State == endpoint.Open && c.askedAt.Compare(c.route.Version) < 0 {
+				c.evaluateLocked()
+			}
+		case m.Code == endpoint.Unknown:
+			c.asked = false
+			c.evaluateLocked()
+		case c.core.End(m):
+			c.finished, c.reply = true, m
+			c.w.signal()
+		}
+		return
+	}
+}
+
+// heldLocked ends a call that does not wait.
+func (c *caller) heldLocked() {
+	if !c.patient {
+		c.endLocked(endpoint.Reply{Code: endpoint.Held}, nil)
+	}
+}

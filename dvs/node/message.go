@@ -1,0 +1,298 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/godwit-project/godwit/dvs/endpoint"
+	"github.com/godwit-project/godwit/dvs/wire"
+)
+
+// fromProgram takes in a frame of a program. An error ends the session.
+func (n *Node) fromProgram(s *session, f wire.Frame) error {
+	switch f.Kind {
+	case wire.KindBind:
+		m, err := wire.ParseBind(f.Body)
+		if err != nil {
+			return err
+		}
+		return n.bind(s, m)
+	case wire.KindUnbind:
+		m, err := wire.ParseUnbind(f.Body)
+		if err == nil {
+			n.unbind(s, m)
+		}
+		return err
+	case wire.KindWatch:
+		m, err := wire.ParseWatch(f.Body)
+		if err == nil {
+			n.watch(s, m.Name)
+		}
+		return err
+	case wire.KindCaller:
+		m, err := wire.ParseCaller(f.Body)
+		if err == nil {
+			n.caller(s, m)
+		}
+		return err
+	case wire.KindDone:
+		m, err := wire.ParseDone(f.Body)
+		if err == nil {
+			n.mu.Lock()
+			if !n.reportLocked(s, m) {
+				n.doneLocked(m)
+			}
+			n.mu.Unlock()
+		}
+		return err
+	case wire.KindChunk:
+		m, err := wire.ParseChunk(f.Body)
+		if err != nil {
+			return err
+		}
+		return n.chunk(s, m)
+	case wire.KindRequest, wire.KindReply, wire.KindProbe, wire.KindCancel:
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		return n.messageLocked(s, f)
+	default:
+		return fmt.Errorf("%w: unexpected %s", wire.ErrFrame, f.Kind)
+	}
+}
+
+func (n *Node) bind(s *session, m wire.Bind) error {
+	if m.Name == "" {
+		return s.conn.Send(wire.Answer{Call: m.Call, Code: endpoint.BadName}.Append(nil))
+	}
+	var claimed uint64
+	if n.o.Claim != nil && !m.Standby {
+		var err error
+		if claimed, err = n.o.Claim(n.ctx, s.container, m.Name); err != nil {
+			return s.conn.Send(wire.Answer{Call: m.Call, Code: endpoint.NameUsed, Text: err.Error()}.Append(nil))
+		}
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	r := n.recordLocked(s.container, m.Name)
+	a := wire.Answer{Call: m.Call}
+	live := r.state == endpoint.Open || r.state == endpoint.Moving
+	switch {
+	case m.Standby && r.standby == nil:
+		r.standby = s
+	case m.Standby, live && !r.cut:
+		a.Code = endpoint.NameUsed
+	default:
+		r.owner, r.node, r.cut, r.state, r.movable = s, "", false, endpoint.Open, m.Movable
+		r.version = endpoint.Version{Epoch: max(r.version.Epoch+1, claimed)}
+		a.Version = r.version
+	}
+	if a.Code == endpoint.OK {
+		s.served[r.id] = true
+	}
+	err := s.conn.Send(a.Append(nil))
+	if r.owner == s && a.Code == endpoint.OK {
+		n.publishLocked(r)
+	}
+	return err
+}
+
+func (n *Node) unbind(s *session, m wire.Unbind) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if r := n.records[key{s.container, m.Endpoint}]; r != nil {
+		if r.standby == s {
+			r.standby = nil
+		}
+		if r.owner == s {
+			n.endLocked(r, endpoint.Nowhere)
+		}
+	}
+	if m.Call != 0 {
+		_ = s.conn.Send(wire.Answer{Call: m.Call}.Append(nil))
+	}
+}
+
+func (n *Node) watch(s *session, name string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	r := n.recordLocked(s.container, name)
+	r.watchers[s] = struct{}{}
+	s.watched[r] = struct{}{}
+	n.tellLocked(r, s)
+}
+
+// caller notes that a session makes the requests of an endpoint.
+func (n *Node) caller(s *session, m wire.Caller) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if m.Caller == 0 || m.Endpoint == 0 {
+		return
+	}
+	if p, ok := n.callers[m.Caller]; ok && p.session != nil && p.session != s {
+		if _, moved := n.records[key{s.container, m.Endpoint}]; !moved || p.container != s.container {
+			return
+		}
+		delete(p.session.callers, m.Caller)
+	}
+	s.callers[m.Caller] = m.Endpoint
+	n.callers[m.Caller] = place{container: s.container, session: s}
+}
+
+// messageLocked passes on a message of a program.
+func (n *Node) messageLocked(s *session, f wire.Frame) error {
+	switch f.Kind {
+	case wire.KindReply:
+		m, err := wire.ParseReply(f.Body)
+		if err != nil {
+			return err
+		}
+		p, ok := n.callers[m.Caller]
+		if !ok || !s.served[m.To] || p.container != s.container {
+			return nil // the caller has gone
+		}
+		p.send(n, s.container, f.Append(nil))
+		return nil
+	case wire.KindRequest:
+		m, err := wire.ParseRequest(f.Body)
+		if err != nil {
+			return err
+		}
+		_, own := s.callers[m.Caller]
+		r := n.records[key{s.container, m.To}]
+		switch {
+		case r == nil || !own && !(m.Kind == endpoint.Notify && s.served[m.To]):
+			return nil
+		case m.Kind == endpoint.Notify && (r.shown() != endpoint.Open || !own && r.owner == s):
+			r.pendLocked(m)
+		case r.shown() == endpoint.Open:
+			n.routeLocked(r, m.Caller, f.Append(nil))
+		}
+		return nil // a caller is told of the next route, and sends its request again
+	default:
+		m, err := wire.ParseInquiry(f.Body)
+		if err != nil {
+			return err
+		}
+		if _, own := s.callers[m.Caller]; own {
+			if r := n.records[key{s.container, m.To}]; r != nil {
+				n.routeLocked(r, m.Caller, f.Append(nil))
+			}
+		}
+		return nil
+	}
+}
+
+// send passes a frame on to a session or a link.
+func (p place) send(n *Node, container string, frame []byte) {
+	if p.session != nil {
+		n.stats.Relayed++
+		_ = p.session.conn.Send(frame)
+	} else if p.link != nil {
+		p.link.sendLocked(forward(container, frame))
+	}
+}
+
+// forwardedLocked takes in a message from another node.
+func (n *Node) forwardedLocked(l *link, m wire.Forward) error {
+	here := func(caller uint64, to endpoint.ID) *record {
+		if p, ok := n.callers[caller]; !ok || p.session == nil {
+			n.callers[caller] = place{container: m.Container, link: l}
+		}
+		return n.records[key{m.Container, to}]
+	}
+	switch m.Frame.Kind {
+	case wire.KindReply:
+		q, err := wire.ParseReply(m.Frame.Body)
+		if p, ok := n.callers[q.Caller]; err == nil && ok && p.container == m.Container && p.session != nil {
+			_ = p.session.conn.Send(m.Frame.Append(nil))
+		}
+		return err
+	case wire.KindRequest:
+		q, err := wire.ParseRequest(m.Frame.Body)
+		if err != nil {
+			return err
+		}
+		r := here(q.Caller, q.To)
+		switch {
+		case r != nil && q.Kind == endpoint.Notify && r.shown() != endpoint.Open:
+			r.pendLocked(q)
+		case r != nil && r.owner != nil:
+			_ = r.owner.conn.Send(m.Frame.Append(nil))
+		case q.Kind == endpoint.Notify && r != nil:
+			n.routeLocked(r, q.Caller, m.Frame.Append(nil))
+		case q.Kind != endpoint.Notify:
+			refusal := endpoint.Reply{To: q.To, Caller: q.Caller, Seq: q.Seq, Code: endpoint.Held}
+			if r != nil {
+				refusal.Version = r.version
+			}
+			l.sendLocked(forward(m.Container, wire.AppendReply(nil, refusal)))
+		}
+		return nil
+	case wire.KindProbe, wire.KindCancel:
+		q, err := wire.ParseInquiry(m.Frame.Body)
+		if err != nil {
+			return err
+		}
+		if r := here(q.Caller, q.To); r != nil && r.owner != nil {
+			_ = r.owner.conn.Send(m.Frame.Append(nil))
+		}
+		return nil
+	case wire.KindGone:
+		q, err := wire.ParseGone(m.Frame.Body)
+		if p, ok := n.callers[q.Caller]; err == nil && ok && p.link == l {
+			delete(n.callers, q.Caller)
+		}
+		frame := m.Frame.Append(nil)
+		for s := range n.sessions {
+			if s.container == m.Container && len(s.served) > 0 {
+				_ = s.conn.Send(frame)
+			}
+		}
+		return err
+	default:
+		return fmt.Errorf("%w: unexpected %s", wire.ErrFrame, m.Frame.Kind)
+	}
+}
+
+// errGone is the cause when a session or a link ends while an order is under way.
+var errGone = errors.New("it has gone")
+
+// order sends an order and waits for its answer.
+func (n *Node) order(ctx context.Context, send func(frame []byte) bool, o wire.Order) error {
+	k := wire.Order{Endpoint: o.Endpoint, Epoch: o.Epoch, Order: o.Order}
+	ch := make(chan wire.Done, 1)
+	n.mu.Lock()
+	n.orders[k] = ch
+	ok := send(o.Append(nil))
+	n.mu.Unlock()
+	defer func() {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if n.orders[k] == ch {
+			delete(n.orders, k)
+		}
+	}()
+	if !ok {
+		return errGone
+	}
+	select {
+	case d := <-ch:
+		if d.Code != endpoint.OK {
+			return &Refusal{Code: d.Code, Text: d.Text}
+		}
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-n.ctx.Done():
+		return errGone
+	}
+}
+
+func (n *Node) doneLocked(d wire.Done) {
+	k := wire.Order{Endpoint: d.Endpoint, Epoch: d.Epoch, Order: d.Order.Order}
+	if ch := n.orders[k]; ch != nil {
+		delete(n.orders, k)
+		ch <- d
+	}
+}

@@ -1,0 +1,209 @@
+// Package node is a node of the DVS. It introduces programs on one machine to each other and stays out of their way, carries messages
+// to and from other nodes, tells everybody where endpoints are, and does a node's part when an endpoint moves.
+//
+// The caller's duties, in order: New; Serve with a listener for programs; Link for each other node (a function that dials, or none if the
+// other dials), and Accept for each connection from one; Do for the verbs of a migration; Close, which waits for everything.
+//
+// A node keeps no messages, but pending notifications: a caller keeps its request and sends it again when the route says
+// so. It trusts a program with nothing outside its container, and other nodes with everything: whoever makes
+// the connections between nodes authenticates them.
+package node
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/godwit-project/godwit/dvs/endpoint"
+	"github.com/godwit-project/godwit/dvs/socket"
+	"github.com/godwit-project/godwit/dvs/wire"
+)
+
+// Program is who asks to open a session.
+type Program struct {
+	Name          string // as it says itself
+	PID, UID, GID int    // as the kernel says
+}
+
+// Options of a node.
+type Options struct {
+	Name string // unique in the cluster
+	Log  *slog.Logger
+	// Admit says whether a program may enter a container; nil admits all. Its error is shown to the program.
+	Admit func(p Program, container string) error
+	// PeerTimeout is how long another node may be away before those who wait for its endpoints are told. Default 5 s.
+	PeerTimeout time.Duration
+	// Claim gives an epoch for a name that a program binds: higher than any before. nil takes the next that this node
+	// knows of, which is enough where no name is bound on two sides of a partition.
+	Claim func(ctx context.Context, container, name string) (uint64, error)
+	// MaxPayload bounds a message. Default and limit wire.MaxPayload.
+	MaxPayload int
+}
+
+// Node is one node. It is safe for concurrent use.
+type Node struct {
+	o           Options
+	incarnation uint64
+	ctx         context.Context // ends with Close
+	cancel      context.CancelCauseFunc
+	wg          sync.WaitGroup
+
+	mu        sync.Mutex
+	closed    bool
+	listeners []net.Listener
+	sessions  map[*session]struct{}
+	records   map[key]*record
+	callers   map[uint64]place // where requests of a caller last came from
+	links     map[string]*link
+	orders    map[wire.Order]chan wire.Done
+	stats     Stats
+}
+
+// Stats counts what passed through the node itself.
+type Stats struct {
+	Relayed       uint64 // messages between programs here, because they could not be introduced
+	Introductions uint64
+	Out, In       uint64 // packets to and from other nodes
+	Writes        uint64 // to links; Out/Writes is the batching
+	Reconnects    uint64
+}
+
+// place is a session or a link.
+type place struct {
+	container string
+	session   *session
+	link      *link
+}
+
+// New returns a node that does nothing yet.
+func New(o Options) (*Node, error) {
+	if o.Name == "" || len(o.Name) > wire.MaxName {
+		return nil, errors.New("DVS node: a name of 1 to 255 bytes is needed")
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.PeerTimeout <= 0 {
+		o.PeerTimeout = 5 * time.Second
+	}
+	if o.MaxPayload <= 0 || o.MaxPayload > wire.MaxPayload {
+		o.MaxPayload = wire.MaxPayload
+	}
+	n := &Node{
+		o: o, sessions: map[*session]struct{}{}, records: map[key]*record{}, callers: map[uint64]place{}, links: map[string]*link{},
+		orders: map[wire.Order]chan wire.Done{},
+	}
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails
+	n.incarnation = binary.LittleEndian.Uint64(b[:]) | 1
+	n.ctx, n.cancel = context.WithCancelCause(context.Background())
+	return n, nil
+}
+
+// Serve takes in programs from a unix listener, which then belongs to the node, until Close. It returns nil then.
+func (n *Node) Serve(l *net.UnixListener) error {
+	n.mu.Lock()
+	if n.closed {
+		n.mu.Unlock()
+		return errors.Join(net.ErrClosed, l.Close())
+	}
+	n.listeners = append(n.listeners, l)
+	n.mu.Unlock()
+	for {
+		c, err := l.AcceptUnix()
+		if err != nil {
+			if n.ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("DVS node %s: accept: %w", n.o.Name, err)
+		}
+		if !n.start(func() { n.session(c) }) {
+			_ = c.Close()
+		}
+	}
+}
+
+// start runs f in a goroutine that Close waits for; false when the node is closed.
+func (n *Node) start(f func()) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed {
+		return false
+	}
+	n.wg.Go(f)
+	return true
+}
+
+// Close ends the node. Its programs lose their sessions, other nodes notice after their timeout.
+func (n *Node) Close() {
+	n.mu.Lock()
+	n.closed = true
+	n.cancel(net.ErrClosed)
+	for _, l := range n.listeners {
+		_ = l.Close()
+	}
+	for s := range n.sessions {
+		s.conn.Shut(net.ErrClosed)
+	}
+	for _, l := range n.links {
+		l.shutLocked()
+	}
+	n.mu.Unlock()
+	n.wg.Wait()
+}
+
+// Stats returns what has been counted.
+func (n *Node) Stats() Stats {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.stats
+}
+
+// EndpointInfo is one line of introspection.
+type EndpointInfo struct {
+	Container, Name string
+	Version         endpoint.Version
+	State           endpoint.RouteState
+	Node            string // "" while nowhere
+	Program         string // if it is here
+	PID             int
+	Standby         bool // a program here waits to take it over
+	Watchers        int
+}
+
+// Endpoints lists what the node knows.
+func (n *Node) Endpoints() []EndpointInfo {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var all []EndpointInfo
+	for _, r := range n.records {
+		i := EndpointInfo{
+			Container: r.container, Name: r.name, Version: r.version, State: r.shown(), Node: r.node,
+			Standby: r.standby != nil, Watchers: len(r.watchers),
+		}
+		if r.owner != nil {
+			i.Node, i.Program, i.PID = n.o.Name, r.owner.program.Name, r.owner.program.PID
+		}
+		all = append(all, i)
+	}
+	return all
+}
+
+func openConn(c *net.UnixConn) (*socket.Conn, Program, error) {
+	conn, err := socket.New(c)
+	if err != nil {
+		return nil, Program{}, errors.Join(err, c.Close())
+	}
+	cred, err := conn.Peer()
+	if err != nil {
+		conn.Close()
+		return nil, Program{}, err
+	}
+	return conn, Program{PID: int(cred.Pid), UID: int(cred.Uid), GID: int(cred.Gid)}, nil
+}

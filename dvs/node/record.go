@@ -1,0 +1,161 @@
+package node
+
+import (
+	"github.com/godwit-project/godwit/dvs/endpoint"
+	"github.com/godwit-project/godwit/dvs/wire"
+)
+
+type key struct {
+	container string
+	id        endpoint.ID
+}
+
+// record is what a node knows of an endpoint, guarded by the node's lock.
+type record struct {
+	container, name string
+	id              endpoint.ID
+	version         endpoint.Version
+	state           endpoint.RouteState
+	node            string   // where it is, if elsewhere
+	owner           *session // if it is here
+	standby         *session // waits here to take over
+	movable         bool
+	cut             bool // its node is away
+	watchers        map[*session]struct{}
+	notes           []endpoint.Request // pending until it is somewhere, one for each caller
+	fence           endpoint.Fence
+	work            work
+}
+
+// recordLocked returns the record of a name, and makes one if there is none.
+func (n *Node) recordLocked(container, name string) *record {
+	k := key{container, endpoint.Resolve(container, name)}
+	r := n.records[k]
+	if r == nil {
+		r = &record{container: container, name: name, id: k.id, watchers: map[*session]struct{}{}, work: newWork()}
+		n.records[k] = r
+	}
+	return r
+}
+
+// shown is the state that callers are told.
+func (r *record) shown() endpoint.RouteState {
+	if r.cut && (r.state == endpoint.Open || r.state == endpoint.Moving) {
+		return endpoint.Cut
+	}
+	return r.state
+}
+
+// tellLocked sends a watcher the route.
+func (n *Node) tellLocked(r *record, s *session) {
+	m := wire.Route{Endpoint: r.id, Version: r.version, State: r.shown()}
+	if m.State == endpoint.Open {
+		m.Channel = n.introduceLocked(s, r.owner)
+	}
+	_ = s.conn.Send(m.Append(nil))
+}
+
+// changedLocked tells everybody here of a change, and sends what has waited for it.
+func (n *Node) changedLocked(r *record) {
+	for s := range r.watchers {
+		n.tellLocked(r, s)
+	}
+	if r.shown() == endpoint.Open {
+		notes := r.notes
+		r.notes = nil
+		for _, m := range notes {
+			n.routeLocked(r, m.Caller, wire.AppendRequest(nil, m))
+		}
+	}
+}
+
+// publishLocked tells everybody everywhere of a change of an endpoint that is here.
+func (n *Node) publishLocked(r *record) {
+	n.changedLocked(r)
+	for _, l := range n.links {
+		l.sendLocked(announcement(r))
+	}
+}
+
+func announcement(r *record) wire.Frame {
+	a := wire.Announce{Container: r.container, Name: r.name, Version: r.version, State: r.state}
+	return wire.Frame{Kind: wire.KindAnnounce, Body: a.Body()}
+}
+
+// endLocked ends an endpoint that is here, because it was unbound or its process died.
+func (n *Node) endLocked(r *record, state endpoint.RouteState) {
+	r.owner, r.state = nil, state
+	r.version.Serial++
+	n.publishLocked(r)
+}
+
+// learnLocked takes in what another node says of an endpoint.
+func (n *Node) learnLocked(l *link, a wire.Announce) {
+	r := n.recordLocked(a.Container, a.Name)
+	switch c := a.Version.Compare(r.version); {
+	case r.owner != nil && (a.State == endpoint.Dead || a.State == endpoint.Nowhere) && c >= 0:
+		// An earlier owner's end is newer than what we could know when the name was bound here.
+		r.version = endpoint.Version{Epoch: a.Version.Epoch + 1}
+		n.orderLocked(r.owner, wire.Order{Endpoint: r.id, Order: wire.OrderVersion, Version: r.version})
+		n.publishLocked(r)
+	case r.owner != nil && (c > 0 || c == 0 && l.name < n.o.Name):
+		if c > 0 || a.State == endpoint.Open { // another owns it by a newer epoch, or by the order of names
+			n.orderLocked(r.owner, wire.Order{Endpoint: r.id, Order: wire.OrderLeave, Epoch: a.Version.Epoch})
+			n.setLocked(l, r, a)
+		}
+	case r.owner != nil:
+		l.sendLocked(announcement(r))
+	case c > 0 || c == 0 && r.node == l.name && r.cut:
+		n.setLocked(l, r, a)
+	case c <= 0 && r.node != l.name && a.State == endpoint.Open && r.shown() != endpoint.Open && r.shown() != endpoint.Moving:
+		b := wire.Announce{Container: a.Container, Name: a.Name, Version: r.version, State: endpoint.Nowhere}
+		l.sendLocked(wire.Frame{Kind: wire.KindAnnounce, Body: b.Body()})
+	}
+}
+
+func (n *Node) setLocked(l *link, r *record, a wire.Announce) {
+	r.owner, r.version, r.state, r.cut = nil, a.Version, a.State, false
+	if r.node = ""; a.State == endpoint.Open || a.State == endpoint.Moving {
+		r.node = l.name
+	}
+	n.changedLocked(r)
+}
+
+// orderLocked sends an order that needs no answer.
+func (n *Node) orderLocked(s *session, o wire.Order) { _ = s.conn.Send(o.Append(nil)) }
+
+// routeLocked passes a message on to where the endpoint is. It is false if it is nowhere now.
+func (n *Node) routeLocked(r *record, caller uint64, frame []byte) bool {
+	switch {
+	case r.owner != nil:
+		n.stats.Relayed++
+		_ = r.owner.conn.Send(frame)
+		return true
+	case r.node != "" && n.links[r.node] != nil && !r.cut:
+		n.links[r.node].sendLocked(forward(r.container, frame))
+		return true
+	default:
+		return false
+	}
+}
+
+// forward wraps a frame (with its length) for a link.
+func forward(container string, frame []byte) wire.Frame {
+	f := wire.Forward{Container: container, Frame: wire.Frame{Kind: wire.Kind(frame[4]), Body: frame[5:]}}
+	return wire.Frame{Kind: wire.KindForward, Body: f.Body()}
+}
+
+// pendLocked keeps a notification until its endpoint is somewhere.
+func (r *record) pendLocked(m endpoint.Request) {
+	for i := range r.notes {
+		if r.notes[i].Caller == m.Caller {
+			r.notes[i].Seq = max(r.notes[i].Seq, m.Seq)
+			return
+		}
+	}
+	const most = 4096
+	if len(r.notes) < most {
+		m.Payload = nil
+		r.notes = append(r.notes, m)
+	}
+}

@@ -1,0 +1,269 @@
+package node
+
+import (
+	"fmt"
+	"net"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/godwit-project/godwit/dvs"
+	"github.com/godwit-project/godwit/dvs/endpoint"
+	"github.com/godwit-project/godwit/dvs/socket"
+	"github.com/godwit-project/godwit/dvs/wire"
+)
+
+// session is one program's connection, guarded by the node's lock.
+type session struct {
+	conn      *socket.Conn
+	container string
+	program   Program
+	caller    uint64
+	direct    bool
+	page      int // descriptors, if direct
+	bell      int
+	callers   map[uint64]endpoint.ID // the session's own is of endpoint 0
+	served    map[endpoint.ID]bool   // what it has ever been bound to
+	watched   map[*record]struct{}   // whose routes it wants
+	channels  map[*session]uint32    // introductions
+	used      map[uint32]bool        // channel numbers
+	hint      uint32                 // where to look for a free one
+}
+
+// session serves one program until it goes.
+func (n *Node) session(c *net.UnixConn) {
+	conn, program, err := openConn(c)
+	if err != nil {
+		n.o.Log.Warn("DVS program refused", "err", err)
+		return
+	}
+	defer conn.Close()
+	s, err := n.welcome(conn, program)
+	if err != nil {
+		n.o.Log.Info("DVS program refused", "pid", program.PID, "err", err)
+		return
+	}
+	for {
+		f, err := conn.Read()
+		if err == nil {
+			err = n.fromProgram(s, f)
+		}
+		if err != nil {
+			n.drop(s, err)
+			return
+		}
+	}
+}
+
+// welcome does the opening of a session.
+func (n *Node) welcome(conn *socket.Conn, program Program) (*session, error) {
+	f, err := conn.Read()
+	if err != nil {
+		return nil, err
+	}
+	if f.Kind != wire.KindHello {
+		return nil, fmt.Errorf("%w: %s for a hello", wire.ErrFrame, f.Kind)
+	}
+	m, err := wire.ParseHello(f.Body)
+	if err != nil {
+		return nil, err
+	}
+	program.Name = m.Program
+	refuse := func(text string) error {
+		_ = conn.Send(wire.Answer{Code: endpoint.NoContainer, Text: text}.Append(nil))
+		return fmt.Errorf("container %q: %s", m.Container, text)
+	}
+	if m.Version != wire.Version {
+		return nil, refuse(fmt.Sprintf("the node speaks version %d, the program %d", wire.Version, m.Version))
+	}
+	if m.Container == "" || m.Caller == 0 {
+		return nil, refuse("a container and a caller are needed")
+	}
+	if n.o.Admit != nil {
+		if err := n.o.Admit(program, m.Container); err != nil {
+			return nil, refuse(err.Error())
+		}
+	}
+	s := &session{
+		conn: conn, container: m.Container, program: program, caller: m.Caller, direct: m.Direct, page: -1, bell: -1,
+		callers: map[uint64]endpoint.ID{m.Caller: 0}, served: map[endpoint.ID]bool{}, watched: map[*record]struct{}{},
+		channels: map[*session]uint32{}, used: map[uint32]bool{},
+	}
+	var fds []int
+	if s.direct {
+		if fds, err = s.share(); err != nil {
+			return nil, err
+		}
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed {
+		s.closeFiles()
+		return nil, net.ErrClosed
+	}
+	if p, ok := n.callers[m.Caller]; ok && p.session != nil {
+		s.closeFiles()
+		return nil, refuse("the caller is in use")
+	}
+	n.sessions[s] = struct{}{}
+	n.callers[m.Caller] = place{container: m.Container, session: s}
+	w := wire.Welcome{Version: wire.Version, MaxPayload: uint32(n.o.MaxPayload), Node: n.o.Name}
+	return s, conn.Send(w.Append(nil), fds...)
+}
+
+// share makes the session's page and bell, and returns copies for the program.
+func (s *session) share() ([]int, error) {
+	page, err := sealed("dvs page", dvs.PageSize)
+	if err != nil {
+		return nil, err
+	}
+	bell, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		_ = unix.Close(page)
+		return nil, fmt.Errorf("make an eventfd: %w", err)
+	}
+	s.page, s.bell = page, bell
+	fds, err := dup(page, bell)
+	if err != nil {
+		s.closeFiles()
+	}
+	return fds, err
+}
+
+func (s *session) closeFiles() {
+	if s.page >= 0 {
+		_ = unix.Close(s.page)
+		_ = unix.Close(s.bell)
+		s.page, s.bell = -1, -1
+	}
+}
+
+// sealed makes memory to share whose size nobody can change.
+func sealed(name string, size int64) (int, error) {
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return -1, fmt.Errorf("make shared memory: %w", err)
+	}
+	if err = unix.Ftruncate(fd, size); err == nil {
+		_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_SEAL)
+	}
+	if err != nil {
+		_ = unix.Close(fd)
+		return -1, fmt.Errorf("make shared memory: %w", err)
+	}
+	return fd, nil
+}
+
+func dup(fds ...int) ([]int, error) {
+	var all []int
+	for _, fd := range fds {
+		d, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			for _, o := range all {
+				_ = unix.Close(o)
+			}
+			return nil, fmt.Errorf("copy a descriptor: %w", err)
+		}
+		all = append(all, d)
+	}
+	return all, nil
+}
+
+// introduceLocked connects two programs, and returns the number that a has for it; 0 if they cannot be.
+func (n *Node) introduceLocked(a, b *session) uint32 {
+	if a == b || a == nil || b == nil || !a.direct || !b.direct {
+		return 0
+	}
+	if i := a.channels[b]; i != 0 {
+		return i
+	}
+	i, j := a.freeChannel(), b.freeChannel()
+	if i == 0 || j == 0 {
+		return 0
+	}
+	rings, err := sealed("dvs rings", dvs.RingsSize)
+	if err != nil {
+		n.o.Log.Warn("DVS programs not introduced", "err", err)
+		return 0
+	}
+	defer unix.Close(rings)
+	forA, errA := dup(rings, b.page, b.bell)
+	forB, errB := dup(rings, a.page, a.bell)
+	if errA != nil || errB != nil {
+		for _, fd := range append(forA, forB...) {
+			_ = unix.Close(fd)
+		}
+		n.o.Log.Warn("DVS programs not introduced", "err", errA, "err2", errB)
+		return 0
+	}
+	a.used[i], b.used[j] = true, true
+	a.channels[b], b.channels[a] = i, j
+	n.stats.Introductions++
+	_ = b.conn.Send(wire.Introduce{Channel: j, PeerChannel: i, Side: 1, Peer: a.caller}.Append(nil), forB...)
+	_ = a.conn.Send(wire.Introduce{Channel: i, PeerChannel: j, Side: 0, Peer: b.caller}.Append(nil), forA...)
+	return i
+}
+
+// freeChannel returns a number from 1 on, or 0.
+func (s *session) freeChannel() uint32 {
+	for range wire.MaxChannels {
+		s.hint = s.hint%(wire.MaxChannels-1) + 1
+		if !s.used[s.hint] {
+			return s.hint
+		}
+	}
+	return 0
+}
+
+// drop forgets a program that has gone, and tells everybody whom it concerns.
+func (n *Node) drop(s *session, err error) {
+	s.conn.Shut(net.ErrClosed)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.o.Log.Debug("DVS program gone", "pid", s.program.PID, "container", s.container, "err", err)
+	delete(n.sessions, s)
+	for peer, i := range s.channels {
+		j := peer.channels[s]
+		delete(peer.channels, s)
+		delete(peer.used, j)
+		delete(s.channels, peer)
+		delete(s.used, i)
+		_ = peer.conn.Send(wire.Revoke{Channel: j}.Append(nil))
+	}
+	for r := range s.watched {
+		delete(r.watchers, s)
+	}
+	for _, r := range n.records {
+		if r.standby == s {
+			r.standby = nil
+			gone := wire.Order{Endpoint: r.id, Epoch: r.fence.Epoch, Order: wire.OrderStage}
+			n.reportLocked(s, wire.Done{Order: gone, Code: endpoint.NoStandby, Text: "the standby has ended"})
+		}
+		if r.owner == s {
+			n.endLocked(r, endpoint.Dead)
+		}
+	}
+	for o, ch := range n.orders {
+		if s.served[o.Endpoint] {
+			delete(n.orders, o)
+			ch <- wire.Done{Order: o, Code: endpoint.Died, Text: "the process has ended"}
+		}
+	}
+	for c := range s.callers {
+		n.goneLocked(s.container, c)
+	}
+	s.closeFiles()
+}
+
+// goneLocked tells everybody that a caller has ended.
+func (n *Node) goneLocked(container string, caller uint64) {
+	delete(n.callers, caller)
+	frame := wire.Gone{Caller: caller}.Append(nil)
+	for s := range n.sessions {
+		if s.container == container && len(s.served) > 0 {
+			_ = s.conn.Send(frame)
+		}
+	}
+	for _, l := range n.links {
+		l.sendLocked(forward(container, frame))
+	}
+}

@@ -1,0 +1,48 @@
+// Package wire is the framing of the DVS: bytes in, values out. It is documented here so that other languages can speak it.
+//
+// # Frames
+//
+// A frame is a 32-bit length, then that many bytes: one byte of kind, and the body. All numbers are little-endian and of fixed size; a
+// string is a 16-bit length and UTF-8 bytes; a payload is what is left of the body. The same frames pass over the unix
+// socket of a node (a byte stream), through the rings between two processes, and, in a Packet, between nodes.
+//
+// # A session, over the unix socket of a node
+//
+// The program sends Hello; the node answers Welcome, or Answer with call 0 and a code, and closes. With the flag Direct, Welcome
+// carries two descriptors (SCM_RIGHTS): the session's page and its bell. A program that does not set the flag never sees
+// a ring, and everything goes through the node.
+//
+//	Hello      1  u16 version (1), u8 flags (1 direct), u64 caller, str container, str program
+//	Welcome    2  u16 version, u32 longest payload, str node
+//	Bind       3  u32 call, u8 flags (1 standby, 2 movable), str name
+//	Unbind     4  u32 call, u64 endpoint
+//	Answer     5  u32 call, u16 code, u64 epoch, u64 serial, text
+//	Watch      6  str name: tell me the endpoint's routes, now and later
+//	Route      7  u64 endpoint, u64 epoch, u64 serial, u8 state (0 unbound, 1 active, 2 moving, 3 dead, 4 cut), u32 channel (0: the node)
+//	Introduce  8  u32 channel, u32 channel at the peer, u8 side, u64 the peer's caller; with three descriptors: rings, the peer's page, its bell
+//	Revoke     9  u32 channel
+//	Order     10  u64 endpoint, u64 epoch, u8 order (see Orders), u64 epoch, u64 serial: the endpoint's version from now on
+//	Done      11  u64 endpoint, u64 epoch, u8 order, u16 code, u64 epoch, u64 serial, text
+//	Chunk     12  u64 endpoint, u64 epoch, u64 offset, u64 total, bytes: the state of a moving endpoint
+//	Gone      13  u64 caller: it has ended, forget its replies
+//	Caller    14  u64 endpoint, u64 caller: the requests of this caller are mine
+//
+// # Messages
+//
+//	Request   16  u8 kind (1 send, 2 sendrec, 3 notify, 4 copy read, 5 copy write), u8 flags (1 do not wait), u64 endpoint, u64 caller, u64 sequence, str from, payload
+//	Reply     17  u64 endpoint, u64 caller, u64 sequence, u16 code, u64 epoch, u64 serial, payload
+//	Probe     18  u64 endpoint, u64 caller, u64 sequence
+//	Cancel    19  u64 endpoint, u64 caller, u64 sequence
+//
+// A caller is 64 random bits. It has one request outstanding, sends it again whenever a newer Route says active, and
+// numbers the next one higher; so it gets each answer once, and no request is executed twice.
+//
+// # Between nodes
+//
+//	LinkHello 32  u16 version, u64 incarnation, u64 the other's incarnation as known (or 0), u64 packets received of that, str node
+//	LinkAck   33  u64 packets received
+//	Packet    34  u64 number, then a frame without its length: Forward, Announce, Gone, Chunk, Staged
+//	Forward   35  str container, then a message without its length
+//	Announce  36  str container, str name, u64 epoch, u64 serial, u8 state
+//	State     37  str container, then Chunk's or Done's frame without its length
+package wire

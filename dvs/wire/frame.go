@@ -1,0 +1,103 @@
+package wire
+
+import (
+	"bufio"
+	"encoding/binary"
+	"fmt"
+	"io"
+)
+
+// Kind says what a frame is. The values never change.
+type Kind uint8
+
+// The kinds of frame.
+const (
+	KindHello     Kind = 1
+	KindWelcome   Kind = 2
+	KindBind      Kind = 3
+	KindUnbind    Kind = 4
+	KindAnswer    Kind = 5
+	KindWatch     Kind = 6
+	KindRoute     Kind = 7
+	KindIntroduce Kind = 8
+	KindRevoke    Kind = 9
+	KindOrder     Kind = 10
+	KindDone      Kind = 11
+	KindChunk     Kind = 12
+	KindGone      Kind = 13
+	KindCaller    Kind = 14
+	KindRequest   Kind = 16
+	KindReply     Kind = 17
+	KindProbe     Kind = 18
+	KindCancel    Kind = 19
+	KindLinkHello Kind = 32
+	KindLinkAck   Kind = 33
+	KindPacket    Kind = 34
+	KindForward   Kind = 35
+	KindAnnounce  Kind = 36
+	KindState     Kind = 37
+)
+
+// String returns the number: a frame of an unknown kind is only ever named in an error.
+func (k Kind) String() string { return fmt.Sprintf("frame kind %d", uint8(k)) }
+
+// Frame is a kind and a body that has not been parsed. The body belongs to whoever has the frame.
+type Frame struct {
+	Kind Kind
+	Body []byte
+}
+
+// Append encodes the frame.
+func (f Frame) Append(b []byte) []byte {
+	start := len(b)
+	return end(append(begin(b, f.Kind), f.Body...), start)
+}
+
+// Length reads the length that stands before a frame.
+func Length(b []byte) (int, error) {
+	n := binary.LittleEndian.Uint32(b)
+	if n < 1 || n > MaxFrame {
+		return 0, fmt.Errorf("%w: length %d, allowed are 1 to %d", ErrFrame, n, MaxFrame)
+	}
+	return int(n), nil
+}
+
+// Inner takes apart a frame without its length.
+func Inner(b []byte) (Frame, error) {
+	if len(b) < 1 {
+		return Frame{}, fmt.Errorf("%w: empty", ErrFrame)
+	}
+	return Frame{Kind: Kind(b[0]), Body: b[1:]}, nil
+}
+
+// Read reads one frame. The memory it takes grows with what arrives, not with what the length promises.
+func Read(r *bufio.Reader) (Frame, error) {
+	head, err := r.Peek(lengthSize)
+	if err != nil {
+		return Frame{}, err
+	}
+	n, err := Length(head)
+	if err != nil {
+		return Frame{}, err
+	}
+	if _, err := r.Discard(lengthSize); err != nil {
+		return Frame{}, err
+	}
+	const step = 1 << 20
+	b := make([]byte, 0, min(n, step))
+	for len(b) < n {
+		at := len(b)
+		more := min(n-at, max(step, at))
+		if cap(b)-at < more {
+			b = append(make([]byte, 0, at+more), b...)
+		}
+		b = b[:at+more]
+		if _, err := io.ReadFull(r, b[at:]); err != nil {
+			if err == io.EOF {
+				err = io.ErrUnexpectedEOF
+			}
+			return Frame{}, err
+		}
+	}
+	return Inner(b)
+}
