@@ -42,6 +42,11 @@ type host struct {
 	store    *storage.Store
 	net      *network.Host
 	unwatch  func()
+	checks   checkLines
+
+	life       context.Context // ends with close
+	end        context.CancelFunc
+	background sync.WaitGroup
 
 	probe struct {
 		sync.Mutex
@@ -55,6 +60,7 @@ type host struct {
 // for them.
 func openHost(ctx context.Context, c hostConfig) (_ *host, err error) {
 	h := &host{hostConfig: c}
+	h.life, h.end = context.WithCancel(ctx)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, h.close())
@@ -81,6 +87,8 @@ func openHost(ctx context.Context, c hostConfig) (_ *host, err error) {
 // close leaves the virtual servers, their data and their network as they are.
 func (h *host) close() error {
 	var errs []error
+	h.end()
+	h.background.Wait()
 	if h.unwatch != nil {
 		h.unwatch()
 	}

@@ -240,12 +240,16 @@ func (h *host) prepareSource(ctx context.Context, s *pb.MigrationStep, _ func(*p
 
 func (h *host) convergeMemory(ctx context.Context, s *pb.MigrationStep, report func(*pb.TaskProgress)) (*pb.StepFigures, error) {
 	name := s.GetService().GetName()
-	return nil, h.platform.Converge(ctx, name, s.GetEpoch(), h.dialTo(s, streamMemory, name, wan.Handover), func(p server.Progress) {
+	err := h.platform.Converge(ctx, name, s.GetEpoch(), h.dialTo(s, streamMemory, name, wan.Handover), func(p server.Progress) {
 		report(&pb.TaskProgress{
 			Done: p.Transferred, Total: p.Transferred + p.Remaining, Rate: p.Rate,
 			Message: fmt.Sprintf("pass %d, guest changes %.1f MB/s", p.Iteration, p.DirtyRate/1e6),
 		})
 	})
+	if err != nil {
+		return nil, err
+	}
+	return nil, h.openCheck(ctx, s)
 }
 
 // quiesceServer stops the guest and sends what remains. Tap and volumes are shut before the stream goes on: from there
@@ -253,7 +257,7 @@ func (h *host) convergeMemory(ctx context.Context, s *pb.MigrationStep, report f
 func (h *host) quiesceServer(ctx context.Context, s *pb.MigrationStep, _ func(*pb.TaskProgress)) (*pb.StepFigures, error) {
 	name := s.GetService().GetName()
 	shut := func(ctx context.Context) error {
-		return errors.Join(h.shut(ctx, name), h.eachVolume(ctx, s, func(ctx context.Context, v *storage.Volume) error {
+		return errors.Join(h.offerMemory(s), h.shut(ctx, name), h.eachVolume(ctx, s, func(ctx context.Context, v *storage.Volume) error {
 			return v.Shut(ctx, s.GetEpoch())
 		}))
 	}
@@ -285,7 +289,10 @@ func (h *host) open(ctx context.Context, name string) error {
 }
 
 func (h *host) loadedServer(ctx context.Context, s *pb.MigrationStep, _ func(*pb.TaskProgress)) (*pb.StepFigures, error) {
-	return nil, h.platform.Loaded(ctx, s.GetService().GetName(), s.GetEpoch())
+	if err := h.platform.Loaded(ctx, s.GetService().GetName(), s.GetEpoch()); err != nil {
+		return nil, err
+	}
+	return nil, h.repairMemory(ctx, s)
 }
 
 // activateServer opens the gate before the guest runs, so that its first packet passes.
@@ -295,6 +302,7 @@ func (h *host) activateServer(ctx context.Context, s *pb.MigrationStep, _ func(*
 	if err != nil {
 		return nil, fmt.Errorf("activate %s: %w", name, err)
 	}
+	h.checks.drop(name)
 	if err := h.open(ctx, name); err != nil {
 		return nil, err
 	}
@@ -329,6 +337,7 @@ func (h *host) rescue(ctx context.Context, s *pb.StartService, err error) error 
 
 func (h *host) releaseServer(ctx context.Context, s *pb.MigrationStep, _ func(*pb.TaskProgress)) (*pb.StepFigures, error) {
 	name := s.GetService().GetName()
+	h.checks.drop(name)
 	if err := h.platform.Destroy(ctx, name); err != nil {
 		return nil, err
 	}
@@ -344,6 +353,7 @@ func (h *host) releaseServer(ctx context.Context, s *pb.MigrationStep, _ func(*p
 // rollbackServer lets the guest run here again. The gate opens first, for its first packet; its volumes are open already.
 func (h *host) rollbackServer(ctx context.Context, s *pb.MigrationStep, _ func(*pb.TaskProgress)) (*pb.StepFigures, error) {
 	name := s.GetService().GetName()
+	h.checks.drop(name)
 	if err := h.open(ctx, name); err != nil {
 		return nil, err
 	}
@@ -355,6 +365,7 @@ func (h *host) rollbackServer(ctx context.Context, s *pb.MigrationStep, _ func(*
 
 func (h *host) dropServer(ctx context.Context, s *pb.MigrationStep, _ func(*pb.TaskProgress)) (*pb.StepFigures, error) {
 	name := s.GetService().GetName()
+	h.checks.drop(name)
 	if err := h.platform.DropIncoming(ctx, name, s.GetEpoch()); err != nil {
 		return nil, err
 	}

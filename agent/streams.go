@@ -14,6 +14,7 @@ const (
 	streamClock  = "clock"  // nothing: its opening compares the clocks
 	streamMemory = "memory" // QEMU's migration stream
 	streamVolume = "volume" // replication of the volume that is named
+	streamCheck  = "check"  // comparison of the memory that was handed over
 )
 
 // accept lets in the streams of the attempt that this host is the destination of, and no others.
@@ -28,6 +29,8 @@ func (h *host) accept(_ context.Context, hello wan.Hello, _ tls.ConnectionState)
 		return h.takeMemory, nil
 	case streamVolume:
 		return h.takeVolume, nil
+	case streamCheck:
+		return h.takeCheck, nil
 	}
 	return nil, fmt.Errorf("streams of kind %q are not known here: install the same godwit at both sites", hello.Kind)
 }

@@ -22,6 +22,8 @@ import (
 	"errors"
 	"net"
 	"time"
+
+	"github.com/godwit-project/godwit/server/memcheck"
 )
 
 // Errors that a driver tells apart. All others are faults of the moment.
@@ -112,6 +114,12 @@ type Progress struct {
 	Status      string  // the platform's own word
 }
 
+// Memory is the mapped memory of a machine that does not run; see package memcheck.
+type Memory interface {
+	memcheck.Memory
+	Close() error
+}
+
 // Platform runs the machines of one host. Its methods may be called at the same time from many goroutines; those on one
 // machine wait for each other where they have to, except that Rollback, DropIncoming and Destroy end a Converge,
 // Quiesce, AcceptIncoming or Loaded that is under way.
@@ -154,6 +162,10 @@ type Platform interface {
 	// outside the platform; not a byte of what remains is sent before it has returned nil, for once it is sent the
 	// platform might let the guest run again by itself. It is called again when Quiesce is repeated.
 	Quiesce(ctx context.Context, name string, epoch uint64, shut func(context.Context) error) error
+	// Memory maps the memory of a machine whose platform may have missed changes, for package memcheck: to be called at the
+	// source when the guest has stopped, at the destination when it has loaded. It is nil, without an error, where the
+	// platform's account can be trusted.
+	Memory(name string) (Memory, error)
 	// Rollback ends whatever stream there is and lets the guest run here again. It works from every state.
 	Rollback(ctx context.Context, name string, epoch uint64) error
 }

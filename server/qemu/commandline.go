@@ -65,7 +65,7 @@ func commandLine(m server.Machine, incoming, ballast, sandbox bool) ([]string, e
 		"-machine", m.MachineType + ",accel=" + m.Accelerator + ",memory-backend=ram0,suppress-vmdesc=on",
 		"-cpu", m.CPUModel + ",enforce",
 		"-smp", strconv.Itoa(m.CPUs),
-		"-object", "memory-backend-ram,id=ram0,size=" + strconv.FormatInt(m.Memory, 10),
+		"-object", memoryArgument(m),
 		"-m", strconv.FormatInt(m.Memory/mebibyte, 10),
 		"-msg", "timestamp=on",
 		"-boot", "strict=on",
@@ -107,6 +107,15 @@ func commandLine(m server.Machine, incoming, ballast, sandbox bool) ([]string, e
 		a = append(a, "-S", "-incoming", "defer")
 	}
 	return a, nil
+}
+
+// memoryArgument makes memory that we can look at, where we have to; both kinds are the same to the guest and in the stream.
+func memoryArgument(m server.Machine) string {
+	size := strconv.FormatInt(m.Memory, 10)
+	if doubtful(m) {
+		return "memory-backend-memfd,share=on,id=ram0,size=" + size
+	}
+	return "memory-backend-ram,id=ram0,size=" + size
 }
 
 // sandboxArgument keeps a QEMU that its guest has broken into from starting programs or gaining rights.
