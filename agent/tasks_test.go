@@ -28,6 +28,7 @@ const (
 // fakeWorker tells of each call that begins, and lets it go on as the test says.
 type fakeWorker struct {
 	begun chan *call
+	quit  chan struct{} // closed at the test's end: nothing waits for it any more
 
 	mu      sync.Mutex
 	atWork  map[migration.StepID]int
@@ -48,7 +49,7 @@ type ending struct {
 }
 
 func newFakeWorker() *fakeWorker {
-	return &fakeWorker{begun: make(chan *call, 16), atWork: make(map[migration.StepID]int)}
+	return &fakeWorker{begun: make(chan *call, 16), quit: make(chan struct{}), atWork: make(map[migration.StepID]int)}
 }
 
 func (w *fakeWorker) step(ctx context.Context, s *pb.MigrationStep, id migration.StepID, report func(*pb.TaskProgress)) (*pb.StepFigures, error) {
@@ -67,14 +68,23 @@ func (w *fakeWorker) step(ctx context.Context, s *pb.MigrationStep, id migration
 	}()
 	c := &call{what: string(id), epoch: s.GetEpoch(), ctx: ctx, report: report, end: make(chan ending, 1)}
 	w.begun <- c
-	e := <-c.end
+	e := w.await(c)
 	return e.figures, e.err
 }
 
 func (w *fakeWorker) place(what string, epoch uint64) error {
 	c := &call{what: what, epoch: epoch, end: make(chan ending, 1)}
 	w.begun <- c
-	return (<-c.end).err
+	return w.await(c).err
+}
+
+func (w *fakeWorker) await(c *call) ending {
+	select {
+	case e := <-c.end:
+		return e
+	case <-w.quit:
+		return ending{err: errors.New("the test is over")}
+	}
 }
 
 func (w *fakeWorker) start(_ context.Context, s *pb.StartService) error {
@@ -115,6 +125,7 @@ func newBench(t *testing.T, dir string) *bench {
 	t.Cleanup(func() {
 		release()
 		cancel()
+		close(b.worker.quit)
 		b.wg.Wait() // every task's goroutine has ended
 	})
 	return b
