@@ -44,8 +44,8 @@ type move struct {
 type outcome struct {
 	blackout float64 // ms
 	counted  float64 // bytes over the WAN
-	memory   float64 // bytes of the guest's memory, changed pages again; before any reduction
-	disk     float64 // bytes of its disk, likewise
+	memory   float64 // bytes of them for memory, pages that changed meanwhile again
+	disk     float64 // bytes of them for the disk, likewise
 	phases   []phase // in their order
 }
 

@@ -109,8 +109,8 @@ var (
 	totalRow    = row{"total time", "%.2f s", func(m move) float64 { return m.total / 1000 }}
 	arrivedRow  = row{"bytes that came over the WAN", "%.1f MB", func(m move) float64 { return m.arrived / 1e6 }}
 	countedRow  = row{"… by the program's own count", "%.1f MB", func(m move) float64 { return m.counted / 1e6 }}
-	memoryRow   = row{"… of memory, before reduction", "%.1f MB", func(m move) float64 { return m.memory / 1e6 }}
-	diskRow     = row{"… of disk, before reduction", "%.1f MB", func(m move) float64 { return m.disk / 1e6 }}
+	memoryRow   = row{"… of it memory", "%.1f MB", func(m move) float64 { return m.memory / 1e6 }}
+	diskRow     = row{"… of it disk", "%.1f MB", func(m move) float64 { return m.disk / 1e6 }}
 	blackoutRow = row{"blackout", "%.0f ms", func(m move) float64 { return m.blackout }}
 	gapRow      = row{"the client's longest gap", "%.0f ms", func(m move) float64 { return m.gap }}
 	gapLateRow  = row{"… of it the client's own lateness", "%.0f ms", func(m move) float64 { return m.gapLate }}
@@ -133,7 +133,7 @@ func (r *results) comparisonText() string {
 	for _, row := range []row{totalRow, arrivedRow, countedRow, memoryRow, diskRow, blackoutRow, gapRow, gapLateRow} {
 		ours, bare := of(r.ours, row.value), of(r.bare, row.value)
 		ratio := "–"
-		if row.name != gapLateRow.name && bare.median() > 0 {
+		if row.name != gapLateRow.name && bare.median() > 0 && ours.median() > 0 {
 			ratio = fmt.Sprintf("%.2f", ours.median()/bare.median())
 		}
 		table = append(table, []string{row.name, ours.text(row.format), bare.text(row.format), ratio})
