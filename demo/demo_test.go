@@ -20,66 +20,20 @@ func TestTheDetourIsTheWayThroughBothEdges(t *testing.T) {
 	after := strings.Fields("client core east-edge east-host")
 	back := strings.Fields("client core east-edge core west-edge west-host")
 	for name, test := range map[string]struct {
-		samples []sample
-		want    []string
+		paths [][]string
+		want  []string
 	}{
-		"seen":              {[]sample{{"converging", straight}, {"optimizing", through}, {"completed", after}}, through},
-		"never seen":        {[]sample{{"converging", straight}, {"completed", after}}, []string{}},
-		"the wrong way":     {[]sample{{"optimizing", back}}, []string{}},
-		"broken off":        {[]sample{{"optimizing", through[:5]}}, []string{}},
+		"seen":              {[][]string{straight, through, after}, through},
+		"never seen":        {[][]string{straight, after}, []string{}},
+		"the wrong way":     {[][]string{back}, []string{}},
+		"broken off":        {[][]string{through[:5]}, []string{}},
 		"nothing was found": {nil, []string{}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := detour(test.samples); got == nil || !slices.Equal(got, test.want) {
+			if got := detour(test.paths); got == nil || !slices.Equal(got, test.want) {
 				t.Errorf("got %v, want %v", got, test.want)
 			}
 		})
-	}
-}
-
-func TestTheSamplerLooksFromSynchronizingOnAndKeepsEachPathOnceForEachPhase(t *testing.T) {
-	type look struct {
-		path []string
-		err  error
-	}
-	looks := make(chan look)
-	s := newSampler(context.Background(), func(ctx context.Context) ([]string, error) {
-		select {
-		case one := <-looks:
-			return one.path, one.err
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	})
-	s.phase("converging")
-	select {
-	case looks <- look{}:
-		t.Error("it looks before the path can change")
-	default:
-	}
-	s.phase("synchronizing")
-	// When as many more looks have begun as there are samplers, one at least has added what it found.
-	give := func(one look) {
-		for range samplers {
-			looks <- one
-		}
-	}
-	give(look{path: []string{"a"}})
-	give(look{err: errors.New("held")})
-	s.phase("optimizing")
-	give(look{path: []string{"b"}, err: errors.New("no answer")})
-	give(look{err: errors.New("held")})
-	got := s.stop()
-	for _, want := range []sample{{"synchronizing", []string{"a"}}, {"optimizing", []string{"b"}}} {
-		count := 0
-		for _, one := range got {
-			if one.phase == want.phase && slices.Equal(one.path, want.path) {
-				count++
-			}
-		}
-		if count != 1 {
-			t.Errorf("%v is there %d times, want once: %v", want, count, got)
-		}
 	}
 }
 

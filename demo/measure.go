@@ -65,11 +65,10 @@ func (p *planned) migrate(ctx context.Context) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	paths := newSampler(ctx, func(ctx context.Context) ([]string, error) { return p.lab.Path(ctx, "client", address) })
+	paths := follow(ctx, func(ctx context.Context) ([][]string, error) { return p.lab.Paths(ctx, "client", address, traceEvery) })
 	last, err := p.client.FollowMigration(ctx, m.GetName(), api.Follow{
 		Patience: patience,
 		Seen: func(m *godwitv1.Migration) error {
-			paths.phase(m.GetPhase())
 			if p.Seen != nil {
 				p.Seen(m)
 			}
@@ -77,13 +76,13 @@ func (p *planned) migrate(ctx context.Context) (*Report, error) {
 		},
 		Lost: func(err error) { p.Say(fmt.Sprintf("the controller is away (%v), waiting for it", err)) },
 	})
-	samples := paths.stop()
-	if err != nil {
+	taken, terr := paths.stop()
+	if err := errors.Join(err, terr); err != nil {
 		return nil, fmt.Errorf("watch the migration: %w", err)
 	}
 	report := newReport(last)
 	report.PathBefore = nodes(before)
-	report.PathDuring = detour(samples)
+	report.PathDuring = detour(taken)
 	if report.completed() {
 		p.Say(fmt.Sprintf("the service runs at %s; the client goes on asking for %v", target, probeTail))
 	}

@@ -12,6 +12,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -68,6 +69,66 @@ func (l *Lab) Path(ctx context.Context, from, dst string) ([]string, error) {
 		}
 	}
 	return path, errors.Join(fmt.Errorf("trace the path to %s: no echo from its UDP port %d", dst, echoPort), ctx.Err())
+}
+
+// Paths traces packets from a node to a guest's UDP echo, one every so often, until ctx ends, and returns the different paths
+// in the order in which they were first taken. A packet that was held on its way is waited for a moment; one that never
+// arrived counts for nothing.
+func (l *Lab) Paths(ctx context.Context, from, dst string, every time.Duration) ([][]string, error) {
+	const stragglers = time.Second
+	if _, err := findNode(from); err != nil {
+		return nil, err
+	}
+	t, err := l.newTracer()
+	if err != nil {
+		return nil, fmt.Errorf("trace the paths to %s: %w", dst, err)
+	}
+	defer t.close()
+	conn, err := l.Dial(ctx, from, "udp", net.JoinHostPort(dst, strconv.Itoa(echoPort)))
+	if err != nil {
+		return nil, fmt.Errorf("trace the paths to %s: %w", dst, err)
+	}
+	defer conn.Close()
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		// An ICMP error of an earlier packet is no reason to stop.
+		_, _ = conn.Write([]byte(string(pathMark) + rand.Text()))
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+		}
+	}
+	time.Sleep(stragglers)
+	return t.paths(), nil
+}
+
+// paths are the different ways that packets took from end to end.
+func (t *tracer) paths() [][]string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	slices.SortStableFunc(t.seen, func(a, b sighting) int { return int(a.at - b.at) })
+	var order []string
+	ways := make(map[string][]string)
+	for _, s := range t.seen {
+		token := string(s.payload[:min(len(s.payload), len(pathMark)+len(rand.Text()))])
+		way, known := ways[token]
+		if !known {
+			order = append(order, token)
+		}
+		if len(way) == 0 || way[len(way)-1] != s.node {
+			ways[token] = append(way, s.node)
+		}
+	}
+	var paths [][]string
+	for _, token := range order {
+		way := ways[token]
+		arrived := strings.HasSuffix(way[len(way)-1], "-"+roleHost)
+		if arrived && !slices.ContainsFunc(paths, func(p []string) bool { return slices.Equal(p, way) }) {
+			paths = append(paths, way)
+		}
+	}
+	return paths
 }
 
 // sighting is one packet on one device of a node.
