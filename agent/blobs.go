@@ -65,8 +65,11 @@ func removed(path string) error {
 	return nil
 }
 
-// importImage fills a volume with an image, raw or qcow2. The blob is not kept.
+// importImage fills a volume with an image, raw or qcow2. The blob is not kept. One at a time: two services may come from
+// one image.
 func (h *host) importImage(ctx context.Context, v *storage.Volume, spec *pb.VolumeSpec) (err error) {
+	h.imports.Lock()
+	defer h.imports.Unlock()
 	path, err := h.fetch(ctx, spec.GetImage())
 	if err != nil {
 		return err
@@ -97,6 +100,12 @@ type image struct {
 	Size   int64  `json:"virtual-size"`
 	// Backing is a file that a qcow2 image depends on: it is not here.
 	Backing string `json:"backing-filename"`
+	// Specific names the file that the content of a qcow2 image is in, when it is not in the image.
+	Specific struct {
+		Data struct {
+			File string `json:"data-file"`
+		} `json:"data"`
+	} `json:"format-specific"`
 }
 
 // imageInfo looks at an image. Formats other than raw and qcow2 are refused, and so are images that refer to others:
@@ -113,6 +122,8 @@ func imageInfo(ctx context.Context, path string) (image, error) {
 	switch {
 	case i.Format != "raw" && i.Format != "qcow2":
 		return i, fmt.Errorf("image format %s: want raw or qcow2 (qemu-img convert -O qcow2 makes one)", i.Format)
+	case i.Specific.Data.File != "":
+		return i, fmt.Errorf("the content of the image is in another file, %s: put it in (qemu-img convert -O qcow2)", i.Specific.Data.File)
 	case i.Backing != "":
 		return i, fmt.Errorf("the image depends on %s: flatten it first (qemu-img convert -O qcow2)", i.Backing)
 	}

@@ -42,6 +42,7 @@ type host struct {
 	store    *storage.Store
 	net      *network.Host
 	unwatch  func()
+	imports  sync.Mutex
 	checks   checkLines
 
 	life       context.Context // ends with close

@@ -214,6 +214,11 @@ func (t *tasks) progress(st *serviceTasks, r *running, p *pb.TaskProgress) {
 func (t *tasks) admit(service string, epoch uint64, id migration.StepID) (verdict migration.Verdict, reason string, err error) {
 	var seen migration.Journal
 	t.book.view(service, func(e entry) { seen = e.Journal })
+	after := seen
+	verdict, reason = after.Admit(epoch, id)
+	if after.Epoch == seen.Epoch && after.Decision == seen.Decision {
+		return verdict, reason, nil // nothing new to remember, as for all but the first step of a kind
+	}
 	fresh := epoch > seen.Epoch
 	err = t.book.change(service, fresh, func(e *entry) error {
 		if verdict, reason = e.Journal.Admit(epoch, id); fresh {

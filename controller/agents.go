@@ -50,6 +50,7 @@ type session struct {
 	facts    *pb.HostFacts
 	holdings []*pb.Holding
 	lastSeen time.Time
+	beat     chan struct{} // closed, and made anew, at each heartbeat
 	out      chan *pb.SessionResponse
 	gone     context.Context
 	drop     context.CancelFunc
@@ -85,7 +86,7 @@ func (a *agents) Session(ctx context.Context, stream *connect.BidiStream[pb.Sess
 	}
 	s := &session{
 		identity: who, facts: hello.GetFacts(), holdings: hello.GetHoldings(), lastSeen: time.Now(),
-		out: make(chan *pb.SessionResponse, 64), tasks: make(map[uint64]task),
+		beat: make(chan struct{}), out: make(chan *pb.SessionResponse, 64), tasks: make(map[uint64]task),
 		record: agentRecord{Name: who.Name, Kind: who.Kind, Site: who.Site, Address: hello.GetAddress(), Underlay: hello.GetUnderlay(), LastSeen: time.Now()},
 	}
 	s.gone, s.drop = context.WithCancel(ctx)
@@ -165,6 +166,8 @@ func (a *agents) receive(s *session, stream *connect.BidiStream[pb.SessionReques
 		case *pb.SessionRequest_Heartbeat:
 			a.mu.Lock()
 			s.facts, s.holdings = m.Heartbeat.GetFacts(), m.Heartbeat.GetHoldings()
+			close(s.beat)
+			s.beat = make(chan struct{})
 			a.mu.Unlock()
 		}
 	}
@@ -269,6 +272,26 @@ func (a *agents) call(ctx context.Context, name string, m *pb.SessionResponse) e
 		case <-ctx.Done():
 			return errors.Join(err, ctx.Err())
 		}
+	}
+}
+
+// awaitBeat waits for the agent's next heartbeat. It returns false when none will come: no session, or it or ctx ended.
+func (a *agents) awaitBeat(ctx context.Context, name string) bool {
+	a.mu.Lock()
+	s := a.mu.sessions[name]
+	if s == nil {
+		a.mu.Unlock()
+		return false
+	}
+	beat := s.beat
+	a.mu.Unlock()
+	select {
+	case <-beat:
+		return true
+	case <-s.gone.Done():
+		return false
+	case <-ctx.Done():
+		return false
 	}
 }
 

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sort"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	pb "github.com/godwit-project/godwit/api/godwit/v1"
+	"github.com/godwit-project/godwit/cluster"
 	"github.com/godwit-project/godwit/cluster/identity"
 	"github.com/godwit-project/godwit/migration"
 )
@@ -247,6 +249,9 @@ func (f *front) listServices(ctx context.Context) ([]*pb.Object, error) {
 			return nil, err
 		}
 		owner, _, err := s.store.Owner(ctx, spec.GetName())
+		if errors.Is(err, cluster.ErrNotFound) {
+			continue // deleted meanwhile
+		}
 		if err != nil {
 			return nil, fmt.Errorf("owner of service %s: %w", spec.GetName(), err)
 		}

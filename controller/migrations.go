@@ -56,14 +56,14 @@ func (m *migrations) resume(ctx context.Context) error {
 // start checks everything that can be known beforehand, then stores the migration and lets it run. With dryRun it only
 // says what would be done.
 func (m *migrations) start(ctx context.Context, req *pb.MigrateRequest) (*pb.Migration, error) {
-	rec, ownerRev, err := m.plan(ctx, req)
+	rec, unchanged, err := m.plan(ctx, req)
 	if err != nil {
 		return nil, err
 	}
 	if req.GetDryRun() {
 		return viewMigration(rec, nil, time.Now())
 	}
-	name, err := m.claim(ctx, &rec, ownerRev)
+	name, err := m.claim(ctx, &rec, unchanged)
 	if err != nil {
 		return nil, err
 	}
@@ -75,7 +75,7 @@ func (m *migrations) start(ctx context.Context, req *pb.MigrateRequest) (*pb.Mig
 
 // claim allocates an epoch and stores the migration under it, in one transaction with the claim on the service. Somebody
 // who took an epoch meanwhile, for whatever service, makes it begin anew.
-func (m *migrations) claim(ctx context.Context, rec *migrationRecord, ownerRev int64) (name string, err error) {
+func (m *migrations) claim(ctx context.Context, rec *migrationRecord, unchanged []cluster.Compare) (name string, err error) {
 	spec := rec.State.Spec
 	for {
 		if spec.Epoch, err = m.store.NextEpoch(ctx); err != nil {
@@ -98,7 +98,7 @@ func (m *migrations) claim(ctx context.Context, rec *migrationRecord, ownerRev i
 			return "", err
 		}
 		_, err = m.store.Txn(ctx,
-			[]cluster.Compare{m.guard, last, {Key: activePrefix + spec.Service}, {Key: cluster.OwnerKey(spec.Service), Revision: ownerRev}},
+			append([]cluster.Compare{m.guard, last, {Key: activePrefix + spec.Service}}, unchanged...),
 			[]cluster.Op{{Key: migrationPrefix + spec.Name, Value: value}, {Key: activePrefix + spec.Service, Value: []byte(spec.Name)}})
 		var conflict *cluster.ConflictError
 		switch {
@@ -120,48 +120,50 @@ func (m *migrations) busy(ctx context.Context, service string) error {
 	return precondition("service %s is being migrated already, by %s\nhint: wait for it (godwit get migration %s), or godwit migration abort %s", service, o.Value, o.Value, o.Value)
 }
 
-// plan checks a request against what is known, and gives the record that would be stored, without epoch and name.
-func (m *migrations) plan(ctx context.Context, req *pb.MigrateRequest) (migrationRecord, int64, error) {
+// plan checks a request against what is known, and gives the record that would be stored, without
+// epoch and name, and the conditions under which that stays right.
+func (m *migrations) plan(ctx context.Context, req *pb.MigrateRequest) (migrationRecord, []cluster.Compare, error) {
 	var rec migrationRecord
 	var service serviceRecord
 	name := req.GetService()
-	if _, err := load(ctx, m.store, servicePrefix+name, &service); err != nil {
+	serviceRev, err := load(ctx, m.store, servicePrefix+name, &service)
+	if err != nil {
 		if errors.Is(err, cluster.ErrNotFound) {
-			return rec, 0, notFound("service", name)
+			return rec, nil, notFound("service", name)
 		}
-		return rec, 0, err
+		return rec, nil, err
 	}
 	if _, err := m.store.Get(ctx, activePrefix+name); err == nil {
-		return rec, 0, m.busy(ctx, name)
+		return rec, nil, m.busy(ctx, name)
 	}
 	spec, err := service.spec()
 	if err != nil {
-		return rec, 0, err
+		return rec, nil, err
 	}
 	owner, ownerRev, err := m.store.Owner(ctx, name)
 	if err != nil {
-		return rec, 0, err
+		return rec, nil, err
 	}
 	if req.GetToSite() == owner.Site {
-		return rec, 0, precondition("service %s is at site %s already", name, owner.Site)
+		return rec, nil, precondition("service %s is at site %s already", name, owner.Site)
 	}
 	host, edge, err := m.services.choose(ctx, spec, req.GetToSite())
 	if err != nil {
-		return rec, 0, err
+		return rec, nil, err
 	}
 	if service.Phase != serviceRunning {
-		return rec, 0, precondition("service %s is %s, not running: %s\nhint: godwit get service %s", name, service.Phase, service.Message, name)
+		return rec, nil, precondition("service %s is %s, not running: %s\nhint: godwit get service %s", name, service.Phase, service.Message, name)
 	}
 	source, err := m.services.placeOf(ctx, owner.Site, owner.Host)
 	if err != nil {
-		return rec, 0, err
+		return rec, nil, err
 	}
 	if err := m.services.up(ctx, source.Host, source.Edge); err != nil {
-		return rec, 0, err
+		return rec, nil, err
 	}
 	raw, err := protojson.Marshal(spec)
 	if err != nil {
-		return rec, 0, fmt.Errorf("encode service %s: %w", name, err)
+		return rec, nil, fmt.Errorf("encode service %s: %w", name, err)
 	}
 	rec = migrationRecord{
 		Spec: raw, PreviousEpoch: owner.Epoch, Source: source,
@@ -175,7 +177,7 @@ func (m *migrations) plan(ctx context.Context, req *pb.MigrateRequest) (migratio
 		hold.HoldUntil = req.GetAt().AsTime()
 	}
 	rec.State.Spec, rec.State.Phase = hold, migration.Preparing
-	return rec, ownerRev, nil
+	return rec, []cluster.Compare{{Key: servicePrefix + name, Revision: serviceRev}, {Key: cluster.OwnerKey(name), Revision: ownerRev}}, nil
 }
 
 // up says which of the agents has no session.
@@ -196,12 +198,9 @@ func (s *services) up(ctx context.Context, names ...string) error {
 
 // run starts the runner of a stored migration.
 func (m *migrations) run(ctx context.Context, name string, recovered bool) error {
-	r := &runner{m: m, name: name, changed: make(chan struct{}), inbox: make(chan message, 256), sent: make(map[migration.StepID]bool), progress: make(map[migration.StepID]*pb.TaskProgress)}
+	r := &runner{m: m, name: name, ended: make(chan struct{}), changed: make(chan struct{}), inbox: make(chan message, 256), sent: make(map[migration.StepID]bool), progress: make(map[migration.StepID]*pb.TaskProgress)}
 	if err := r.load(ctx); err != nil {
 		return err
-	}
-	if recovered {
-		r.rec.Notes = append(r.rec.Notes, fmt.Sprintf("%s a new controller took over in phase %s", time.Now().UTC().Format(time.RFC3339), r.rec.State.Phase))
 	}
 	m.mu.Lock()
 	m.mu.runners[name] = r
@@ -217,10 +216,11 @@ func (m *migrations) run(ctx context.Context, name string, recovered bool) error
 		m.mu.Lock()
 		delete(m.mu.runners, name)
 		m.mu.Unlock()
+		close(r.ended)
 		r.publish()
 		// What died meanwhile was the migration's to deal with; from here on it is ours.
-		m.services.look(r.rec.Source.Host)
-		m.services.look(r.rec.Destination.Host)
+		m.services.lookAgain(r.rec.Source.Host)
+		m.services.lookAgain(r.rec.Destination.Host)
 	}()
 	return nil
 }
@@ -248,11 +248,7 @@ func (m *migrations) each(f func(*runner)) {
 func (m *migrations) tell(ctx context.Context, name string, e migration.Event) (*pb.Migration, error) {
 	r := m.runner(name)
 	if r == nil {
-		view, err := m.view(ctx, name)
-		if err != nil {
-			return nil, err
-		}
-		return nil, precondition("migration %s has ended already: it is %s", name, view.GetPhase())
+		return nil, m.over(ctx, name)
 	}
 	answer := make(chan error, 1)
 	if err := r.post(ctx, message{event: e, answer: answer}); err != nil {
@@ -264,9 +260,23 @@ func (m *migrations) tell(ctx context.Context, name string, e migration.Event) (
 			return nil, precondition("%s", err)
 		}
 		return m.view(ctx, name)
+	case <-r.ended:
+		return nil, m.over(ctx, name)
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+}
+
+// over is the error of who comes too late, or asks for what has never been.
+func (m *migrations) over(ctx context.Context, name string) error {
+	var rec migrationRecord
+	if _, err := load(ctx, m.store, migrationPrefix+name, &rec); err != nil {
+		if errors.Is(err, cluster.ErrNotFound) {
+			return notFound("migration", name)
+		}
+		return err
+	}
+	return precondition("migration %s is not under way here: it is %s", name, rec.State.Phase)
 }
 
 // view is the migration as users see it now.

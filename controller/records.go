@@ -102,8 +102,9 @@ func load(ctx context.Context, s *cluster.Store, key string, v any) (int64, erro
 	return o.Revision, nil
 }
 
-// update changes the record at key by f, again if somebody else was faster. f may return an error to leave it.
-func update[T any](ctx context.Context, s *cluster.Store, key string, f func(*T) error) error {
+// update changes the record at key by f, again if somebody else was faster. f may return an error to leave it. It fails
+// with cluster.ErrConflict when one of the other conditions does not hold.
+func update[T any](ctx context.Context, s *cluster.Store, key string, f func(*T) error, conditions ...cluster.Compare) error {
 	for {
 		var v T
 		rev, err := load(ctx, s, key, &v)
@@ -117,7 +118,10 @@ func update[T any](ctx context.Context, s *cluster.Store, key string, f func(*T)
 		if err != nil {
 			return err
 		}
-		if _, err := s.Put(ctx, key, b, rev); !errors.Is(err, cluster.ErrConflict) {
+		compares := append([]cluster.Compare{{Key: key, Revision: rev}}, conditions...)
+		_, err = s.Txn(ctx, compares, []cluster.Op{{Key: key, Value: b}})
+		var conflict *cluster.ConflictError
+		if !errors.As(err, &conflict) || conflict.Key != key {
 			return err
 		}
 	}

@@ -38,6 +38,7 @@ type runner struct {
 	name  string
 	spec  *pb.ServiceSpec
 	inbox chan message
+	ended chan struct{}             // closed when nobody reads inbox any more
 	sent  map[migration.StepID]bool // given to an agent, and not answered
 
 	mu       sync.Mutex
@@ -89,6 +90,10 @@ func (r *runner) run(ctx context.Context, recovered bool) error {
 				return err
 			}
 			again = false
+			if recovered {
+				recovered = false
+				r.addNote(fmt.Sprintf("%s a new controller took over in phase %s", time.Now().UTC().Format(time.RFC3339), r.rec.State.Phase))
+			}
 			continue
 		}
 		var err error
@@ -137,7 +142,9 @@ func (r *runner) handle(ctx context.Context, m message) error {
 		r.resend(m.agent)
 		return nil
 	case m.lost:
+		// Perhaps the agent is back already, and what waited for it has been sent but for this.
 		delete(r.sent, m.step)
+		r.resend(r.agentOf(m.step))
 		return nil
 	}
 	if m.step != "" {
@@ -180,15 +187,7 @@ func (r *runner) feed(ctx context.Context, e migration.Event) error {
 			if !errors.Is(err, cluster.ErrConflict) {
 				return err
 			}
-			r.m.logger.Warn("another controller is ahead, taking over its state", "migration", r.name)
-			if err := r.load(ctx); err != nil {
-				return err
-			}
-			_, actions, err = migration.Step(r.rec.State, migration.Recovered{At: time.Now()})
-			if err != nil {
-				return err
-			}
-			after = r.rec.State
+			return r.takeOver(ctx, e)
 		}
 	}
 	r.mu.Lock()
@@ -198,6 +197,29 @@ func (r *runner) feed(ctx context.Context, e migration.Event) error {
 		r.send(a)
 	}
 	r.publish()
+	return nil
+}
+
+// takeOver goes on from what somebody else has stored, while e was fed. What an operator wants is wanted of that too.
+func (r *runner) takeOver(ctx context.Context, e migration.Event) error {
+	r.m.logger.Warn("another controller is ahead, taking over its state", "migration", r.name)
+	if err := r.load(ctx); err != nil {
+		return err
+	}
+	owner, _, err := r.m.store.Owner(ctx, r.spec.GetName())
+	if err != nil {
+		return err
+	}
+	if owner.Epoch > r.rec.State.Spec.Epoch {
+		return r.feed(ctx, migration.Superseded{At: time.Now(), By: owner.Epoch})
+	}
+	if err := r.feed(ctx, migration.Recovered{At: time.Now()}); err != nil {
+		return err
+	}
+	switch e.(type) {
+	case migration.Continue, migration.Abort:
+		return r.feed(ctx, e)
+	}
 	return nil
 }
 

@@ -329,6 +329,21 @@ func (s *services) look(agent string) {
 	}()
 }
 
+// lookAgain is look, at the agent's next heartbeat: what it told before may be older than what has just been done. Without
+// a session there is nothing to wait for: the next one begins with a look.
+func (s *services) lookAgain(agent string) {
+	if s.work.Err() != nil {
+		return
+	}
+	s.wg.Add(1)
+	go func() {
+		defer s.wg.Done()
+		if s.agents.awaitBeat(s.work, agent) {
+			s.look(agent)
+		}
+	}()
+}
+
 func (s *services) lookAt(ctx context.Context, agent string) error {
 	all, err := s.agents.all(ctx)
 	if err != nil {
@@ -354,8 +369,14 @@ func (s *services) lookAt(ctx context.Context, agent string) error {
 		}
 		name := spec.GetName()
 		owner, _, err := s.store.Owner(ctx, name)
+		if errors.Is(err, cluster.ErrNotFound) {
+			continue // deleted meanwhile
+		}
 		if err != nil {
 			return err
+		}
+		if owner.Host == agent && r.Phase != serviceRunning {
+			s.reconcile(name)
 		}
 		if owner.Host != agent || r.Phase != serviceRunning || alive[name] {
 			continue
@@ -378,7 +399,10 @@ func (s *services) restart(ctx context.Context, name, why string) error {
 			r.Phase, r.Message = serviceStarting, why
 		}
 		return nil
-	})
+	}, cluster.Compare{Key: activePrefix + name})
+	if errors.Is(err, cluster.ErrConflict) {
+		return nil // a migration has it now, and deals with what is dead
+	}
 	if err != nil {
 		return err
 	}
@@ -388,17 +412,16 @@ func (s *services) restart(ctx context.Context, name, why string) error {
 
 // delete marks the service and waits until everything that was made for it is gone.
 func (s *services) delete(ctx context.Context, name string) error {
-	if _, err := s.store.Get(ctx, activePrefix+name); err == nil {
-		return precondition("service %s is being migrated\nhint: wait for the migration, or godwit migration abort it", name)
-	}
 	err := update(ctx, s.store, servicePrefix+name, func(r *serviceRecord) error {
 		r.Phase = serviceDeleting
 		return nil
-	})
-	if errors.Is(err, cluster.ErrNotFound) {
+	}, cluster.Compare{Key: activePrefix + name})
+	switch {
+	case errors.Is(err, cluster.ErrConflict):
+		return precondition("service %s is being migrated\nhint: wait for the migration, or godwit migration abort it", name)
+	case errors.Is(err, cluster.ErrNotFound):
 		return notFound("service", name)
-	}
-	if err != nil {
+	case err != nil:
 		return err
 	}
 	changes := s.store.Watch(ctx, servicePrefix+name, 0)
@@ -428,7 +451,12 @@ func (s *services) remove(ctx context.Context, spec *pb.ServiceSpec) error {
 	if err != nil {
 		return err
 	}
-	task := &pb.SessionResponse{Task: &pb.SessionResponse_Stop{Stop: &pb.StopService{Service: name, Epoch: owner.Epoch, Spec: spec}}}
+	// An epoch of its own: after an aborted migration the agents have seen a newer one than the owner's.
+	epoch, err := s.store.NextEpoch(ctx)
+	if err != nil {
+		return err
+	}
+	task := &pb.SessionResponse{Task: &pb.SessionResponse_Stop{Stop: &pb.StopService{Service: name, Epoch: epoch, Spec: spec}}}
 	// The edge first: nobody shall be led to a machine that is going away.
 	for _, agent := range []string{at.Edge, at.Host} {
 		if err := s.agents.call(ctx, agent, task); err != nil {
