@@ -121,6 +121,17 @@ func (e *Endpoint) waitActive(ctx context.Context) error {
 // Name returns the endpoint's name.
 func (e *Endpoint) Name() string { return e.name }
 
+// Session returns the session that the endpoint belongs to.
+func (e *Endpoint) Session() *Session { return e.s }
+
+// Pending returns how many messages and notifications wait to be received.
+func (e *Endpoint) Pending() int {
+	e.s.mu.Lock()
+	defer e.s.mu.Unlock()
+	e.s.pollLocked()
+	return e.box.Len()
+}
+
 // Unbind gives the name back. Requests that wait for an answer fail as if the process had died.
 func (e *Endpoint) Unbind(ctx context.Context) error {
 	_, err := e.s.ask(ctx, func(call uint32) []byte { return wire.Unbind{Call: call, Endpoint: e.id}.Append(nil) })

@@ -154,8 +154,8 @@ func (s *Session) Node() string { return s.node }
 // Close ends the session: its endpoints are unbound, whoever waits for them is told. Calls under way fail with ErrClosed.
 func (s *Session) Close() {
 	s.fail(ErrClosed)
-	s.conn.Close()
 	s.wg.Wait()
+	s.conn.Close()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i, c := range s.channels {

@@ -18,7 +18,7 @@ const (
 	linkBatch  = 256 << 10 // bytes written at once, at most
 	linkRoom   = 16 << 20  // bytes queued before a moving state waits
 	ackAfter   = 32        // packets
-	dialPause  = 50 * time.Millisecond
+	dialPause  = 20 * time.Millisecond
 	dialLonger = time.Second
 )
 
@@ -82,7 +82,7 @@ func (n *Node) Accept(c net.Conn) error {
 	if n.ctx.Err() != nil {
 		return errors.Join(net.ErrClosed, c.Close())
 	}
-	err := n.run(c, "")
+	_, err := n.run(c, "")
 	if n.ctx.Err() != nil {
 		return nil
 	}
@@ -97,8 +97,8 @@ func (l *link) keepDialing() {
 		c, err := l.dial(ctx)
 		cancel()
 		if err == nil {
-			began := time.Now()
-			if err = n.run(c, l.name); time.Since(began) > dialLonger {
+			var used bool
+			if used, err = n.run(c, l.name); used {
 				pause = dialPause
 			}
 		}
@@ -111,20 +111,22 @@ func (l *link) keepDialing() {
 	}
 }
 
-// run uses one connection until it breaks. want is the node at the other end, if it was dialled.
-func (n *Node) run(c net.Conn, want string) error {
+// run uses one connection until it breaks, and tells whether it was of use. want is the node at the other end, if it was dialled.
+func (n *Node) run(c net.Conn, want string) (used bool, err error) {
 	stop := context.AfterFunc(n.ctx, func() { _ = c.Close() })
 	defer stop()
 	defer c.Close()
 	r := bufio.NewReaderSize(c, 64<<10)
 	l, turn, err := n.shake(c, r, want)
 	if err != nil {
-		return fmt.Errorf("DVS link to %s: %w", want, err)
+		return false, fmt.Errorf("DVS link to %s: %w", want, err)
 	}
 	var writer sync.WaitGroup
 	writer.Go(func() { l.write(c, turn) })
-	writer.Go(func() { l.heartbeat(turn) })
+	ended := make(chan struct{})
+	writer.Go(func() { l.heartbeat(ended) })
 	err = l.read(c, r, turn)
+	close(ended)
 	n.mu.Lock()
 	if l.turn == turn {
 		l.downLocked()
@@ -132,7 +134,7 @@ func (n *Node) run(c net.Conn, want string) error {
 	n.mu.Unlock()
 	_ = c.Close()
 	writer.Wait()
-	return err
+	return true, err
 }
 
 // shake exchanges hellos, and makes the connection the link's.
@@ -317,18 +319,19 @@ func (l *link) write(c net.Conn, turn int) {
 }
 
 // heartbeat makes the writer say something now and then.
-func (l *link) heartbeat(turn int) {
+func (l *link) heartbeat(ended <-chan struct{}) {
 	t := time.NewTicker(l.n.o.PeerTimeout / 5)
 	defer t.Stop()
-	for range t.C {
-		l.n.mu.Lock()
-		if l.turn != turn {
-			l.n.mu.Unlock()
+	for {
+		select {
+		case <-ended:
 			return
+		case <-t.C:
+			l.n.mu.Lock()
+			l.beat = true
+			l.wake.Broadcast()
+			l.n.mu.Unlock()
 		}
-		l.beat = true
-		l.wake.Broadcast()
-		l.n.mu.Unlock()
 	}
 }
 

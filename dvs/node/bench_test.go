@@ -1,0 +1,127 @@
+package node_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/rpc"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/godwit-project/godwit/dvs"
+	"github.com/godwit-project/godwit/dvs/node"
+)
+
+const benchSize = 64
+
+// BenchmarkRequestReply compares ways for two processes on one machine to ask and answer 64 bytes, with 1, 8 and 64 clients in one
+// process and the server in another.
+func BenchmarkRequestReply(b *testing.B) {
+	dir := b.TempDir()
+	_, path := startNode(b, node.Options{Name: "a"})
+	server := start(b, "server")
+	server.must(b, "serve", request{Socket: path, Container: "c", Endpoint: "direct"})
+	server.must(b, "serve", request{Socket: path, Container: "c", Endpoint: "relayed", NodeOnly: true})
+	bare, rpcs := filepath.Join(dir, "bare"), filepath.Join(dir, "rpc")
+	server.must(b, "bare", request{Socket: bare})
+	server.must(b, "netrpc", request{Socket: rpcs})
+
+	kinds := []struct {
+		name string
+		open func(b *testing.B) func() error
+	}{
+		{"bare-socket", func(b *testing.B) func() error {
+			c, err := net.Dial("unix", bare)
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.Cleanup(func() { _ = c.Close() })
+			buf := make([]byte, benchSize)
+			return func() error {
+				if _, err := c.Write(buf); err != nil {
+					return err
+				}
+				_, err := io.ReadFull(c, buf)
+				return err
+			}
+		}},
+		{"net-rpc", func(b *testing.B) func() error {
+			c, err := rpc.Dial("unix", rpcs)
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.Cleanup(func() { _ = c.Close() })
+			in := make([]byte, benchSize)
+			return func() error {
+				var out []byte
+				return c.Call("Echo.Do", in, &out)
+			}
+		}},
+		{"dvs", func(b *testing.B) func() error { return benchSession(b, path, "direct", dvs.Options{}) }},
+		{"dvs-relayed", func(b *testing.B) func() error {
+			return benchSession(b, path, "relayed", dvs.Options{NodeOnly: true})
+		}},
+	}
+	for _, clients := range []int{1, 8, 64} {
+		for _, k := range kinds {
+			b.Run(fmt.Sprintf("%s/%d", k.name, clients), func(b *testing.B) {
+				calls := make([]func() error, clients)
+				for i := range calls {
+					calls[i] = k.open(b)
+				}
+				runClients(b, calls)
+			})
+		}
+	}
+}
+
+func benchSession(b *testing.B, path, to string, o dvs.Options) func() error {
+	s := connect(b, path, o)
+	p := make([]byte, benchSize)
+	ctx := context.Background()
+	return func() error {
+		_, err := s.SendRec(ctx, to, p)
+		return err
+	}
+}
+
+// runClients makes b.N calls in all and reports the median and the 99th percentile.
+func runClients(b *testing.B, calls []func() error) {
+	for _, call := range calls {
+		if err := call(); err != nil { // connections and introductions are not measured
+			b.Fatal(err)
+		}
+	}
+	took := make([][]time.Duration, len(calls))
+	errs := make(chan error, len(calls))
+	b.ResetTimer()
+	for i, call := range calls {
+		go func() {
+			for range (b.N + len(calls) - 1) / len(calls) {
+				began := time.Now()
+				if err := call(); err != nil {
+					errs <- err
+					return
+				}
+				took[i] = append(took[i], time.Since(began))
+			}
+			errs <- nil
+		}()
+	}
+	for range calls {
+		if err := <-errs; err != nil {
+			b.Error(err)
+		}
+	}
+	b.StopTimer()
+	all := slices.Concat(took...)
+	slices.Sort(all)
+	if len(all) > 0 {
+		b.ReportMetric(float64(all[len(all)/2].Nanoseconds()), "p50-ns")
+		b.ReportMetric(float64(all[len(all)*99/100].Nanoseconds()), "p99-ns")
+		b.ReportMetric(float64(len(all))/b.Elapsed().Seconds(), "calls/s")
+	}
+}

@@ -1,0 +1,82 @@
+package node_test
+
+import (
+	"context"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/godwit-project/godwit/dvs/node"
+)
+
+// wired is a node of this process, and its connection to another one, which the test can cut.
+type wired struct {
+	*node.Node
+	path string
+}
+
+// wire is the connection between two nodes of a pair.
+type wire struct {
+	mu     sync.Mutex
+	cut    bool
+	live   []net.Conn
+	accept func(net.Conn)
+}
+
+func (w *wire) dial(context.Context) (net.Conn, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.cut {
+		return nil, net.ErrClosed
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	defer l.Close()
+	a, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		return nil, err
+	}
+	b, err := l.Accept()
+	if err != nil {
+		return nil, err
+	}
+	w.live = append(w.live, a, b)
+	w.accept(b)
+	return a, nil
+}
+
+// sever breaks the connection, and lets none be made while keep is true.
+func (w *wire) sever(keep bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.cut = keep
+	for _, c := range w.live {
+		_ = c.Close()
+	}
+	w.live = nil
+}
+
+func pair(t testing.TB) (a, b wired) {
+	a, b, _ = severable(t, 20*time.Second)
+	return a, b
+}
+
+func severable(t testing.TB, timeout time.Duration) (a, b wired, w *wire) {
+	t.Helper()
+	var wg sync.WaitGroup
+	t.Cleanup(wg.Wait)
+	a.Node, a.path = startNode(t, node.Options{Name: "a", PeerTimeout: timeout})
+	b.Node, b.path = startNode(t, node.Options{Name: "b", PeerTimeout: timeout})
+	w = &wire{accept: func(c net.Conn) { wg.Go(func() { _ = a.Accept(c) }) }}
+	if err := a.Link("b", nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Link("a", w.dial); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a link", func() bool { return a.Links()[0].Up && b.Links()[0].Up })
+	return a, b, w
+}
