@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net"
 	"slices"
 
 	"golang.org/x/sync/errgroup"
@@ -240,7 +241,14 @@ func (h *host) prepareSource(ctx context.Context, s *pb.MigrationStep, _ func(*p
 
 func (h *host) convergeMemory(ctx context.Context, s *pb.MigrationStep, report func(*pb.TaskProgress)) (*pb.StepFigures, error) {
 	name := s.GetService().GetName()
-	err := h.platform.Converge(ctx, name, s.GetEpoch(), h.dialTo(s, streamMemory, name, wan.Handover), func(p server.Progress) {
+	dial := func(ctx context.Context) (net.Conn, error) {
+		conn, err := h.dialTo(s, streamMemory, name, wan.Handover)(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return wan.Compress(conn)
+	}
+	err := h.platform.Converge(ctx, name, s.GetEpoch(), dial, func(p server.Progress) {
 		report(&pb.TaskProgress{
 			Done: p.Transferred, Total: p.Transferred + p.Remaining, Rate: p.Rate,
 			Message: fmt.Sprintf("pass %d, guest changes %.1f MB/s", p.Iteration, p.DirtyRate/1e6),
@@ -253,15 +261,28 @@ func (h *host) convergeMemory(ctx context.Context, s *pb.MigrationStep, report f
 }
 
 // quiesceServer stops the guest and sends what remains. Tap and volumes are shut before the stream goes on: from there
-// QEMU might let the guest run again by itself.
+// QEMU might let the guest run again by itself. The volumes are drained while the memory is sent, so that the step which asks
+// for it finds it done.
 func (h *host) quiesceServer(ctx context.Context, s *pb.MigrationStep, _ func(*pb.TaskProgress)) (*pb.StepFigures, error) {
 	name := s.GetService().GetName()
+	drain, stop := context.WithCancel(ctx)
+	defer stop()
+	var drained errgroup.Group
 	shut := func(ctx context.Context) error {
-		return errors.Join(h.offerMemory(s), h.shut(ctx, name), h.eachVolume(ctx, s, func(ctx context.Context, v *storage.Volume) error {
-			return v.Shut(ctx, s.GetEpoch())
-		}))
+		if err := h.shutAll(ctx, s); err != nil {
+			return err
+		}
+		drained.Go(func() error {
+			_, err := h.fenceVolumes(drain, s, nil)
+			return err
+		})
+		return nil
 	}
-	if err := h.platform.Quiesce(ctx, name, s.GetEpoch(), shut); err != nil {
+	err := h.platform.Quiesce(ctx, name, s.GetEpoch(), shut)
+	if err != nil {
+		stop()
+	}
+	if err := errors.Join(err, drained.Wait()); err != nil {
 		return nil, err
 	}
 	st, err := h.platform.Status(ctx, name)
@@ -269,6 +290,17 @@ func (h *host) quiesceServer(ctx context.Context, s *pb.MigrationStep, _ func(*p
 		return nil, err
 	}
 	return &pb.StepFigures{StoppedAt: timestamppb.New(st.StoppedAt), MemoryBytes: st.Sent}, nil
+}
+
+// shutAll shuts everything that a stopped guest could reach if it ran again, all at the same time.
+func (h *host) shutAll(ctx context.Context, s *pb.MigrationStep) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return h.offerMemory(s) })
+	g.Go(func() error { return h.shut(ctx, s.GetService().GetName()) })
+	g.Go(func() error {
+		return h.eachVolume(ctx, s, func(ctx context.Context, v *storage.Volume) error { return v.Shut(ctx, s.GetEpoch()) })
+	})
+	return g.Wait()
 }
 
 // shut lets nothing pass between the world and a machine that must not run here; this host's other guests are led to

@@ -44,7 +44,11 @@ func (h *host) undecided(hello wan.Hello) bool {
 }
 
 func (h *host) takeMemory(ctx context.Context, s *wan.Stream) {
-	if err := h.platform.AcceptIncoming(ctx, s.Hello.Service, s.Hello.Epoch, s); err != nil && ctx.Err() == nil && h.undecided(s.Hello) {
+	in, err := wan.Decompress(s)
+	if err == nil {
+		err = h.platform.AcceptIncoming(ctx, s.Hello.Service, s.Hello.Epoch, in)
+	}
+	if err != nil && ctx.Err() == nil && h.undecided(s.Hello) {
 		h.logger.Warn("memory stream ended", "service", s.Hello.Service, "epoch", s.Hello.Epoch, "err", err)
 	}
 }

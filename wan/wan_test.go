@@ -166,3 +166,45 @@ func FuzzReadMessage(f *testing.F) {
 		}
 	})
 }
+
+func TestACompressedStreamComesOutAsItWentInAndEveryWriteAtOnce(t *testing.T) {
+	p := newPair(t, func(context.Context, Hello, tls.ConnectionState) (func(context.Context, *Stream), error) {
+		return func(_ context.Context, s *Stream) {
+			in, err := Decompress(s)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			_, _ = io.Copy(s, in)
+			_ = s.CloseWrite()
+		}, nil
+	})
+	s, err := p.dialer.Dial(t.Context(), p.addr, Hello{Kind: "memory", Service: "shop", Epoch: 8})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	out, err := Compress(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	piece := bytes.Repeat([]byte("the same again "), 4096)
+	echoed := make([]byte, len(piece))
+	for range 20 { // each write is echoed before the next: none waits for more
+		if _, err := out.Write(piece); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(s, echoed); err != nil || !bytes.Equal(echoed, piece) {
+			t.Fatalf("echo: equal %v, %v", bytes.Equal(echoed, piece), err)
+		}
+	}
+	if err := out.(*compressor).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if rest, err := io.ReadAll(s); err != nil || len(rest) != 0 {
+		t.Fatalf("after the end: %d bytes, %v", len(rest), err)
+	}
+	if there := p.dialer.Meter.Bytes("shop", 8) - int64(20*len(piece)); there > int64(2*len(piece)) {
+		t.Errorf("%d bytes beyond the echo went over the wire: not compressed", there)
+	}
+}

@@ -59,9 +59,6 @@ func (m *machine) converge(ctx context.Context, epoch uint64, dial func(context.
 	s.thaw()
 	err = m.follow(ctx, s, progress)
 	s.freeze()
-	if err == nil {
-		pause(ctx, measureWindow)
-	}
 	if broken := s.broken(); broken != nil {
 		m.breakStreams()
 		return broken

@@ -221,18 +221,24 @@ func (m *machine) quiesce(ctx context.Context, epoch uint64, shut func(context.C
 	case s.broken() != nil:
 		return s.broken()
 	}
+	// The guest runs on meanwhile; after a look at storage and network this has mostly passed already.
+	pause(ctx, measureWindow-s.rested())
+	begun, before := time.Now(), s.moved.Load()
 	if err := m.halt(ctx); err != nil {
 		return err
 	}
+	halted := time.Now()
 	if shut != nil {
 		if err := shut(ctx); err != nil {
 			return fmt.Errorf("shut the gates: %w", err)
 		}
 	}
+	closed := time.Now()
 	s.thaw()
 	if err := m.complete(ctx, s); err != nil {
 		return err
 	}
+	m.log.Info("guest stopped and sent", "halt", halted.Sub(begun), "shut", closed.Sub(halted), "rest", time.Since(closed), "bytes", s.moved.Load()-before)
 	return m.noteQuickly(func(r *record) { r.Stage, r.Sent = stageQuiesced, s.moved.Load() })
 }
 

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -28,8 +29,9 @@ type stream struct {
 	copied   chan struct{} // closed when the copying has ended; err holds from then on
 	err      error         // nil after a whole stream
 
-	mu   sync.Mutex
-	open chan struct{} // guarded by mu; closed while the stream may flow
+	mu     sync.Mutex
+	open   chan struct{} // guarded by mu; closed while the stream may flow
+	frozen time.Time     // guarded by mu; since when it may not
 }
 
 var errStreamClosed = errors.New("the stream was ended here")
@@ -126,9 +128,16 @@ func (s *stream) freeze() {
 	defer s.mu.Unlock()
 	select {
 	case <-s.open:
-		s.open = make(chan struct{})
+		s.open, s.frozen = make(chan struct{}), time.Now()
 	default:
 	}
+}
+
+// rested is how long the stream has been frozen.
+func (s *stream) rested() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return time.Since(s.frozen)
 }
 
 func (s *stream) thaw() {
