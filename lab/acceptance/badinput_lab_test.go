@@ -169,7 +169,7 @@ func secondMigration(t *testing.T, w *world) {
 	if m := w.migration(t, name); m.Phase != "aborted" || !strings.Contains(m.Reason, "it was a test") {
 		t.Errorf("after the abort: %+v", m)
 	}
-	refused(t, w.godwit(t, "migration", "continue", name), "ended already", "aborted")
+	refused(t, w.godwit(t, "migration", "continue", name), "is aborted")
 	w.nothingLeft(t, before)
 }
 

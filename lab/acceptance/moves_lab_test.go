@@ -3,11 +3,12 @@
 package acceptance
 
 import (
+	"context"
 	"testing"
 	"time"
 )
 
-// moved is a completed migration, and what a client saw of it.
+// migrate moves the service, which has to arrive.
 func (w *world) migrate(t *testing.T, to string) {
 	t.Helper()
 	w.must(t, "migrate", service, "--to", to)
@@ -19,13 +20,14 @@ func (w *world) migrate(t *testing.T, to string) {
 }
 
 func TestAServiceMovesThereAndBackAndItsClientLosesNothing(t *testing.T) {
-	w := up(t, "acc-move")
+	rounds, flags := 3, []string{"--bandwidth", "400mbit"}
+	if soak() {
+		rounds, flags = 10, nil // the lab as it is by default
+	}
+	w := up(t, "acc-move", flags...)
+	empty := w.inventory(t)
 	w.start(t)
 	stable := w.inventory(t)
-	rounds := 3
-	if soak() {
-		rounds = 10
-	}
 	for range rounds {
 		for _, to := range []string{"east", "west"} {
 			p := w.probe(t)
@@ -92,4 +94,15 @@ func TestAServiceMovesThereAndBackAndItsClientLosesNothing(t *testing.T) {
 		w.verify(t, report.LastAcked)
 	})
 	w.nothingLeft(t, stable)
+	t.Run("a service is deleted with all that was made for it, also after a migration that was aborted", func(t *testing.T) {
+		w.must(t, "migrate", service, "--to", "east", "--prepare")
+		w.must(t, "migration", "abort", w.migration(t, "").Name)
+		const patience = time.Minute
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		if r := w.run(ctx, nil, "delete", "service", service); r.code != 0 {
+			t.Fatalf("delete, for at most %v: %v", patience, r)
+		}
+		w.nothingLeft(t, empty)
+	})
 }
