@@ -39,8 +39,9 @@ var rooms = map[string]room{
 	"protection": {planned: true, why: "like migration: recovery points and failover as a state machine"},
 
 	// The participants: they know neither each other nor who drives them, so that each can be replaced alone.
-	"server":          {why: "what a platform of virtual servers must do"},
-	"server/qemu":     {may: "server server/qemu/qmp", why: "one platform; the agent chooses it"},
+	"server":          {may: "server/memcheck", why: "what a platform of virtual servers must do"},
+	"server/memcheck": {why: "compares two memories over a connection; it knows no machine"},
+	"server/qemu":     {may: "server server/memcheck server/qemu/qmp", why: "one platform; the agent chooses it"},
 	"server/qemu/qmp": {why: "a client for QEMU's protocol; of use to anybody"},
 	"server/process":  {planned: true, may: "server", why: "one platform; the agent chooses it"},
 	"storage":         {may: "storage/nbd storage/wire", why: "volumes: the agent gives them their connections"},
@@ -48,8 +49,11 @@ var rooms = map[string]room{
 	"storage/wire":    {why: "the replication frames: bytes in, values out"},
 	"network":         {may: "network/bgp", why: "tunnel, switch and routes of an edge; the host's half as well"},
 	"network/bgp":     {why: "the embedded BGP speaker; it announces what it is told"},
-	"dvs":             {planned: true, why: "the client library that other people's programs link: nothing of the cluster in it"},
-	"dvs/node":        {planned: true, may: "dvs", why: "a node relays messages; the agent runs it"},
+	"dvs":             {may: "dvs/endpoint dvs/socket dvs/wire", tests: "dvs/node", why: "the client library that other people's programs link: nothing of the cluster in it"},
+	"dvs/wire":        {may: "dvs/endpoint", why: "the frames between programs and nodes: bytes in, values out"},
+	"dvs/socket":      {may: "dvs/wire", why: "frames, and what is passed with them, over a unix socket"},
+	"dvs/endpoint":    {why: "what a move of an endpoint may do, pure: no I/O, so that it can be simulated"},
+	"dvs/node":        {may: "dvs dvs/endpoint dvs/socket dvs/wire", why: "a node introduces programs and relays between machines; the agent runs it"},
 
 	// What is shared by those who drive them.
 	"wan":              {why: "connections between sites: it carries bytes and does not know whose"},
@@ -64,7 +68,7 @@ var rooms = map[string]room{
 
 	// Those who drive.
 	"agent": {
-		may: "server server/qemu server/process storage network dvs/node wan cluster/identity api api/godwit/v1 api/godwit/v1/godwitv1connect migration",
+		may: "server server/memcheck server/qemu server/process storage network dvs/node wan cluster/identity api api/godwit/v1 api/godwit/v1/godwitv1connect migration",
 		why: "wires the participants to the controllers; of migration it takes the names of steps; the store is the controllers' alone",
 	},
 	"controller": {
@@ -85,7 +89,7 @@ var rooms = map[string]room{
 	"lab/guest/cmd/mkinitrd": {may: "lab/guest/image", why: "its command line"},
 
 	"demo":  {may: "api api/godwit/v1 lab lab/probe", why: "a scenario as a user would play it"},
-	"bench": {planned: true, may: "api api/godwit/v1 lab lab/probe storage storage/nbd", why: "measures from outside; storage also by itself, as its peers are"},
+	"bench": {may: "api api/godwit/v1 lab lab/probe storage storage/nbd", why: "measures from outside; storage also by itself, as its peers are"},
 
 	"cmd/godwit": {
 		may:   "agent api api/godwit/v1 cluster cluster/identity controller demo lab lab/probe wan",
