@@ -25,7 +25,8 @@ type caller struct {
 	route    *route
 	asked    bool // the outstanding request was sent at least once
 	askedAt  endpoint.Version
-	patient  bool // not NoWait
+	line     uint64 // that was asked
+	patient  bool   // not NoWait
 	finished bool
 	reply    endpoint.Reply
 	err      error
@@ -158,10 +159,15 @@ func (c *caller) evaluateLocked() {
 	if !ok || !c.route.known {
 		return
 	}
+	if c.asked && c.route.Line != c.line { // the state that was asked is lost
+		c.endLocked(endpoint.Reply{Code: endpoint.Died}, nil)
+		return
+	}
 	switch c.route.State {
 	case endpoint.Open:
 		if !c.asked || c.askedAt.Compare(c.route.Version) < 0 {
-			c.asked, c.askedAt = true, c.route.Version
+			c.asked, c.askedAt, c.line = true, c.route.Version, c.route.Line
+			out.Line = c.line
 			c.s.transmitLocked(out, c.route.channel)
 		}
 	case endpoint.Moving:
@@ -256,7 +262,7 @@ func (s *Session) onRouteLocked(m wire.Route) {
 	if r.known && r.Version == m.Version && r.State == m.State {
 		return
 	}
-	r.Version, r.State, r.known = m.Version, m.State, true
+	r.Version, r.Line, r.State, r.known = m.Version, m.Line, m.State, true
 	for _, c := range s.callersLocked() {
 		if c.route == r {
 			c.evaluateLocked()
@@ -279,13 +285,13 @@ func (s *Session) onReplyLocked(m endpoint.Reply) {
 		switch {
 		case !ok || out.Seq != m.Seq || out.To != m.To:
 		case m.Code == endpoint.Held:
-			if c.route.Learn(endpoint.Route{Version: m.Version, State: endpoint.Moving}) || !c.patient {
+			if c.route.Learn(endpoint.Route{Version: m.Version, Line: c.line, State: endpoint.Moving}) || !c.patient {
 				c.heldLocked()
 			} else if c.route.State == endpoint.Open && c.askedAt.Compare(c.route.Version) < 0 {
 				c.evaluateLocked()
 			}
 		case m.Code == endpoint.Unknown:
-			c.asked = false
+			c.askedAt = endpoint.Version{}
 			c.evaluateLocked()
 		case c.core.End(m):
 			c.finished, c.reply = true, m

@@ -79,8 +79,9 @@ func coded(c endpoint.Code, text string) error {
 		endpoint.Again: ErrAgain, endpoint.NotBound: ErrNotBound, endpoint.Held: ErrMigrating, endpoint.Range: ErrRange,
 		endpoint.NoBuffer: ErrNoBuffer, endpoint.Denied: ErrDenied, endpoint.NameUsed: ErrNameUsed, endpoint.BadName: ErrName,
 		endpoint.NoContainer: ErrContainer, endpoint.Busy: ErrBusy, endpoint.TooLong: ErrTooLong, endpoint.Overrun: ErrOverrun,
-		endpoint.Died:     errors.Join(ErrOutcomeUnknown, ErrDestinationDied),
-		endpoint.NodeGone: errors.Join(ErrOutcomeUnknown, ErrNodeGone),
+		endpoint.OtherLine: errors.Join(ErrOutcomeUnknown, ErrDestinationDied),
+		endpoint.Died:      errors.Join(ErrOutcomeUnknown, ErrDestinationDied),
+		endpoint.NodeGone:  errors.Join(ErrOutcomeUnknown, ErrNodeGone),
 	}[c]
 	switch {
 	case c == endpoint.OK:

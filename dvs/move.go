@@ -67,9 +67,7 @@ func (s *Session) onOrderLocked(o wire.Order) {
 		}
 		s.doneLocked(o, endpoint.OK, "")
 	case wire.OrderVersion:
-		if e.box.Status() == endpoint.Active {
-			e.box.Resume(o.Version)
-		}
+		e.box.Renew(o.Version)
 	}
 }
 

@@ -295,7 +295,7 @@ func (s *Session) onAnswerLocked(m wire.Answer) {
 	if e := s.binding[m.Call]; e != nil {
 		delete(s.binding, m.Call)
 		if m.Code == endpoint.OK && !e.opts.Standby {
-			e.box.Resume(m.Version)
+			e.box.Renew(m.Version)
 		}
 	}
 	if ch := s.calls[m.Call]; ch != nil {

@@ -16,7 +16,8 @@
 //  2. Queue, notifications and table move with the endpoint, in one State, with the process's own bytes.
 //  3. A mailbox is active only by bind or by the commit of an epoch, and a held one stays held until that epoch is
 //     aborted or committed: there is never a second active one.
-//  4. Routes are ordered by Version; what is older than known is ignored.
+//  4. A request is executed by the line that it was first sent to, or not at all.
+//  5. Routes are ordered by Version; what is older than known is ignored.
 package endpoint
 
 import (
@@ -42,6 +43,10 @@ type Version struct{ Epoch, Serial uint64 }
 func (v Version) Compare(o Version) int {
 	return cmp.Or(cmp.Compare(v.Epoch, o.Epoch), cmp.Compare(v.Serial, o.Serial))
 }
+
+// A line is the life of one state: it begins with a bind, whose epoch names it, goes through any number of moves, and ends with the death of the
+// process that has the state. A request belongs to the line to which it was first sent; another one, which has never
+// heard of it, must not execute it, for the former may have.
 
 // Kind says what a request wants. The values go over the wire: they never change.
 type Kind uint8
@@ -83,6 +88,7 @@ const (
 	Stale       Code = 14 // an epoch that is over
 	TooLong     Code = 15 // over the limit
 	Failed      Code = 16 // the program's own function failed; the text says why
+	OtherLine   Code = 19 // meant for a state that is lost
 	Unknown     Code = 17 // the mailbox does not know the request: send it again
 	Overrun     Code = 18 // too much is waiting
 )
@@ -95,6 +101,7 @@ type Request struct {
 	To      ID
 	Caller  uint64 // incarnation of the caller
 	Seq     uint64 // of this caller; notifications have a sequence of their own
+	Line    uint64 // of the route by which it was sent
 	Payload []byte
 }
 

@@ -53,6 +53,13 @@ func (f *Fence) Admit(epoch uint64, step, verb string) (run bool, err error) {
 	return true, nil
 }
 
+// Raise refuses from now on what belongs to an epoch before this one, because an owner has it.
+func (f *Fence) Raise(epoch uint64) {
+	if epoch > f.Epoch {
+		*f = Fence{Epoch: epoch, Committed: true}
+	}
+}
+
 // Record notes that a step is done, unless it was overtaken: then it returns an error and the step counts for nothing.
 func (f *Fence) Record(epoch uint64, step, verb string) error {
 	run, err := f.Admit(epoch, step, verb)

@@ -61,6 +61,7 @@ type key struct{ caller, seq uint64 }
 type Mailbox struct {
 	id      ID
 	version Version
+	line    uint64
 	status  Status
 	queue   []Request // SendRec and Send, in order of arrival
 	copies  []Request
@@ -70,10 +71,10 @@ type Mailbox struct {
 	taken   map[key]struct{}  // handed to the program and not replied
 }
 
-// NewMailbox returns an active or a standby mailbox.
+// NewMailbox returns an active mailbox, which begins a line, or a standby.
 func NewMailbox(id ID, version Version, status Status) *Mailbox {
 	return &Mailbox{
-		id: id, version: version, status: status,
+		id: id, version: version, line: version.Epoch, status: status,
 		noted: map[uint64]uint64{}, table: map[uint64]*entry{}, taken: map[key]struct{}{},
 	}
 }
@@ -101,6 +102,9 @@ func (m *Mailbox) Offer(r Request, idle bool) (Outcome, Reply) {
 	}
 	if m.status != Active {
 		return Answer, m.reply(r, Held)
+	}
+	if r.Line != m.line {
+		return Answer, m.reply(r, OtherLine)
 	}
 	if e != nil && e.stage == waiting { // the caller has given the former one up
 		m.remove(r.Caller)
@@ -203,6 +207,13 @@ func (m *Mailbox) Gone(caller uint64) {
 	m.remove(caller)
 	delete(m.table, caller)
 	delete(m.noted, caller)
+}
+
+// Renew gives a fresh mailbox its version, which begins a line.
+func (m *Mailbox) Renew(v Version) {
+	if m.status == Active {
+		m.version, m.line = v, v.Epoch
+	}
 }
 
 // Hold closes the mailbox for a migration. Holding again is nothing.

@@ -23,6 +23,7 @@ func (s RouteState) String() string {
 // Route is what is known of an endpoint's place.
 type Route struct {
 	Version Version
+	Line    uint64
 	State   RouteState
 	Node    string
 }

@@ -24,6 +24,7 @@ type Past struct {
 // State is everything that moves with an endpoint. Its encoding is deterministic.
 type State struct {
 	ID      ID
+	Line    uint64
 	Queue   []Request
 	Copies  []Request
 	Notes   []Note
@@ -41,7 +42,7 @@ func (m *Mailbox) Snapshot() (State, error) {
 	if !m.Drained() {
 		return State{}, ErrNotDrained
 	}
-	s := State{ID: m.id, Queue: slices.Clone(m.queue), Copies: slices.Clone(m.copies), Notes: slices.Clone(m.notes)}
+	s := State{ID: m.id, Line: m.line, Queue: slices.Clone(m.queue), Copies: slices.Clone(m.copies), Notes: slices.Clone(m.notes)}
 	for c, seq := range m.noted {
 		s.Noted = append(s.Noted, Note{Caller: c, Seq: seq})
 	}
@@ -65,6 +66,7 @@ func (m *Mailbox) Restore(s State) error {
 		return fmt.Errorf("the state is endpoint %x's, this is %x", s.ID, m.id)
 	}
 	fresh := NewMailbox(m.id, m.version, Standby)
+	fresh.line = s.Line
 	fresh.queue, fresh.copies, fresh.notes = slices.Clone(s.Queue), slices.Clone(s.Copies), slices.Clone(s.Notes)
 	for _, n := range s.Noted {
 		fresh.noted[n.Caller] = n.Seq
@@ -88,7 +90,7 @@ func (m *Mailbox) Restore(s State) error {
 // Append encodes the state.
 func (s State) Append(b []byte) []byte {
 	b = append(b, formatState)
-	b = binary.LittleEndian.AppendUint64(b, uint64(s.ID))
+	b = appendUints(b, uint64(s.ID), s.Line)
 	for _, list := range [][]Request{s.Queue, s.Copies} {
 		b = binary.AppendUvarint(b, uint64(len(list)))
 		for _, r := range list {
@@ -123,10 +125,10 @@ func ParseState(b []byte) (State, error) {
 	if d.byte() != formatState {
 		return State{}, fmt.Errorf("%w: unknown format", ErrState)
 	}
-	s := State{ID: ID(d.uint())}
+	s := State{ID: ID(d.uint()), Line: d.uint()}
 	for _, list := range []*[]Request{&s.Queue, &s.Copies} {
 		for range d.count() {
-			r := Request{Kind: Kind(d.byte()), To: s.ID, Caller: d.uint(), Seq: d.uint()}
+			r := Request{Kind: Kind(d.byte()), To: s.ID, Line: s.Line, Caller: d.uint(), Seq: d.uint()}
 			r.From, r.Payload = string(d.bytes()), d.bytes()
 			if !r.Kind.Valid() {
 				d.bad = true

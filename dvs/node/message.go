@@ -85,7 +85,8 @@ func (n *Node) bind(s *session, m wire.Bind) error {
 	default:
 		r.owner, r.node, r.cut, r.state, r.movable = s, "", false, endpoint.Open, m.Movable
 		r.version = endpoint.Version{Epoch: max(r.version.Epoch+1, claimed)}
-		a.Version = r.version
+		r.line, a.Version = r.version.Epoch, r.version
+		r.fence.Raise(r.line)
 	}
 	if a.Code == endpoint.OK {
 		s.served[r.id] = true

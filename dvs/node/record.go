@@ -15,6 +15,7 @@ type record struct {
 	container, name string
 	id              endpoint.ID
 	version         endpoint.Version
+	line            uint64
 	state           endpoint.RouteState
 	node            string   // where it is, if elsewhere
 	owner           *session // if it is here
@@ -48,7 +49,7 @@ func (r *record) shown() endpoint.RouteState {
 
 // tellLocked sends a watcher the route.
 func (n *Node) tellLocked(r *record, s *session) {
-	m := wire.Route{Endpoint: r.id, Version: r.version, State: r.shown()}
+	m := wire.Route{Endpoint: r.id, Version: r.version, Line: r.line, State: r.shown()}
 	if m.State == endpoint.Open {
 		m.Channel = n.introduceLocked(s, r.owner)
 	}
@@ -78,7 +79,7 @@ func (n *Node) publishLocked(r *record) {
 }
 
 func announcement(r *record) wire.Frame {
-	a := wire.Announce{Container: r.container, Name: r.name, Version: r.version, State: r.state}
+	a := wire.Announce{Container: r.container, Name: r.name, Version: r.version, Line: r.line, State: r.state}
 	return wire.Frame{Kind: wire.KindAnnounce, Body: a.Body()}
 }
 
@@ -96,6 +97,8 @@ func (n *Node) learnLocked(l *link, a wire.Announce) {
 	case r.owner != nil && (a.State == endpoint.Dead || a.State == endpoint.Nowhere) && c >= 0:
 		// An earlier owner's end is newer than what we could know when the name was bound here.
 		r.version = endpoint.Version{Epoch: a.Version.Epoch + 1}
+		r.line = r.version.Epoch
+		r.fence.Raise(r.line)
 		n.orderLocked(r.owner, wire.Order{Endpoint: r.id, Order: wire.OrderVersion, Version: r.version})
 		n.publishLocked(r)
 	case r.owner != nil && (c > 0 || c == 0 && l.name < n.o.Name):
@@ -108,13 +111,14 @@ func (n *Node) learnLocked(l *link, a wire.Announce) {
 	case c > 0 || c == 0 && r.node == l.name && r.cut:
 		n.setLocked(l, r, a)
 	case c <= 0 && r.node != l.name && a.State == endpoint.Open && r.shown() != endpoint.Open && r.shown() != endpoint.Moving:
-		b := wire.Announce{Container: a.Container, Name: a.Name, Version: r.version, State: endpoint.Nowhere}
+		b := wire.Announce{Container: a.Container, Name: a.Name, Version: r.version, Line: r.line, State: endpoint.Nowhere}
 		l.sendLocked(wire.Frame{Kind: wire.KindAnnounce, Body: b.Body()})
 	}
 }
 
 func (n *Node) setLocked(l *link, r *record, a wire.Announce) {
-	r.owner, r.version, r.state, r.cut = nil, a.Version, a.State, false
+	r.owner, r.version, r.line, r.state, r.cut = nil, a.Version, a.Line, a.State, false
+	r.fence.Raise(a.Version.Epoch)
 	if r.node = ""; a.State == endpoint.Open || a.State == endpoint.Moving {
 		r.node = l.name
 	}

@@ -18,7 +18,7 @@
 //	Unbind     4  u32 call, u64 endpoint
 //	Answer     5  u32 call, u16 code, u64 epoch, u64 serial, text
 //	Watch      6  str name: tell me the endpoint's routes, now and later
-//	Route      7  u64 endpoint, u64 epoch, u64 serial, u8 state (0 unbound, 1 active, 2 moving, 3 dead, 4 cut), u32 channel (0: the node)
+//	Route      7  u64 endpoint, u64 epoch, u64 serial, u64 line, u8 state (0 unbound, 1 active, 2 moving, 3 dead, 4 cut), u32 channel (0: the node)
 //	Introduce  8  u32 channel, u32 channel at the peer, u8 side, u64 the peer's caller; with three descriptors: rings, the peer's page, its bell
 //	Revoke     9  u32 channel
 //	Order     10  u64 endpoint, u64 epoch, u8 order (see Orders), u64 epoch, u64 serial: the endpoint's version from now on
@@ -29,13 +29,13 @@
 //
 // # Messages
 //
-//	Request   16  u8 kind (1 send, 2 sendrec, 3 notify, 4 copy read, 5 copy write), u8 flags (1 do not wait), u64 endpoint, u64 caller, u64 sequence, str from, payload
+//	Request   16  u8 kind (1 send, 2 sendrec, 3 notify, 4 copy read, 5 copy write), u8 flags (1 do not wait), u64 endpoint, u64 caller, u64 sequence, u64 line, str from, payload
 //	Reply     17  u64 endpoint, u64 caller, u64 sequence, u16 code, u64 epoch, u64 serial, payload
 //	Probe     18  u64 endpoint, u64 caller, u64 sequence
 //	Cancel    19  u64 endpoint, u64 caller, u64 sequence
 //
 // A caller is 64 random bits. It has one request outstanding, sends it again whenever a newer Route says active, and
-// numbers the next one higher; so it gets each answer once, and no request is executed twice.
+// numbers the next one higher; if the Route has another line than at first, it gives up, because the state that it asked is lost. So it gets each answer once, and no request is executed twice.
 //
 // # Between nodes
 //
@@ -43,6 +43,6 @@
 //	LinkAck   33  u64 packets received
 //	Packet    34  u64 number, then a frame without its length: Forward, Announce, Gone, Chunk, Staged
 //	Forward   35  str container, then a message without its length
-//	Announce  36  str container, str name, u64 epoch, u64 serial, u8 state
+//	Announce  36  str container, str name, u64 epoch, u64 serial, u64 line, u8 state
 //	State     37  str container, then Chunk's or Done's frame without its length
 package wire

@@ -89,19 +89,20 @@ func ParseForward(body []byte) (Forward, error) {
 type Announce struct {
 	Container, Name string
 	Version         endpoint.Version
+	Line            uint64
 	State           endpoint.RouteState
 }
 
 // Body encodes the body: it travels in a Packet.
 func (m Announce) Body() []byte {
-	return append(version(str(str(nil, m.Container), m.Name), m.Version), byte(m.State))
+	return append(u64(version(str(str(nil, m.Container), m.Name), m.Version), m.Line), byte(m.State))
 }
 
 // ParseAnnounce decodes the body of an Announce.
 func ParseAnnounce(body []byte) (Announce, error) {
 	f := fields{b: body}
 	m := Announce{Container: f.str(MaxName), Name: f.str(MaxName)}
-	m.Version, m.State = f.version(), endpoint.RouteState(f.u8())
+	m.Version, m.Line, m.State = f.version(), f.u64(), endpoint.RouteState(f.u8())
 	f.bad = f.bad || !m.State.Valid()
 	return m, f.done(KindAnnounce)
 }

@@ -6,7 +6,7 @@ import "github.com/godwit-project/godwit/dvs/endpoint"
 func AppendRequest(b []byte, r endpoint.Request) []byte {
 	start := len(b)
 	b = append(begin(b, KindRequest), byte(r.Kind), flags(r.NoWait))
-	b = str(u64(b, uint64(r.To), r.Caller, r.Seq), r.From)
+	b = str(u64(b, uint64(r.To), r.Caller, r.Seq, r.Line), r.From)
 	return end(append(b, r.Payload...), start)
 }
 
@@ -14,7 +14,7 @@ func AppendRequest(b []byte, r endpoint.Request) []byte {
 func ParseRequest(body []byte) (endpoint.Request, error) {
 	f := fields{b: body}
 	r := endpoint.Request{Kind: endpoint.Kind(f.u8()), NoWait: f.u8()&1 != 0}
-	r.To, r.Caller, r.Seq = endpoint.ID(f.u64()), f.u64(), f.u64()
+	r.To, r.Caller, r.Seq, r.Line = endpoint.ID(f.u64()), f.u64(), f.u64(), f.u64()
 	r.From = f.str(MaxName)
 	r.Payload = f.rest(MaxPayload)
 	f.bad = f.bad || !r.Kind.Valid() || r.Caller == 0 || r.Seq == 0

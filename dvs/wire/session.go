@@ -133,6 +133,7 @@ func ParseWatch(body []byte) (Watch, error) {
 type Route struct {
 	Endpoint endpoint.ID
 	Version  endpoint.Version
+	Line     uint64 // to be put into requests
 	State    endpoint.RouteState
 	Channel  uint32 // 0: through the node
 }
@@ -140,14 +141,14 @@ type Route struct {
 // Append encodes the frame.
 func (m Route) Append(b []byte) []byte {
 	start := len(b)
-	b = append(version(u64(begin(b, KindRoute), uint64(m.Endpoint)), m.Version), byte(m.State))
+	b = append(u64(version(u64(begin(b, KindRoute), uint64(m.Endpoint)), m.Version), m.Line), byte(m.State))
 	return end(u32(b, m.Channel), start)
 }
 
 // ParseRoute decodes a Route.
 func ParseRoute(body []byte) (Route, error) {
 	f := fields{b: body}
-	m := Route{Endpoint: endpoint.ID(f.u64()), Version: f.version(), State: endpoint.RouteState(f.u8()), Channel: f.u32()}
+	m := Route{Endpoint: endpoint.ID(f.u64()), Version: f.version(), Line: f.u64(), State: endpoint.RouteState(f.u8()), Channel: f.u32()}
 	f.bad = f.bad || !m.State.Valid()
 	return m, f.done(KindRoute)
 }
