@@ -23,7 +23,11 @@ command's. The nodes are ` + strings.Join(lab.Nodes(), ", ") + `.`,
 			if err != nil {
 				return err
 			}
-			code, err := up.Exec(cmd.Context(), args[0], args[1:], lab.Stdio{In: a.in, Out: a.out, Err: a.err})
+			command := args[1:]
+			if command[0] == "--" && len(command) > 1 {
+				command = command[1:] // it came after a word that is no flag, so it was left for us
+			}
+			code, err := up.Exec(cmd.Context(), args[0], command, lab.Stdio{In: a.in, Out: a.out, Err: a.err})
 			switch {
 			case err != nil:
 				return err
