@@ -111,7 +111,7 @@ func (e *edge) step(ctx context.Context, s *pb.MigrationStep, id migration.StepI
 		}
 		return nil, e.net.Activate(ctx, p)
 	case "network/destination/optimize":
-		return nil, e.net.Announce(ctx, name, epoch)
+		return nil, e.announce(ctx, name, epoch, report)
 	case "network/source/optimize":
 		return e.retire(ctx, name, epoch, report)
 	case "network/source/release", "network/destination/release":
@@ -141,6 +141,36 @@ func (e *edge) prepareTunnel(ctx context.Context, s *pb.MigrationStep, role migr
 		return fmt.Errorf("address of the other edge: %w", err)
 	}
 	return e.net.PrepareTunnel(ctx, t)
+}
+
+// announce tells the provider, and returns when somebody has heard it: before that the source must not withdraw, for then
+// nobody would know the way. The tunnel carries the traffic as long as it takes.
+func (e *edge) announce(ctx context.Context, name string, epoch uint64, report func(*pb.TaskProgress)) error {
+	const again = 100 * time.Millisecond
+	if err := e.net.Announce(ctx, name, epoch); err != nil {
+		return err
+	}
+	look := time.NewTicker(again)
+	defer look.Stop()
+	for {
+		sessions, err := e.net.Sessions(ctx)
+		if err != nil {
+			return err
+		}
+		heard := len(sessions) == 0 // a customer's edge: there is nobody to tell
+		for _, s := range sessions {
+			heard = heard || s.Established
+		}
+		if heard {
+			return nil
+		}
+		report(&pb.TaskProgress{Message: "no BGP session with the provider stands: the tunnel carries the traffic until one does"})
+		select {
+		case <-look.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // retire waits until nobody uses the detour any more, then takes the old route back.

@@ -36,7 +36,8 @@ func (b bird) argv() []string { return []string{b.program, "-f", "-c", b.config(
 
 // writeConfig describes the core: static routes to the sites' networks, and internal BGP with the edges, which dial.
 // What one edge announces is reflected to the other, so that an edge sees when the core prefers its peer's route. A
-// silent edge is given up after nine seconds.
+// silent edge is given up after nine seconds, and taken back at once when it calls again: BIRD would refuse it for a
+// minute.
 func (b bird) writeConfig() error {
 	var text strings.Builder
 	fmt.Fprintf(&text, `log stderr all;
@@ -63,6 +64,7 @@ protocol static {
 	passive;
 	rr client;
 	hold time 9;
+	error wait time 1, 8;
 	graceful restart aware;
 	ipv4 {
 		import where net ~ [ %s+ ];
