@@ -2,6 +2,7 @@ package node_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"path/filepath"
@@ -27,7 +28,7 @@ func startCluster(t testing.TB, names ...string) *cluster {
 	dir := t.TempDir()
 	c := &cluster{
 		names: names, node: map[string]*child{}, socket: map[string]string{}, addr: map[string]string{},
-		timeout: 20 * time.Second, epoch: 100,
+		timeout: linkTimeout, epoch: 100,
 	}
 	for _, name := range names {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -139,10 +140,7 @@ func (c *cluster) finish(name, from, to string, epoch uint64) error {
 }
 
 func (c *cluster) rollBack(name, from, to string, epoch uint64) error {
-	if err := c.do(to, name, epoch, abortNew, from); err != nil {
-		return err
-	}
-	return c.do(from, name, epoch, abortOld, to)
+	return errors.Join(c.do(to, name, epoch, abortNew, from), c.do(from, name, epoch, abortOld, to))
 }
 
 // move does a whole migration with the next epoch.
@@ -205,3 +203,6 @@ func shown(t testing.TB, owner *child, name string) state {
 	}
 	return s
 }
+
+// linkTimeout is long enough for a machine that is busy with other tests.
+const linkTimeout = 3 * time.Second

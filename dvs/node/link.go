@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/godwit-project/godwit/dvs/endpoint"
 	"github.com/godwit-project/godwit/dvs/wire"
 )
 
@@ -250,6 +251,10 @@ func (l *link) shutLocked() {
 // cutLocked tells those who wait for endpoints of the node that it is away.
 func (l *link) cutLocked() {
 	for _, r := range l.n.records {
+		if r.node == l.name && r.left { // nobody else can say that it is lost; if it is not, a newer version will
+			r.left, r.node = false, ""
+			l.n.endLocked(r, endpoint.Dead)
+		}
 		if r.owner == nil && r.node == l.name && !r.cut {
 			r.cut = true
 			l.n.changedLocked(r)

@@ -87,6 +87,7 @@ func (n *Node) bind(s *session, m wire.Bind) error {
 		r.version = endpoint.Version{Epoch: max(r.version.Epoch+1, claimed)}
 		r.line, a.Version = r.version.Epoch, r.version
 		r.fence.Raise(r.line)
+		r.left = false
 	}
 	if a.Code == endpoint.OK {
 		s.served[r.id] = true

@@ -22,6 +22,7 @@ type record struct {
 	standby         *session // waits here to take over
 	movable         bool
 	cut             bool // its node is away
+	left            bool // it has left this node, and the new owner has not been heard of
 	watchers        map[*session]struct{}
 	notes           []endpoint.Request // pending until it is somewhere, one for each caller
 	fence           endpoint.Fence
@@ -118,6 +119,7 @@ func (n *Node) learnLocked(l *link, a wire.Announce) {
 
 func (n *Node) setLocked(l *link, r *record, a wire.Announce) {
 	r.owner, r.version, r.line, r.state, r.cut = nil, a.Version, a.Line, a.State, false
+	r.left = false
 	r.fence.Raise(a.Version.Epoch)
 	if r.node = ""; a.State == endpoint.Open || a.State == endpoint.Moving {
 		r.node = l.name

@@ -77,6 +77,8 @@ func newWork() work {
 //	endpoint/source/commit         the old owner is told to end
 //	endpoint/source/abort          the owner goes on; everybody is told
 //	process/destination/abort      the standby forgets the state
+//	                               only a destination that is known to be dead before it became the owner may be given up: then the source still
+//	                               holds, and a new epoch begins again with prepare
 //	optimize, release              everybody has been told already; nothing is left
 func (n *Node) Do(ctx context.Context, c Command) error {
 	if err := n.do(ctx, c); err != nil {
@@ -310,7 +312,7 @@ func (n *Node) commit(ctx context.Context, r *record, c Command) error {
 		n.orderLocked(r.owner, wire.Order{Endpoint: r.id, Epoch: c.Epoch, Order: wire.OrderLeave})
 	}
 	r.owner, r.standby, r.node, r.cut, r.movable = s, nil, "", false, true
-	r.version, r.state = v, endpoint.Open
+	r.version, r.state, r.left = v, endpoint.Open, false
 	n.publishLocked(r)
 	return nil
 }
@@ -323,9 +325,12 @@ func (n *Node) leave(ctx context.Context, r *record, c Command) error {
 		n.mu.Unlock()
 		return nil // told already, by the new owner's node, or itself the new owner
 	}
-	r.owner, r.node, r.state = nil, c.Peer, endpoint.Moving
+	r.owner, r.node, r.state, r.left = nil, c.Peer, endpoint.Moving, true
 	r.version.Serial++
 	n.changedLocked(r)
+	if l := n.links[c.Peer]; l != nil && l.away {
+		l.cutLocked()
+	}
 	n.mu.Unlock()
 	send := func(frame []byte) bool { return s.conn.Send(frame) == nil }
 	err := n.order(ctx, send, wire.Order{Endpoint: r.id, Epoch: c.Epoch, Order: wire.OrderLeave})
