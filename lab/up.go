@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -155,8 +156,9 @@ func waitSocket(ctx context.Context, path string, ended <-chan error) error {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		if _, err := os.Stat(path); err == nil {
-			return nil
+		// The file is there before anybody listens behind it.
+		if conn, err := net.Dial("unix", path); err == nil {
+			return conn.Close()
 		}
 		select {
 		case err := <-ended:

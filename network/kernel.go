@@ -209,6 +209,16 @@ func (k *kernel) resolve(a netip.Addr) error {
 	if hop == nil {
 		hop = a.Unmap().AsSlice()
 	}
+	known, err := k.netlink.NeighList(routes[0].LinkIndex, netlink.FAMILY_V4)
+	if err != nil {
+		return fmt.Errorf("network: resolve %s: %w", a, err)
+	}
+	for _, n := range known {
+		// To use an entry is to change it: a permanent one, which somebody has set, would lose its permanence.
+		if n.IP.Equal(hop) && n.State&(netlink.NUD_PERMANENT|netlink.NUD_NOARP|netlink.NUD_REACHABLE) != 0 {
+			return nil
+		}
+	}
 	err = k.netlink.NeighSet(&netlink.Neigh{
 		LinkIndex: routes[0].LinkIndex, Family: netlink.FAMILY_V4, State: netlink.NUD_NONE, Flags: netlink.NTF_USE, IP: hop,
 	})
