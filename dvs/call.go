@@ -17,8 +17,11 @@ const remindEvery = time.Second
 type caller struct {
 	s    *Session
 	from string
+	own  *Endpoint     // whose calls they are; nil for a session's
 	turn chan struct{} // holds one token
 	w    *waiter
+	// reminder runs while a call waits.
+	reminder *time.Timer
 
 	// guarded by the session's lock
 	core     *endpoint.Caller
@@ -33,7 +36,9 @@ type caller struct {
 }
 
 func newCaller(s *Session, from string, id uint64) *caller {
-	c := &caller{s: s, from: from, turn: make(chan struct{}, 1), w: newWaiter(), core: endpoint.NewCaller(id)}
+	c := &caller{s: s, from: from, turn: make(chan struct{}, 1), w: newWaiter(s), core: endpoint.NewCaller(id)}
+	c.reminder = time.AfterFunc(time.Hour, c.remind)
+	c.reminder.Stop()
 	c.turn <- struct{}{}
 	return c
 }
@@ -63,7 +68,7 @@ func (c *caller) Notify(to string) error {
 		return fault("notify", to, s.err)
 	}
 	r := s.routeLocked(to)
-	m := c.core.Begin(endpoint.Request{Kind: endpoint.Notify, From: c.from, To: endpoint.Resolve(s.container, to)})
+	m := c.core.Begin(endpoint.Request{Kind: endpoint.Notify, From: c.from, To: r.id})
 	via := r.channel
 	if r.State != endpoint.Open {
 		via = 0
@@ -129,17 +134,18 @@ func (c *caller) ask(ctx context.Context, to string, r endpoint.Request) (endpoi
 	c.patient = waits(ctx)
 	c.asked, c.finished, c.err = false, false, nil
 	c.route = s.routeLocked(to)
-	r.From, r.To, r.NoWait = c.from, endpoint.Resolve(s.container, to), !c.patient
+	r.From, r.To, r.NoWait = c.from, c.route.id, !c.patient
 	c.core.Begin(r)
 	c.evaluateLocked()
-	own := s.endpoints[endpoint.Resolve(s.container, c.from)]
-	if c.from == "" || own == nil || own.caller != c {
-		own = nil
-	}
+	own := c.own
 	own.blockedLocked(1)
 	s.mu.Unlock()
 
-	err := s.await(ctx, c.w, c.remind)
+	if !c.w.ready.Load() {
+		c.reminder.Reset(remindEvery)
+	}
+	err := s.await(ctx, c.w)
+	c.reminder.Stop()
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -216,10 +222,14 @@ func (c *caller) giveUpLocked(cause error) {
 	c.endLocked(endpoint.Reply{}, errors.Join(append(errs, cause)...))
 }
 
-// remind asks what has become of the request.
+// remind asks what has become of the request, and will again.
 func (c *caller) remind() {
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
+	if _, ok := c.core.Outstanding(); !ok || c.s.err != nil {
+		return
+	}
+	c.reminder.Reset(remindEvery)
 	if out, ok := c.core.Outstanding(); ok && c.asked && c.route.State == endpoint.Open && c.s.err == nil {
 		b := wire.Inquiry{To: out.To, Caller: out.Caller, Seq: out.Seq}.Append(c.s.scratch[:0], wire.KindProbe)
 		c.s.sendLocked(b, c.route.channel)
@@ -229,23 +239,21 @@ func (c *caller) remind() {
 
 // routeLocked returns what is known of a name, and asks the node the first time.
 func (s *Session) routeLocked(name string) *route {
-	id := endpoint.Resolve(s.container, name)
-	r := s.routes[id]
+	r := s.names[name]
 	if r == nil {
-		r = &route{name: name}
-		s.routes[id] = r
+		r = &route{name: name, id: endpoint.Resolve(s.container, name)}
+		s.routes[r.id], s.names[name] = r, r
 		_ = s.conn.Send(wire.Watch{Name: name}.Append(nil))
 	}
 	return r
 }
 
 func (s *Session) transmitLocked(r endpoint.Request, via uint32) {
+	if r.NoWait {
+		via = 0 // a peer that computes looks into its rings later; what the node says it hears at once
+	}
 	b := wire.AppendRequest(s.scratch[:0], r)
 	s.sendLocked(b, via)
-	if c := s.channels[via]; c != nil && r.NoWait { // the peer must look at once, also when it computes
-		c.peerPage.asleep().Store(1)
-		c.ring()
-	}
 	s.keepScratch(b)
 }
 

@@ -67,7 +67,7 @@ func (c *caller) Copy(ctx context.Context, to, from Place, n uint64) error {
 
 func (c *caller) fetch(ctx context.Context, p Place, n uint32) ([]byte, error) {
 	m := wire.Range{Buffer: p.Buffer, Offset: p.Offset, Length: n}
-	if e := c.own(p.Endpoint); e != nil {
+	if e := c.own; e != nil && e.name == p.Endpoint {
 		c.s.mu.Lock()
 		defer c.s.mu.Unlock()
 		return e.buffers[p.Buffer].slice(m.Offset, uint64(n))
@@ -80,7 +80,7 @@ func (c *caller) fetch(ctx context.Context, p Place, n uint32) ([]byte, error) {
 }
 
 func (c *caller) store(ctx context.Context, p Place, data []byte) error {
-	if e := c.own(p.Endpoint); e != nil {
+	if e := c.own; e != nil && e.name == p.Endpoint {
 		c.s.mu.Lock()
 		defer c.s.mu.Unlock()
 		b, err := e.buffers[p.Buffer].slice(p.Offset, uint64(len(data)))
@@ -99,16 +99,6 @@ func bare(err error) error {
 		return e.Err
 	}
 	return err
-}
-
-// own returns the caller's own endpoint, if the name is its.
-func (c *caller) own(name string) *Endpoint {
-	c.s.mu.Lock()
-	defer c.s.mu.Unlock()
-	if e := c.s.endpoints[endpoint.Resolve(c.s.container, name)]; e != nil && e.caller == c {
-		return e
-	}
-	return nil
 }
 
 func (b *buffer) slice(offset, n uint64) ([]byte, error) {

@@ -75,6 +75,7 @@ func (s *Session) bind(ctx context.Context, name string, o BindOptions) (*Endpoi
 	}
 	e := &Endpoint{name: name, id: endpoint.Resolve(s.container, name), opts: o, active: make(chan struct{})}
 	e.caller = newCaller(s, name, newIncarnation())
+	e.caller.own = e
 	status := endpoint.Active
 	if o.Standby {
 		status = endpoint.Standby
@@ -182,8 +183,8 @@ func (e *Endpoint) Reply(m Message, payload []byte) error {
 }
 
 func (e *Endpoint) receive(ctx context.Context, op string, from *string, requests bool) (Message, error) {
-	w := &receiver{waiter: newWaiter(), from: from, requests: requests}
 	s := e.s
+	w := &receiver{waiter: newWaiter(s), from: from, requests: requests}
 	s.mu.Lock()
 	err := s.err
 	if err == nil {
@@ -211,7 +212,7 @@ func (e *Endpoint) receive(ctx context.Context, op string, from *string, request
 	s.mu.Unlock()
 
 	if !w.ready.Load() {
-		err = s.await(ctx, w.waiter, nil)
+		err = s.await(ctx, w.waiter)
 	}
 
 	s.mu.Lock()

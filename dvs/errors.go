@@ -75,6 +75,9 @@ func fault(op, name string, err error) error { return &Error{Op: op, Name: name,
 
 // coded returns the error of a code, with the node's or the peer's text.
 func coded(c endpoint.Code, text string) error {
+	if c == endpoint.OK {
+		return nil
+	}
 	err := map[endpoint.Code]error{
 		endpoint.Again: ErrAgain, endpoint.NotBound: ErrNotBound, endpoint.Held: ErrMigrating, endpoint.Range: ErrRange,
 		endpoint.NoBuffer: ErrNoBuffer, endpoint.Denied: ErrDenied, endpoint.NameUsed: ErrNameUsed, endpoint.BadName: ErrName,
@@ -84,8 +87,6 @@ func coded(c endpoint.Code, text string) error {
 		endpoint.NodeGone:  errors.Join(ErrOutcomeUnknown, ErrNodeGone),
 	}[c]
 	switch {
-	case c == endpoint.OK:
-		return nil
 	case err == nil:
 		return fmt.Errorf("code %d: %s", c, text)
 	case text != "":

@@ -8,12 +8,14 @@ import (
 )
 
 // A waiting goroutine polls the rings itself for a moment, because a wake-up by the kernel costs several times what an answer by shared
-// memory takes; then it sleeps, and the bell wakes the pump, which polls for all. Whether spinning pays is learnt from
+// memory takes; then it sleeps, and the bell wakes one of those who sleep, which polls for all. Whether spinning pays is learnt from
 // whether it did: on a machine whose processors are busy it does not.
 const (
 	spinTime  = 25 * time.Microsecond
-	scoreTop  = 8
-	scoreTry  = 64 // with the lowest score, every so many waits spin nevertheless
+	scoreTop  = 16
+	scoreGain = 2  // for a spin that was worth it; one that was not costs 1
+	scoreTry  = 64 // with the lowest score, after so many waits some spin nevertheless
+	scoreSome = 4
 	checkTime = 16 // rounds between two looks at the clock
 )
 
@@ -25,19 +27,28 @@ type spin struct {
 
 // waiter is somebody who waits for one event of a session.
 type waiter struct {
-	ready atomic.Bool
-	wake  chan struct{} // of capacity 1
+	s       *Session
+	ready   atomic.Bool
+	leading atomic.Bool   // it reads the bell, so that only the bell wakes it
+	wake    chan struct{} // of capacity 1
 }
 
-func newWaiter() *waiter { return &waiter{wake: make(chan struct{}, 1)} }
+func newWaiter(s *Session) *waiter { return &waiter{s: s, wake: make(chan struct{}, 1)} }
 
 func (w *waiter) signal() {
 	w.ready.Store(true)
+	if w.leading.Load() {
+		w.kick()
+		return
+	}
 	select {
 	case w.wake <- struct{}{}:
 	default:
 	}
 }
+
+// kick rings the session's own bell.
+func (w *waiter) kick() { _, _ = w.s.bell.Write([]byte{1, 0, 0, 0, 0, 0, 0, 0}) }
 
 func (w *waiter) reset() {
 	w.ready.Store(false)
@@ -47,8 +58,8 @@ func (w *waiter) reset() {
 	}
 }
 
-// await waits until w is ready or ctx ends. Every now and then it calls remind. The lock is not held.
-func (s *Session) await(ctx context.Context, w *waiter, remind func()) error {
+// await waits until w is ready or ctx ends. The lock is not held.
+func (s *Session) await(ctx context.Context, w *waiter) error {
 	if s.spinFor(w) {
 		return nil
 	}
@@ -56,32 +67,64 @@ func (s *Session) await(ctx context.Context, w *waiter, remind func()) error {
 	s.sleepers++
 	s.restLocked()
 	s.mu.Unlock()
-	defer func() {
+	err := s.sleep(ctx, w)
+	s.mu.Lock()
+	s.sleepers--
+	s.restLocked()
+	s.mu.Unlock()
+	return err
+}
+
+// sleep waits; one of those who sleep reads the bell and polls for all.
+func (s *Session) sleep(ctx context.Context, w *waiter) error {
+	lead := s.lead
+	for !w.ready.Load() {
+		select {
+		case <-w.wake:
+		case <-ctx.Done():
+			return ctx.Err()
+		case lead <- struct{}{}:
+			err := s.leadUntil(ctx, w)
+			<-lead
+			if err != nil {
+				return err
+			}
+			lead = nil // the session has ended: whoever ended it wakes w
+		}
+	}
+	return nil
+}
+
+// leadUntil reads the bell until w is ready or ctx ends.
+func (s *Session) leadUntil(ctx context.Context, w *waiter) error {
+	if ctx.Done() != nil {
+		stop := context.AfterFunc(ctx, w.kick)
+		defer stop()
+	}
+	var b [8]byte
+	for {
+		w.leading.Store(true)
+		if w.ready.Load() || ctx.Err() != nil {
+			w.leading.Store(false)
+			return ctxUnless(w.ready.Load(), ctx)
+		}
+		_, err := s.bell.Read(b[:])
+		w.leading.Store(false)
+		if err != nil {
+			return nil
+		}
 		s.mu.Lock()
-		s.sleepers--
+		s.pollLocked()
 		s.restLocked()
 		s.mu.Unlock()
-	}()
-	if remind == nil {
-		select {
-		case <-w.wake:
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
-		}
 	}
-	again := time.NewTicker(remindEvery)
-	defer again.Stop()
-	for {
-		select {
-		case <-w.wake:
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-again.C:
-			remind()
-		}
+}
+
+func ctxUnless(ready bool, ctx context.Context) error {
+	if ready {
+		return nil
 	}
+	return ctx.Err()
 }
 
 // spinFor polls for a short while, if that has been worth it lately.
@@ -113,9 +156,9 @@ func (s *Session) spinFor(w *waiter) bool {
 	s.spinners--
 	ok := w.ready.Load()
 	if ok {
-		s.score = min(s.score+1, scoreTop)
+		s.score = min(s.score+scoreGain, scoreTop)
 	} else {
-		s.score = max(s.score-2, 0)
+		s.score = max(s.score-1, 0)
 	}
 	s.restLocked()
 	return ok
@@ -128,8 +171,10 @@ func (s *Session) worthLocked() bool {
 	if s.score > 0 {
 		return true
 	}
-	s.skipped++
-	return s.skipped%scoreTry == 0
+	if s.skipped++; s.skipped%scoreTry == 0 {
+		s.score = scoreSome
+	}
+	return s.score > 0
 }
 
 // restLocked asks for the bell if somebody sleeps and nobody polls. What came before is taken in.
@@ -141,20 +186,6 @@ func (s *Session) restLocked() {
 		s.pollLocked()
 	default:
 		s.page.asleep().Store(0)
-	}
-}
-
-// pump polls whenever the bell rings.
-func (s *Session) pump() {
-	var b [8]byte
-	for {
-		if _, err := s.bell.Read(b[:]); err != nil {
-			return // closed with the session
-		}
-		s.mu.Lock()
-		s.pollLocked()
-		s.restLocked()
-		s.mu.Unlock()
 	}
 }
 

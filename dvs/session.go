@@ -45,15 +45,18 @@ type Session struct {
 	binding   map[uint32]*Endpoint // by call
 	channels  map[uint32]*channel
 	routes    map[endpoint.ID]*route
+	names     map[string]*route // the same, by name
 	endpoints map[endpoint.ID]*Endpoint
 	paths     map[uint64]uint32 // by caller: the channel of its latest request, 0 the node
 	spin
+	lead chan struct{} // who has put a token in reads the bell; nil if there is none
 }
 
 // route is what a session knows of an endpoint that it talks to.
 type route struct {
 	endpoint.Route
 	name    string
+	id      endpoint.ID
 	known   bool // the node has told
 	channel uint32
 }
@@ -84,7 +87,7 @@ func connect(ctx context.Context, path string, o Options) (*Session, error) {
 	}
 	s := &Session{
 		container: o.Container, conn: conn,
-		calls: map[uint32]chan wire.Answer{}, binding: map[uint32]*Endpoint{}, channels: map[uint32]*channel{}, routes: map[endpoint.ID]*route{},
+		calls: map[uint32]chan wire.Answer{}, binding: map[uint32]*Endpoint{}, channels: map[uint32]*channel{}, routes: map[endpoint.ID]*route{}, names: map[string]*route{},
 		endpoints: map[endpoint.ID]*Endpoint{}, paths: map[uint64]uint32{},
 	}
 	s.caller = newCaller(s, "", newIncarnation())
@@ -98,9 +101,6 @@ func connect(ctx context.Context, path string, o Options) (*Session, error) {
 		return nil, err
 	}
 	s.wg.Go(s.readNode)
-	if s.bell != nil {
-		s.wg.Go(s.pump)
-	}
 	return s, nil
 }
 
@@ -145,6 +145,7 @@ func (s *Session) hello(o Options) error {
 		return err
 	}
 	s.bell = os.NewFile(uintptr(fds[1]), "bell")
+	s.lead = make(chan struct{}, 1)
 	return nil
 }
 

@@ -265,14 +265,10 @@ func TestLine08CopiesBetweenBuffers(t *testing.T) {
 		third := bind(t, client(), "third", dvs.BindOptions{})
 		eventuallyBound(t, third.Session(), "from")
 		eventuallyBound(t, third.Session(), "to")
-		blocked(t, from)
-		blocked(t, to)
+		release := []func(){blocked(t, from), blocked(t, to)}
 		ctx := patient(t)
 		if err := third.Copy(ctx, dvs.Place{Endpoint: "to", Buffer: "room"}, dvs.Place{Endpoint: "from", Buffer: "data"}, size); err != nil {
 			t.Fatal(err)
-		}
-		if !bytes.Equal(data, into) {
-			t.Error("the copy differs")
 		}
 		own := make([]byte, size)
 		third.Register("own", own, dvs.Access{})
@@ -288,11 +284,17 @@ func TestLine08CopiesBetweenBuffers(t *testing.T) {
 		wantErr(t, third.Copy(ctx, place, dvs.Place{Endpoint: "from", Buffer: "other"}, 1), dvs.ErrNoBuffer)
 		wantErr(t, third.Copy(ctx, dvs.Place{Endpoint: "from", Buffer: "data"}, place, 1), dvs.ErrDenied)
 		wantErr(t, third.Copy(ctx, place, dvs.Place{Endpoint: "to", Buffer: "room"}, 1), dvs.ErrDenied)
+		for _, f := range release { // an owner may look at its buffers when it is not blocked
+			f()
+		}
+		if !bytes.Equal(data, into) {
+			t.Error("the copy differs")
+		}
 	})
 }
 
-// blocked keeps an endpoint waiting for a message until the test ends.
-func blocked(t testing.TB, e *dvs.Endpoint) {
+// blocked keeps an endpoint waiting for a message until the test ends or the function that it returns is called.
+func blocked(t testing.TB, e *dvs.Endpoint) (release func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
@@ -301,7 +303,9 @@ func blocked(t testing.TB, e *dvs.Endpoint) {
 			_, _ = e.Receive(ctx, "nobody")
 		}
 	}()
-	t.Cleanup(func() { cancel(); <-done })
+	release = func() { cancel(); <-done }
+	t.Cleanup(release)
+	return release
 }
 
 func TestLine09DeathWakesEverybody(t *testing.T) {

@@ -26,16 +26,34 @@ func do(t testing.TB, n wired, epoch uint64, step [3]string, peer string) {
 	}
 }
 
-// movable binds "s" with a state that is one string.
-func movable(s *string) dvs.BindOptions {
+// words is a state that is one string.
+type words struct {
+	mu   sync.Mutex
+	text string
+}
+
+func (w *words) set(text string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.text = text
+}
+
+func (w *words) get() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.text
+}
+
+// movable binds "s" with that state.
+func movable(w *words) dvs.BindOptions {
 	return dvs.BindOptions{
-		Snapshot: func() ([]byte, error) { return []byte(*s), nil },
-		Restore:  func(b []byte) error { *s = string(b); return nil },
+		Snapshot: func() ([]byte, error) { return []byte(w.get()), nil },
+		Restore:  func(b []byte) error { w.set(string(b)); return nil },
 	}
 }
 
 // standby waits to take "s" over; the channel tells when it has.
-func standby(t testing.TB, n wired, s *string) chan *dvs.Endpoint {
+func standby(t testing.TB, n wired, s *words) chan *dvs.Endpoint {
 	t.Helper()
 	o := movable(s)
 	o.Standby = true
@@ -72,7 +90,7 @@ func waiting(t testing.TB, e *dvs.Endpoint) {
 // received at the new place, once, in order.
 func TestLine14And16WhatWaitsMovesAlong(t *testing.T) {
 	a, b := pair(t)
-	text, there := "state of s", ""
+	text, there := words{text: "state of s"}, words{}
 	old := bind(t, connect(t, a.path, dvs.Options{}), "s", movable(&text))
 	taken := standby(t, b, &there)
 	waiting(t, old)
@@ -114,7 +132,7 @@ func TestLine14And16WhatWaitsMovesAlong(t *testing.T) {
 	do(t, a, 7, commitOld, "b")
 
 	e := <-taken
-	if there != "state of s" {
+	if there := there.get(); there != "state of s" {
 		t.Errorf("the state came as %q", there)
 	}
 	var first []string
@@ -153,7 +171,7 @@ func TestLine14And16WhatWaitsMovesAlong(t *testing.T) {
 // Line 17: after a rollback those who parked on every node go on, and the server as well.
 func TestLine17RollbackWakesEverybody(t *testing.T) {
 	a, b := pair(t)
-	text, there := "x", ""
+	text, there := words{text: "x"}, words{}
 	e := bind(t, connect(t, a.path, dvs.Options{}), "s", movable(&text))
 	standby(t, b, &there)
 	clients := []*dvs.Session{connect(t, a.path, dvs.Options{}), connect(t, b.path, dvs.Options{}), connect(t, a.path, dvs.Options{NodeOnly: true})}
@@ -190,7 +208,7 @@ func TestLine17RollbackWakesEverybody(t *testing.T) {
 // Line 13: a request in work is finished before the move goes on; one that does not end makes it fail, and nothing hangs.
 func TestLine13AnOpenRequestIsFinishedFirst(t *testing.T) {
 	a, b := pair(t)
-	text, there := "x", ""
+	text, there := words{text: "x"}, words{}
 	e := bind(t, connect(t, a.path, dvs.Options{}), "s", movable(&text))
 	standby(t, b, &there)
 	c := connect(t, b.path, dvs.Options{})
@@ -212,7 +230,7 @@ func TestLine13AnOpenRequestIsFinishedFirst(t *testing.T) {
 	do(t, b, 4, prepareProcess, "a")
 	quiesced := make(chan error, 1)
 	go func() { quiesced <- a.Do(patient(t), command(4, quiesceEndpoint, "b")) }()
-	text = "y"
+	text.set("y")
 	if err := e.Reply(m, nil); err != nil {
 		t.Error(err)
 	}
@@ -220,7 +238,7 @@ func TestLine13AnOpenRequestIsFinishedFirst(t *testing.T) {
 	if err := errors.Join(<-quiesced, <-got); err != nil {
 		t.Fatal(err)
 	}
-	if there != "y" {
+	if there := there.get(); there != "y" {
 		t.Errorf("the state came as %q", there)
 	}
 }
@@ -228,7 +246,7 @@ func TestLine13AnOpenRequestIsFinishedFirst(t *testing.T) {
 // Line 19: commands that come twice, late, or of an epoch that is over do no harm.
 func TestLine19EpochsFence(t *testing.T) {
 	a, b := pair(t)
-	text, there := "x", ""
+	text, there := words{text: "x"}, words{}
 	e := bind(t, connect(t, a.path, dvs.Options{}), "s", movable(&text))
 	taken := standby(t, b, &there)
 	waiting(t, e)
@@ -271,7 +289,7 @@ func TestLine19EpochsFence(t *testing.T) {
 // Line 20: while the nodes are apart there is never a second owner, and the held one waits for the decision.
 func TestLine20APartitionMakesNoSecondOwner(t *testing.T) {
 	a, b, w := severable(t, 300*time.Millisecond)
-	text, there := "x", ""
+	text, there := words{text: "x"}, words{}
 	e := bind(t, connect(t, a.path, dvs.Options{}), "s", movable(&text))
 	taken := standby(t, b, &there)
 	echo(t, e)

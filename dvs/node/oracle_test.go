@@ -30,7 +30,6 @@ type state struct {
 type server struct {
 	mu    sync.Mutex
 	state state
-	e     *dvs.Endpoint
 	err   error
 }
 
