@@ -8,8 +8,11 @@ import (
 	"github.com/godwit-project/godwit/dvs/wire"
 )
 
-// copyStep is how much of a copy travels in one message.
-const copyStep = 256 << 10
+// copyStep is how much of a copy travels in one message; directStep how much where two processes share memory: it fits into a ring.
+const (
+	copyStep   = 256 << 10
+	directStep = 32 << 10
+)
 
 // Access says what others may do with a buffer.
 type Access struct{ Read, Write bool }
@@ -50,7 +53,7 @@ func (c *caller) Copy(ctx context.Context, to, from Place, n uint64) error {
 		return fault("copy", from.Endpoint, ErrRange)
 	}
 	for n > 0 {
-		step := min(n, copyStep)
+		step := min(n, c.step(to, from))
 		data, err := c.fetch(ctx, from, uint32(step))
 		if err != nil {
 			return fault("copy", from.Endpoint, err)
@@ -63,6 +66,18 @@ func (c *caller) Copy(ctx context.Context, to, from Place, n uint64) error {
 		n -= step
 	}
 	return nil
+}
+
+func (c *caller) step(places ...Place) uint64 {
+	c.s.mu.Lock()
+	defer c.s.mu.Unlock()
+	for _, p := range places {
+		own := c.own != nil && c.own.name == p.Endpoint
+		if r := c.s.names[p.Endpoint]; !own && (r == nil || r.channel == 0) {
+			return copyStep
+		}
+	}
+	return directStep
 }
 
 func (c *caller) fetch(ctx context.Context, p Place, n uint32) ([]byte, error) {

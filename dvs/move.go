@@ -111,6 +111,11 @@ func (e *Endpoint) freezeLocked() {
 	if e.move.stage != holding || !e.box.Drained() || len(e.receivers) == 0 || e.s.err != nil {
 		return
 	}
+	for _, w := range e.receivers {
+		if w.got || w.err != nil {
+			return // the program is about to run; it comes by here again
+		}
+	}
 	if _, calling := e.core.Outstanding(); calling {
 		return
 	}

@@ -23,6 +23,8 @@ const (
 type spin struct {
 	spinners, sleepers int
 	score, skipped     int
+	visits             uint64 // channels that had something
+	linger             int    // the score of spinning for others
 }
 
 // waiter is somebody who waits for one event of a session.
@@ -115,9 +117,52 @@ func (s *Session) leadUntil(ctx context.Context, w *waiter) error {
 		}
 		s.mu.Lock()
 		s.pollLocked()
+		s.mu.Unlock()
+		s.lingerFor(w)
+		s.mu.Lock()
 		s.restLocked()
 		s.mu.Unlock()
 	}
+}
+
+// lingerFor goes on polling as long as there is something, on behalf of all who sleep: an owner of buffers that others copy, for instance.
+func (s *Session) lingerFor(w *waiter) {
+	s.mu.Lock()
+	if w.ready.Load() || s.err != nil || s.spinners > 0 || runtime.GOMAXPROCS(0) < 2 {
+		s.mu.Unlock()
+		return
+	}
+	if s.linger == 0 {
+		if s.skipped++; s.skipped%scoreTry != 0 {
+			s.mu.Unlock()
+			return
+		}
+		s.linger = scoreSome
+	}
+	s.spinners++
+	s.page.asleep().Store(0)
+	seen := s.visits
+	s.mu.Unlock()
+	end, gain := time.Now().Add(spinTime), -1
+	for i := 1; !w.ready.Load(); i++ {
+		if s.mu.TryLock() {
+			s.pollLocked()
+			if s.visits != seen {
+				seen, end, gain = s.visits, time.Now().Add(spinTime), scoreGain
+			}
+			s.mu.Unlock()
+		}
+		if i%checkTime == 0 {
+			if time.Now().After(end) {
+				break
+			}
+			runtime.Gosched()
+		}
+	}
+	s.mu.Lock()
+	s.spinners--
+	s.linger = min(max(s.linger+gain, 0), scoreTop)
+	s.mu.Unlock()
 }
 
 func ctxUnless(ready bool, ctx context.Context) error {
@@ -203,6 +248,7 @@ func (s *Session) pollChannelLocked(index uint32) {
 	if c == nil {
 		return
 	}
+	s.visits++
 	for {
 		f, ok, err := c.receive()
 		if err == nil && ok {

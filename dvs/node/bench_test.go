@@ -2,6 +2,7 @@ package node_test
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
@@ -123,5 +124,76 @@ func runClients(b *testing.B, calls []func() error) {
 		b.ReportMetric(float64(all[len(all)/2].Nanoseconds()), "p50-ns")
 		b.ReportMetric(float64(all[len(all)*99/100].Nanoseconds()), "p99-ns")
 		b.ReportMetric(float64(len(all))/b.Elapsed().Seconds(), "calls/s")
+	}
+}
+
+// BenchmarkCopy compares a copy from a buffer of another process with reading as many bytes from its unix socket.
+func BenchmarkCopy(b *testing.B) {
+	_, path := startNode(b, node.Options{Name: "a"})
+	server := start(b, "server")
+	server.must(b, "buffer", request{Socket: path, Container: "c", Endpoint: "from", Size: 1 << 20})
+	stream := filepath.Join(b.TempDir(), "stream")
+	server.must(b, "stream", request{Socket: stream, Size: 1 << 20})
+	for _, size := range []int{4 << 10, 64 << 10, 1 << 20} {
+		b.Run(fmt.Sprintf("unix-socket/%d", size), func(b *testing.B) {
+			c, err := net.Dial("unix", stream)
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer c.Close()
+			buf := make([]byte, size)
+			b.SetBytes(int64(size))
+			for b.Loop() {
+				if _, err := c.Write(binary.LittleEndian.AppendUint32(nil, uint32(size))); err != nil {
+					b.Fatal(err)
+				}
+				if _, err := io.ReadFull(c, buf); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+		b.Run(fmt.Sprintf("dvs/%d", size), func(b *testing.B) {
+			e := bind(b, connect(b, path, dvs.Options{}), fmt.Sprint("to-", size, b.N), dvs.BindOptions{})
+			e.Register("room", make([]byte, size), dvs.Access{})
+			to, from := dvs.Place{Endpoint: e.Name(), Buffer: "room"}, dvs.Place{Endpoint: "from", Buffer: "data"}
+			b.SetBytes(int64(size))
+			for b.Loop() {
+				if err := e.Copy(context.Background(), to, from, uint64(size)); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkOutage moves a server with that much state from node to node while a client asks it, and reports the longest
+// time that a call took.
+func BenchmarkOutage(b *testing.B) {
+	for _, size := range []int{64 << 10, 2_500_000, 64 << 20} {
+		b.Run(fmt.Sprint(size), func(b *testing.B) {
+			c := startCluster(b, "a", "b")
+			c.serve(b, "a", "kv", false, size)
+			at, to := "a", "b"
+			var longest, total time.Duration
+			for range b.N {
+				standby := c.serve(b, to, "kv", true, 0)
+				clients := c.clients(b, "a", "kv", 1)
+				progress(b, clients, 20)
+				began := time.Now()
+				c.move(b, "kv", at, to)
+				total += time.Since(began)
+				progress(b, clients, 20)
+				y := clients.must(b, "stop", request{}).Tally
+				if len(y.Errors) > 0 {
+					b.Fatal(y.Errors)
+				}
+				longest = max(longest, y.Longest)
+				clients.kill()
+				_ = standby
+				at, to = to, at
+			}
+			b.ReportMetric(float64(longest.Microseconds())/1000, "longest-ms")
+			b.ReportMetric(float64(total.Microseconds())/1000/float64(b.N), "move-ms")
+		})
 	}
 }

@@ -189,7 +189,7 @@ func (l *load) run(ctx context.Context, s *dvs.Session, r request, name string) 
 		call, cancel := context.WithTimeout(context.Background(), r.Timeout)
 		want := fmt.Sprint(name, " ", count)
 		got, err := want, error(nil)
-		if count%7 == 0 {
+		if count%3 == 0 {
 			err = s.Send(call, r.Endpoint, []byte(want))
 		} else {
 			var b []byte

@@ -3,6 +3,7 @@ package node_test
 import (
 	"bufio"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"io"
@@ -14,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/godwit-project/godwit/dvs"
 	"github.com/godwit-project/godwit/dvs/node"
 )
 
@@ -188,6 +190,10 @@ func (h *helper) obey(r request) (answer, error) {
 		return answer{Tally: h.load.tally()}, nil
 	case "bare":
 		return answer{}, h.bare(r.Socket)
+	case "stream":
+		return answer{}, h.stream(r.Socket, r.Size)
+	case "buffer":
+		return answer{}, h.buffer(r)
 	case "netrpc":
 		return answer{}, h.netrpc(r.Socket)
 	default:
@@ -271,5 +277,52 @@ func (h *helper) netrpc(path string) error {
 		return err
 	}
 	h.wg.Go(func() { s.Accept(l) })
+	return nil
+}
+
+// stream sends as many bytes as it is asked for, again and again.
+func (h *helper) stream(path string, size int) error {
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return err
+	}
+	data := make([]byte, size)
+	h.wg.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			h.wg.Go(func() {
+				var n [4]byte
+				for {
+					if _, err := io.ReadFull(c, n[:]); err != nil {
+						return
+					}
+					if _, err := c.Write(data[:min(binary.LittleEndian.Uint32(n[:]), uint32(size))]); err != nil {
+						return
+					}
+				}
+			})
+		}
+	})
+	return nil
+}
+
+// buffer serves a registered buffer.
+func (h *helper) buffer(r request) error {
+	s, err := dvs.Connect(h.ctx, r.Socket, dvs.Options{Container: r.Container})
+	if err != nil {
+		return err
+	}
+	e, err := s.Bind(h.ctx, r.Endpoint, dvs.BindOptions{})
+	if err != nil {
+		return err
+	}
+	e.Register("data", make([]byte, r.Size), dvs.Access{Read: true})
+	h.wg.Go(func() {
+		defer s.Close()
+		_, _ = e.Receive(h.ctx, "nobody")
+	})
 	return nil
 }
