@@ -137,7 +137,7 @@ func (s *Session) lingerFor(w *waiter) {
 			s.mu.Unlock()
 			return
 		}
-		s.linger = scoreSome
+		s.linger = scoreTop
 	}
 	s.spinners++
 	s.page.asleep().Store(0)

@@ -144,6 +144,7 @@ func (s *Session) hello(o Options) error {
 		_ = unix.Close(fds[1])
 		return err
 	}
+	s.score, s.linger = scoreTop, scoreTop
 	s.bell = os.NewFile(uintptr(fds[1]), "bell")
 	s.lead = make(chan struct{}, 1)
 	return nil
