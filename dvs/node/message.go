@@ -132,8 +132,10 @@ func (n *Node) caller(s *session, m wire.Caller) {
 		return
 	}
 	if p, ok := n.callers[m.Caller]; ok && p.session != nil && p.session != s {
-		if _, moved := n.records[key{s.container, m.Endpoint}]; !moved || p.container != s.container {
-			return
+		r := n.records[key{s.container, m.Endpoint}]
+		takesOver := r != nil && (r.standby == s || r.owner == s)
+		if !takesOver || p.container != s.container || p.session.callers[m.Caller] != m.Endpoint {
+			return // it is somebody else's
 		}
 		delete(p.session.callers, m.Caller)
 	}

@@ -1,6 +1,7 @@
 package node_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -373,5 +374,86 @@ func TestLine26ReconnectsLoseNothing(t *testing.T) {
 	}
 	if a.Stats().Reconnects == 0 {
 		t.Error("the link never broke")
+	}
+}
+
+// Line 15: copies that are made while the owner of the buffer moves end well, and the data are whole.
+func TestLine15CopiesGoOnDuringAMove(t *testing.T) {
+	a, b := pair(t)
+	data := make([]byte, 300_000)
+	for i := range data {
+		data[i] = byte(i * 31 >> 2)
+	}
+	text, there := words{text: "x"}, words{}
+	e := bind(t, connect(t, a.path, dvs.Options{}), "s", movable(&text))
+	e.Register("data", data, dvs.Access{Read: true})
+	blocked(t, e)
+	taken := standby(t, b, &there)
+	c := bind(t, connect(t, a.path, dvs.Options{}), "copier", dvs.BindOptions{})
+	copies := make(chan error, 1)
+	ctx, cancel := context.WithCancel(patient(t))
+	first := make(chan struct{})
+	go func() {
+		into := make([]byte, len(data))
+		c.Register("into", into, dvs.Access{})
+		for n := 0; ctx.Err() == nil; n++ {
+			clear(into)
+			err := c.Copy(patient(t), dvs.Place{Endpoint: "copier", Buffer: "into"}, dvs.Place{Endpoint: "s", Buffer: "data"}, uint64(len(data)))
+			if err == nil && !bytes.Equal(into, data) {
+				err = errors.New("the copy differs")
+			}
+			if err != nil {
+				copies <- err
+				return
+			}
+			if n == 3 {
+				close(first)
+			}
+		}
+		copies <- nil
+	}()
+	<-first
+	do(t, b, 7, prepareProcess, "a")
+	do(t, a, 7, quiesceEndpoint, "b")
+	do(t, b, 7, commitNew, "a")
+	do(t, a, 7, commitOld, "b")
+	now := <-taken
+	now.Register("data", data, dvs.Access{Read: true})
+	blocked(t, now)
+	direct := bind(t, connect(t, b.path, dvs.Options{}), "direct", dvs.BindOptions{})
+	own := make([]byte, 1)
+	direct.Register("own", own, dvs.Access{})
+	if err := direct.Copy(patient(t), dvs.Place{Endpoint: "direct", Buffer: "own"}, dvs.Place{Endpoint: "s", Buffer: "data", Offset: 9}, 1); err != nil {
+		t.Error(err)
+	}
+	cancel()
+	if err := <-copies; err != nil {
+		t.Error(err)
+	}
+}
+
+// A process that has left keeps nothing of the endpoint: when it ends, servers still know what the endpoint, as a caller, has asked.
+func TestACallerThatMovedIsNotGone(t *testing.T) {
+	a, b := pair(t)
+	served := bind(t, connect(t, b.path, dvs.Options{}), "service", dvs.BindOptions{})
+	echo(t, served)
+	text, there := words{text: "x"}, words{}
+	session := connect(t, a.path, dvs.Options{})
+	e := bind(t, session, "s", movable(&text))
+	taken := standby(t, b, &there)
+	if _, err := e.SendRec(patient(t), "service", []byte("1")); err != nil {
+		t.Fatal(err)
+	}
+	waiting(t, e)
+	do(t, b, 7, prepareProcess, "a")
+	do(t, a, 7, quiesceEndpoint, "b")
+	do(t, b, 7, commitNew, "a")
+	do(t, a, 7, commitOld, "b")
+	now := <-taken
+	session.Close()
+	for i := range 20 {
+		if _, err := now.SendRec(patient(t), "service", fmt.Append(nil, i)); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

@@ -117,8 +117,24 @@ func (n *Node) learnLocked(l *link, a wire.Announce) {
 	}
 }
 
+// movedLocked ends an owner's part in an endpoint that goes on elsewhere: so does its caller, which must not be thought gone when
+// the process ends.
+func (n *Node) movedLocked(r *record) {
+	if r.owner == nil {
+		return
+	}
+	for c, id := range r.owner.callers {
+		if id == r.id {
+			delete(r.owner.callers, c)
+			delete(n.callers, c)
+		}
+	}
+	r.owner = nil
+}
+
 func (n *Node) setLocked(l *link, r *record, a wire.Announce) {
-	r.owner, r.version, r.line, r.state, r.cut = nil, a.Version, a.Line, a.State, false
+	n.movedLocked(r)
+	r.version, r.line, r.state, r.cut = a.Version, a.Line, a.State, false
 	r.left = false
 	r.fence.Raise(a.Version.Epoch)
 	if r.node = ""; a.State == endpoint.Open || a.State == endpoint.Moving {

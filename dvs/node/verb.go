@@ -310,6 +310,7 @@ func (n *Node) commit(ctx context.Context, r *record, c Command) error {
 	}
 	if r.owner != nil {
 		n.orderLocked(r.owner, wire.Order{Endpoint: r.id, Epoch: c.Epoch, Order: wire.OrderLeave})
+		n.movedLocked(r)
 	}
 	r.owner, r.standby, r.node, r.cut, r.movable = s, nil, "", false, true
 	r.version, r.state, r.left = v, endpoint.Open, false
@@ -325,7 +326,8 @@ func (n *Node) leave(ctx context.Context, r *record, c Command) error {
 		n.mu.Unlock()
 		return nil // told already, by the new owner's node, or itself the new owner
 	}
-	r.owner, r.node, r.state, r.left = nil, c.Peer, endpoint.Moving, true
+	n.movedLocked(r)
+	r.node, r.state, r.left = c.Peer, endpoint.Moving, true
 	r.version.Serial++
 	n.changedLocked(r)
 	if l := n.links[c.Peer]; l != nil && l.away {
