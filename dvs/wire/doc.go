@@ -27,6 +27,9 @@
 //	Gone      13  u64 caller: it has ended, forget its replies
 //	Caller    14  u64 endpoint, u64 caller: the requests of this caller are mine
 //
+// An endpoint's number is the first 8 bytes of SHA-256 over container, a zero byte and name, read as a little-endian
+// number, with the lowest bit set.
+//
 // # Messages
 //
 //	Request   16  u8 kind (1 send, 2 sendrec, 3 notify, 4 copy read, 5 copy write), u8 flags (1 do not wait), u64 endpoint, u64 caller, u64 sequence, u64 line, str from, payload
@@ -36,6 +39,8 @@
 //
 // A caller is 64 random bits. It has one request outstanding, sends it again whenever a newer Route says active, and
 // numbers the next one higher; if the Route has another line than at first, it gives up, because the state that it asked is lost. So it gets each answer once, and no request is executed twice.
+//
+// A client in Python is in testdata/python.
 //
 // # Between nodes
 //
