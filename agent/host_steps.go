@@ -262,7 +262,7 @@ func (h *host) convergeMemory(ctx context.Context, s *pb.MigrationStep, report f
 
 // quiesceServer stops the guest and sends what remains. Tap and volumes are shut before the stream goes on: from there
 // QEMU might let the guest run again by itself. The volumes are drained while the memory is sent, so that the step which asks
-// for it finds it done.
+// for it finds it done; this host's other guests are led away meanwhile.
 func (h *host) quiesceServer(ctx context.Context, s *pb.MigrationStep, _ func(*pb.TaskProgress)) (*pb.StepFigures, error) {
 	name := s.GetService().GetName()
 	drain, stop := context.WithCancel(ctx)
@@ -276,6 +276,7 @@ func (h *host) quiesceServer(ctx context.Context, s *pb.MigrationStep, _ func(*p
 			_, err := h.fenceVolumes(drain, s, nil)
 			return err
 		})
+		drained.Go(func() error { return h.net.Divert(drain, name, true) })
 		return nil
 	}
 	err := h.platform.Quiesce(ctx, name, s.GetEpoch(), shut)
@@ -296,7 +297,7 @@ func (h *host) quiesceServer(ctx context.Context, s *pb.MigrationStep, _ func(*p
 func (h *host) shutAll(ctx context.Context, s *pb.MigrationStep) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return h.offerMemory(s) })
-	g.Go(func() error { return h.shut(ctx, s.GetService().GetName()) })
+	g.Go(func() error { return h.net.SetGate(ctx, s.GetService().GetName(), false) })
 	g.Go(func() error {
 		return h.eachVolume(ctx, s, func(ctx context.Context, v *storage.Volume) error { return v.Shut(ctx, s.GetEpoch()) })
 	})
@@ -334,13 +335,13 @@ func (h *host) activateServer(ctx context.Context, s *pb.MigrationStep, _ func(*
 	if err != nil {
 		return nil, fmt.Errorf("activate %s: %w", name, err)
 	}
-	h.checks.drop(name)
 	if err := h.open(ctx, name); err != nil {
 		return nil, err
 	}
 	if err := h.platform.Activate(ctx, name, s.GetEpoch()); err != nil {
 		return nil, h.rescue(ctx, &pb.StartService{Service: spec, Epoch: s.GetEpoch(), Place: s.GetDestination()}, err)
 	}
+	h.checks.drop(name)
 	err = h.book.change(name, false, func(e *entry) error {
 		e.Home, e.Spec = s.GetEpoch(), raw
 		return nil

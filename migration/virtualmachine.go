@@ -36,10 +36,12 @@ func VirtualMachine() Plan {
 		step(Committed, "server/destination/commit", "storage/destination/commit"),
 		step(Committed, "network/source/commit", "server/destination/commit", "network/destination/commit"),
 
-		// The destination announces before the source withdraws. The tunnel goes last.
+		// The destination announces before the source withdraws. What the source kept is cleared away when nothing needs
+		// its site any more: the work of it, just after Commit, would stand in the way of the guest's first moments. The
+		// tunnel goes last.
 		step(Optimizing, "network/destination/optimize"),
 		step(Optimizing, "network/source/optimize", "network/destination/optimize"),
-		step(Optimizing, "server/source/release"),
+		step(Optimizing, "server/source/release", "network/source/optimize"),
 		step(Optimizing, "storage/source/release", "server/source/release"),
 		step(Optimizing, "storage/destination/release", "storage/source/release"),
 		step(Optimizing, "server/destination/release"),

@@ -117,6 +117,8 @@ type Progress struct {
 // Memory is the mapped memory of a machine that does not run; see package memcheck.
 type Memory interface {
 	memcheck.Memory
+	// Ready does beforehand what makes reading slow the first time. The machine may run.
+	Ready() error
 	Close() error
 }
 

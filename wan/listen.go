@@ -75,7 +75,9 @@ func (ln *Listener) serve(ctx context.Context, tcp net.Conn) error {
 	tune(tcp, h.Class)
 	serve, err := ln.Accept(ctx, h, conn.ConnectionState())
 	if err != nil {
-		return errors.Join(err, writeMessage(conn, answer{Error: err.Error()}))
+		// The peer is told, and it is the peer's to be alarmed: mostly it asks for an attempt that is over.
+		ln.Logger.Info("stream refused", "peer", tcp.RemoteAddr().String(), "kind", h.Kind, "service", h.Service, "epoch", h.Epoch, "why", err)
+		return writeMessage(conn, answer{Error: err.Error()})
 	}
 	counted.countTo(ln.Meter.counter(h.Service, h.Epoch))
 	if err := writeMessage(conn, answer{UnixNano: time.Now().UnixNano()}); err != nil {

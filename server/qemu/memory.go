@@ -102,6 +102,24 @@ func (m *memory) Touched() ([]bool, error) {
 	return touched, nil
 }
 
+// Ready implements server.Memory: the kernel maps what is there now, so that reading it later needs no page faults.
+func (m *memory) Ready() error {
+	touched, err := m.Touched()
+	if err != nil {
+		return err
+	}
+	for i, is := range touched {
+		if !is {
+			continue
+		}
+		region := m.data[i*memcheck.Region : (i+1)*memcheck.Region]
+		if err := unix.Madvise(region, unix.MADV_POPULATE_READ); err != nil {
+			return fmt.Errorf("map memory: %w", err)
+		}
+	}
+	return nil
+}
+
 // Close implements server.Memory.
 func (m *memory) Close() error {
 	return errors.Join(unix.Munmap(m.data), m.file.Close())

@@ -34,7 +34,7 @@ type Options struct {
 
 	// StallPasses is how many passes over memory in a row may fail to get nearer before Converge gives up; 0 means 30.
 	StallPasses int
-	// HoldAt is the time that sending the rest may take for Converge to be satisfied; 0 means 25 ms.
+	// HoldAt is the time that sending the rest may take for Converge to be satisfied; 0 means 10 ms.
 	HoldAt time.Duration
 	// WorstHold is the time that sending the rest may take at most, where memory does not get nearer; 0 means 1 s.
 	WorstHold time.Duration
@@ -67,7 +67,7 @@ func New(o Options) (*Platform, error) {
 		o.Binary = "qemu-system-x86_64"
 	}
 	setDefault(&o.StallPasses, 30)
-	setDefault(&o.HoldAt, 25*time.Millisecond)
+	setDefault(&o.HoldAt, 10*time.Millisecond)
 	setDefault(&o.WorstHold, time.Second)
 	setDefault(&o.StallTimeout, 30*time.Second)
 	dir, err := filepath.Abs(o.Dir)
