@@ -64,8 +64,8 @@ func (c *caller) Notify(to string) error {
 	s := c.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.err != nil {
-		return fault("notify", to, s.err)
+	if err := c.barredLocked(); err != nil {
+		return fault("notify", to, err)
 	}
 	r := s.routeLocked(to)
 	m := c.core.Begin(endpoint.Request{Kind: endpoint.Notify, From: c.from, To: r.id})
@@ -126,14 +126,15 @@ func (c *caller) ask(ctx context.Context, to string, r endpoint.Request) (endpoi
 	}
 	s := c.s
 	s.mu.Lock()
-	if s.err != nil {
-		defer s.mu.Unlock()
-		return endpoint.Reply{}, s.err
+	if err := c.barredLocked(); err != nil {
+		s.mu.Unlock()
+		return endpoint.Reply{}, err
 	}
 	c.w.reset()
 	c.patient = waits(ctx)
 	c.asked, c.finished, c.err = false, false, nil
 	c.route = s.routeLocked(to)
+	c.route.waiting[c] = struct{}{}
 	r.From, r.To, r.NoWait = c.from, c.route.id, !c.patient
 	c.core.Begin(r)
 	c.evaluateLocked()
@@ -150,6 +151,7 @@ func (c *caller) ask(ctx context.Context, to string, r endpoint.Request) (endpoi
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	own.blockedLocked(-1)
+	delete(c.route.waiting, c)
 	if !c.finished {
 		c.giveUpLocked(err)
 	}
@@ -157,6 +159,21 @@ func (c *caller) ask(ctx context.Context, to string, r endpoint.Request) (endpoi
 		c.err = coded(c.reply.Code, string(c.reply.Payload))
 	}
 	return c.reply, c.err
+}
+
+// barredLocked says why no call can be made now. An endpoint that is frozen makes none: it goes on elsewhere with the same
+// numbers.
+func (c *caller) barredLocked() error {
+	switch {
+	case c.s.err != nil:
+		return c.s.err
+	case c.own != nil && c.own.err != nil:
+		return c.own.err
+	case c.own != nil && c.own.move.stage >= freezing:
+		return ErrMigrating
+	default:
+		return nil
+	}
 }
 
 // evaluateLocked does what the route now allows for the outstanding request.
@@ -241,7 +258,7 @@ func (c *caller) remind() {
 func (s *Session) routeLocked(name string) *route {
 	r := s.names[name]
 	if r == nil {
-		r = &route{name: name, id: endpoint.Resolve(s.container, name)}
+		r = &route{name: name, id: endpoint.Resolve(s.container, name), waiting: map[*caller]struct{}{}}
 		s.routes[r.id], s.names[name] = r, r
 		_ = s.conn.Send(wire.Watch{Name: name}.Append(nil))
 	}
@@ -271,10 +288,8 @@ func (s *Session) onRouteLocked(m wire.Route) {
 		return
 	}
 	r.Version, r.Line, r.State, r.known = m.Version, m.Line, m.State, true
-	for _, c := range s.callersLocked() {
-		if c.route == r {
-			c.evaluateLocked()
-		}
+	for c := range r.waiting {
+		c.evaluateLocked()
 	}
 	if m.State != endpoint.Open && m.State != endpoint.Moving && m.Version != (endpoint.Version{}) {
 		for _, e := range s.endpoints {
@@ -285,27 +300,25 @@ func (s *Session) onRouteLocked(m wire.Route) {
 
 // onReplyLocked ends the call that the reply answers, or has it wait for another route, or sends it again.
 func (s *Session) onReplyLocked(m endpoint.Reply) {
-	for _, c := range s.callersLocked() {
-		if c.core.ID() != m.Caller {
-			continue
-		}
-		out, ok := c.core.Outstanding()
-		switch {
-		case !ok || out.Seq != m.Seq || out.To != m.To:
-		case m.Code == endpoint.Held:
-			if c.route.Learn(endpoint.Route{Version: m.Version, Line: c.line, State: endpoint.Moving}) || !c.patient {
-				c.heldLocked()
-			} else if c.route.State == endpoint.Open && c.askedAt.Compare(c.route.Version) < 0 {
-				c.evaluateLocked()
-			}
-		case m.Code == endpoint.Unknown:
-			c.askedAt = endpoint.Version{}
-			c.evaluateLocked()
-		case c.core.End(m):
-			c.finished, c.reply = true, m
-			c.w.signal()
-		}
+	c := s.callers[m.Caller]
+	if c == nil {
 		return
+	}
+	out, ok := c.core.Outstanding()
+	switch {
+	case !ok || out.Seq != m.Seq || out.To != m.To:
+	case m.Code == endpoint.Held:
+		if c.route.Learn(endpoint.Route{Version: m.Version, Line: c.line, State: endpoint.Moving}) || !c.patient {
+			c.heldLocked()
+		} else if c.route.State == endpoint.Open && c.askedAt.Compare(c.route.Version) < 0 {
+			c.evaluateLocked()
+		}
+	case m.Code == endpoint.Unknown:
+		c.askedAt = endpoint.Version{}
+		c.evaluateLocked()
+	case c.core.End(m):
+		c.finished, c.reply = true, m
+		c.w.signal()
 	}
 }
 

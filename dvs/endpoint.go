@@ -87,6 +87,7 @@ func (s *Session) bind(ctx context.Context, name string, o BindOptions) (*Endpoi
 		return nil, ErrNameUsed
 	}
 	s.endpoints[e.id] = e
+	s.callers[e.core.ID()] = e.caller
 	s.mu.Unlock()
 	_, err := s.ask(ctx, func(call uint32) []byte {
 		s.binding[call] = e
@@ -101,6 +102,7 @@ func (s *Session) bind(ctx context.Context, name string, o BindOptions) (*Endpoi
 	if err != nil {
 		if s.endpoints[e.id] == e {
 			delete(s.endpoints, e.id)
+			delete(s.callers, e.core.ID())
 			_ = s.conn.Send(wire.Unbind{Endpoint: e.id}.Append(nil))
 		}
 		return nil, err
@@ -141,7 +143,9 @@ func (e *Endpoint) Unbind(ctx context.Context) error {
 	e.failLocked(ErrUnbound)
 	if e.s.endpoints[e.id] == e {
 		delete(e.s.endpoints, e.id)
+		delete(e.s.callers, e.core.ID())
 	}
+	e.endLocked(endpoint.Reply{}, ErrUnbound)
 	if err != nil {
 		return fault("unbind", e.name, err)
 	}

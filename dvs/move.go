@@ -64,6 +64,8 @@ func (s *Session) onOrderLocked(o wire.Order) {
 		if e.box.Status() == endpoint.Active || e.box.Status() == endpoint.Holding {
 			e.box.Leave()
 			e.failLocked(ErrMoved)
+			delete(s.callers, e.core.ID()) // it goes on elsewhere
+			e.endLocked(endpoint.Reply{}, ErrMoved)
 		}
 		s.doneLocked(o, endpoint.OK, "")
 	case wire.OrderVersion:
@@ -254,7 +256,9 @@ func (e *Endpoint) activateLocked(o wire.Order) {
 		return
 	default:
 		e.box.Activate(o.Version)
+		delete(e.s.callers, e.core.ID())
 		e.core.Restore(e.move.caller)
+		e.s.callers[e.core.ID()] = e.caller
 		e.move = move{}
 		_ = e.s.conn.Send(wire.Caller{Endpoint: e.id, Caller: e.core.ID()}.Append(nil))
 		e.openLocked()

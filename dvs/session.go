@@ -47,6 +47,7 @@ type Session struct {
 	routes    map[endpoint.ID]*route
 	names     map[string]*route // the same, by name
 	endpoints map[endpoint.ID]*Endpoint
+	callers   map[uint64]*caller
 	paths     map[uint64]uint32 // by caller: the channel of its latest request, 0 the node
 	spin
 	lead chan struct{} // who has put a token in reads the bell; nil if there is none
@@ -59,6 +60,7 @@ type route struct {
 	id      endpoint.ID
 	known   bool // the node has told
 	channel uint32
+	waiting map[*caller]struct{} // with a request to it outstanding
 }
 
 // Connect opens a session at the node that listens on the socket. ctx bounds the opening only.
@@ -88,9 +90,10 @@ func connect(ctx context.Context, path string, o Options) (*Session, error) {
 	s := &Session{
 		container: o.Container, conn: conn,
 		calls: map[uint32]chan wire.Answer{}, binding: map[uint32]*Endpoint{}, channels: map[uint32]*channel{}, routes: map[endpoint.ID]*route{}, names: map[string]*route{},
-		endpoints: map[endpoint.ID]*Endpoint{}, paths: map[uint64]uint32{},
+		endpoints: map[endpoint.ID]*Endpoint{}, callers: map[uint64]*caller{}, paths: map[uint64]uint32{},
 	}
 	s.caller = newCaller(s, "", newIncarnation())
+	s.callers[s.core.ID()] = s.caller
 	stop := context.AfterFunc(ctx, func() { conn.Shut(ctx.Err()) })
 	err = s.hello(o)
 	if !stop() && err == nil {
@@ -178,7 +181,7 @@ func (s *Session) fail(err error) {
 		return
 	}
 	s.err = err
-	for _, c := range s.callersLocked() {
+	for _, c := range s.callers {
 		c.endLocked(endpoint.Reply{}, err)
 	}
 	for _, e := range s.endpoints {
@@ -192,14 +195,6 @@ func (s *Session) fail(err error) {
 	if s.bell != nil {
 		_ = s.bell.Close()
 	}
-}
-
-func (s *Session) callersLocked() []*caller {
-	all := []*caller{s.caller}
-	for _, e := range s.endpoints {
-		all = append(all, e.caller)
-	}
-	return all
 }
 
 // readNode takes in what the node says, until it is gone.

@@ -447,9 +447,14 @@ func TestACallerThatMovedIsNotGone(t *testing.T) {
 	waiting(t, e)
 	do(t, b, 7, prepareProcess, "a")
 	do(t, a, 7, quiesceEndpoint, "b")
+	_, err := e.SendRec(patient(t), "service", nil)
+	wantErr(t, err, dvs.ErrMigrating)
 	do(t, b, 7, commitNew, "a")
 	do(t, a, 7, commitOld, "b")
 	now := <-taken
+	eventually(t, "the old owner's end", func() bool { return errors.Is(e.Notify("service"), dvs.ErrMoved) })
+	_, err = e.SendRec(patient(t), "service", nil)
+	wantErr(t, err, dvs.ErrMoved)
 	session.Close()
 	for i := range 20 {
 		if _, err := now.SendRec(patient(t), "service", fmt.Append(nil, i)); err != nil {
