@@ -27,13 +27,13 @@ func (n *Node) fromProgram(s *session, f wire.Frame) error {
 	case wire.KindWatch:
 		m, err := wire.ParseWatch(f.Body)
 		if err == nil {
-			n.watch(s, m.Name)
+			err = n.watch(s, m.Name)
 		}
 		return err
 	case wire.KindCaller:
 		m, err := wire.ParseCaller(f.Body)
 		if err == nil {
-			n.caller(s, m)
+			err = n.caller(s, m)
 		}
 		return err
 	case wire.KindDone:
@@ -115,32 +115,40 @@ func (n *Node) unbind(s *session, m wire.Unbind) {
 	}
 }
 
-func (n *Node) watch(s *session, name string) {
+// maxNames bounds what one program can make the node remember: names that it watches, callers that it has.
+const maxNames = 1 << 16
+
+func (n *Node) watch(s *session, name string) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if len(s.watched) >= maxNames {
+		return fmt.Errorf("a program may talk to %d names", maxNames)
+	}
 	r := n.recordLocked(s.container, name)
 	r.watchers[s] = struct{}{}
 	s.watched[r] = struct{}{}
 	n.tellLocked(r, s)
+	return nil
 }
 
 // caller notes that a session makes the requests of an endpoint.
-func (n *Node) caller(s *session, m wire.Caller) {
+func (n *Node) caller(s *session, m wire.Caller) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if m.Caller == 0 || m.Endpoint == 0 {
-		return
+	if m.Caller == 0 || m.Endpoint == 0 || len(s.callers) >= maxNames {
+		return fmt.Errorf("a program may have %d callers, each with a number", maxNames)
 	}
 	if p, ok := n.callers[m.Caller]; ok && p.session != nil && p.session != s {
 		r := n.records[key{s.container, m.Endpoint}]
 		takesOver := r != nil && (r.standby == s || r.owner == s)
 		if !takesOver || p.container != s.container || p.session.callers[m.Caller] != m.Endpoint {
-			return // it is somebody else's
+			return nil // it is somebody else's
 		}
 		delete(p.session.callers, m.Caller)
 	}
 	s.callers[m.Caller] = m.Endpoint
 	n.callers[m.Caller] = place{container: s.container, session: s}
+	return nil
 }
 
 // messageLocked passes on a message of a program.
