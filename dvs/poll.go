@@ -5,6 +5,8 @@ import (
 	"runtime"
 	"sync/atomic"
 	"time"
+
+	"github.com/godwit-project/godwit/dvs/wire"
 )
 
 // A waiting goroutine polls the rings itself for a moment, because a wake-up by the kernel costs several times what an answer by shared
@@ -277,6 +279,7 @@ func (s *Session) cutLocked(index uint32) {
 	if c := s.channels[index]; c != nil {
 		delete(s.channels, index)
 		c.close()
+		_ = s.conn.Send(wire.Revoke{Channel: index}.Append(nil)) // the node tells the peer
 	}
 	for _, r := range s.routes {
 		if r.channel == index {

@@ -36,6 +36,12 @@ func (n *Node) fromProgram(s *session, f wire.Frame) error {
 			err = n.caller(s, m)
 		}
 		return err
+	case wire.KindRevoke:
+		m, err := wire.ParseRevoke(f.Body)
+		if err == nil {
+			n.revoke(s, m.Channel)
+		}
+		return err
 	case wire.KindDone:
 		m, err := wire.ParseDone(f.Body)
 		if err == nil {
@@ -170,7 +176,8 @@ func (n *Node) messageLocked(s *session, f wire.Frame) error {
 		if err != nil {
 			return err
 		}
-		_, own := s.callers[m.Caller]
+		id, own := s.callers[m.Caller]
+		own = own && (m.From == "" && id == 0 || m.From != "" && endpoint.Resolve(s.container, m.From) == id)
 		r := n.records[key{s.container, m.To}]
 		switch {
 		case r == nil || !own && !(m.Kind == endpoint.Notify && s.served[m.To]):

@@ -16,15 +16,15 @@ type wired struct {
 	path string
 }
 
-// wire is the connection between two nodes of a pair.
-type wire struct {
+// wiring is the connection between two nodes of a pair.
+type wiring struct {
 	mu     sync.Mutex
 	cut    bool
 	live   []net.Conn
 	accept func(net.Conn)
 }
 
-func (w *wire) dial(context.Context) (net.Conn, error) {
+func (w *wiring) dial(context.Context) (net.Conn, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.cut {
@@ -49,7 +49,7 @@ func (w *wire) dial(context.Context) (net.Conn, error) {
 }
 
 // sever breaks the connection, and lets none be made while keep is true.
-func (w *wire) sever(keep bool) {
+func (w *wiring) sever(keep bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.cut = keep
@@ -64,13 +64,13 @@ func pair(t testing.TB) (a, b wired) {
 	return a, b
 }
 
-func severable(t testing.TB, timeout time.Duration) (a, b wired, w *wire) {
+func severable(t testing.TB, timeout time.Duration) (a, b wired, w *wiring) {
 	t.Helper()
 	var wg sync.WaitGroup
 	t.Cleanup(wg.Wait)
 	a.Node, a.path = startNode(t, node.Options{Name: "a", PeerTimeout: timeout})
 	b.Node, b.path = startNode(t, node.Options{Name: "b", PeerTimeout: timeout})
-	w = &wire{accept: func(c net.Conn) { wg.Go(func() { _ = a.Accept(c) }) }}
+	w = &wiring{accept: func(c net.Conn) { wg.Go(func() { _ = a.Accept(c) }) }}
 	if err := a.Link("b", nil); err != nil {
 		t.Fatal(err)
 	}

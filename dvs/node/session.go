@@ -173,7 +173,7 @@ func (n *Node) introduceLocked(a, b *session) uint32 {
 	if a == b || a == nil || b == nil || !a.direct || !b.direct {
 		return 0
 	}
-	if i := a.channels[b]; i != 0 {
+	if i, ok := a.channels[b]; ok {
 		return i
 	}
 	i, j := a.freeChannel(), b.freeChannel()
@@ -203,6 +203,24 @@ func (n *Node) introduceLocked(a, b *session) uint32 {
 	return i
 }
 
+// revoke ends an introduction that a program has given up, because its peer broke the rules. They are not introduced again.
+func (n *Node) revoke(s *session, channel uint32) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for peer, i := range s.channels {
+		if i != channel || channel == 0 {
+			continue
+		}
+		j := peer.channels[s]
+		s.channels[peer], peer.channels[s] = 0, 0
+		delete(s.used, i)
+		delete(peer.used, j)
+		n.o.Log.Warn("DVS introduction ended", "pid", s.program.PID, "peer", peer.program.PID)
+		_ = peer.conn.Send(wire.Revoke{Channel: j}.Append(nil))
+		return
+	}
+}
+
 // freeChannel returns a number from 1 on, or 0.
 func (s *session) freeChannel() uint32 {
 	for range wire.MaxChannels {
@@ -227,7 +245,9 @@ func (n *Node) drop(s *session, err error) {
 		delete(peer.used, j)
 		delete(s.channels, peer)
 		delete(s.used, i)
-		_ = peer.conn.Send(wire.Revoke{Channel: j}.Append(nil))
+		if j != 0 {
+			_ = peer.conn.Send(wire.Revoke{Channel: j}.Append(nil))
+		}
 	}
 	for r := range s.watched {
 		delete(r.watchers, s)

@@ -20,7 +20,7 @@
 //	Watch      6  str name: tell me the endpoint's routes, now and later
 //	Route      7  u64 endpoint, u64 epoch, u64 serial, u64 line, u8 state (0 unbound, 1 active, 2 moving, 3 dead, 4 cut), u32 channel (0: the node)
 //	Introduce  8  u32 channel, u32 channel at the peer, u8 side, u64 the peer's caller; with three descriptors: rings, the peer's page, its bell
-//	Revoke     9  u32 channel
+//	Revoke     9  u32 channel; either way
 //	Order     10  u64 endpoint, u64 epoch, u8 order (see Orders), u64 epoch, u64 serial: the endpoint's version from now on
 //	Done      11  u64 endpoint, u64 epoch, u8 order, u16 code, u64 epoch, u64 serial, text
 //	Chunk     12  u64 endpoint, u64 epoch, u64 offset, u64 total, bytes: the state of a moving endpoint
