@@ -328,14 +328,21 @@ func (h *host) loadedServer(ctx context.Context, s *pb.MigrationStep, _ func(*pb
 	return nil, h.repairMemory(ctx, s)
 }
 
-// activateServer opens the gate before the guest runs, so that its first packet passes.
+// activateServer promotes the volumes, which the guest needs, whether or not the command for that has come first; and opens
+// the gate before the guest runs, so that its first packet passes.
 func (h *host) activateServer(ctx context.Context, s *pb.MigrationStep, _ func(*pb.TaskProgress)) (*pb.StepFigures, error) {
 	spec, name := s.GetService(), s.GetService().GetName()
 	raw, err := protojson.Marshal(spec)
 	if err != nil {
 		return nil, fmt.Errorf("activate %s: %w", name, err)
 	}
-	if err := h.open(ctx, name); err != nil {
+	g, both := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		_, err := h.promoteVolumes(both, s, nil)
+		return err
+	})
+	g.Go(func() error { return h.open(both, name) })
+	if err := g.Wait(); err != nil {
 		return nil, err
 	}
 	if err := h.platform.Activate(ctx, name, s.GetEpoch()); err != nil {

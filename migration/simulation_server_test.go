@@ -36,7 +36,10 @@ func (w *world) serverStep(a *agent, o *op) (progress, error) {
 		default:
 			return wait, nil
 		}
-	case "server/destination/commit", "server/source/abort":
+	case "server/destination/commit":
+		h.volume.writable = true // the host's agent promotes first, whichever of the two commands came first
+		return w.start(a.site, o)
+	case "server/source/abort":
 		return w.start(a.site, o)
 	case "server/destination/abort", "server/source/release":
 		if o.pc == 0 {

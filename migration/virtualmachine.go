@@ -29,11 +29,12 @@ func VirtualMachine() Plan {
 		step(Quiesced, "storage/source/quiesce", "server/source/quiesce"),
 		step(Quiesced, "storage/destination/quiesce", "storage/source/quiesce"),
 
-		// The volume accepts writes before the guest runs; held traffic is let go into the tunnel when the guest runs
+		// The volume accepts writes before the guest runs: the host's agent, which does both, sees to that, and waits for no
+		// round trip to us in the middle of the blackout. Held traffic is let go into the tunnel when the guest runs
 		// and the tunnel's far end delivers.
 		step(Committed, "storage/destination/commit"),
 		step(Committed, "network/destination/commit"),
-		step(Committed, "server/destination/commit", "storage/destination/commit"),
+		step(Committed, "server/destination/commit"),
 		step(Committed, "network/source/commit", "server/destination/commit", "network/destination/commit"),
 
 		// The destination announces before the source withdraws. What the source kept is cleared away when nothing needs
