@@ -65,7 +65,7 @@ func pick(kind, site string, candidates []agentState, unfit func(agentState) str
 		}
 		return a, nil
 	}
-	return agentState{}, precondition("no %s of site %s can take the service: %s\nhint: godwit get %ss -o wide shows what each has; an agent that is down is started with systemctl start godwit-agent", kind, site, strings.Join(reasons, "; "), kind)
+	return agentState{}, precondition("no %s of site %s can take the service: %s\nhint: godwit get %ss -o wide shows what each has; where an agent is down, start it (systemctl start godwit-agent)", kind, site, strings.Join(reasons, "; "), kind)
 }
 
 // unfit says why a host with these facts cannot run the service; empty when it can.

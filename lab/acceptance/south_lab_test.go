@@ -91,6 +91,14 @@ func (s *south) end(cmd *exec.Cmd) {
 func (s *south) restart(t *testing.T, before string, known func(hostView) bool, env ...string) {
 	t.Helper()
 	s.end(s.host)
+	eventually(t, 30*time.Second, func() string { // or the one that has ended would be taken for the new one
+		for _, h := range get[listOf[hostView]](t, s.w, "hosts").Items {
+			if h.Name == "south-host" && h.Ready {
+				return "the controller still takes the host that has ended for ready"
+			}
+		}
+		return ""
+	})
 	s.host = s.begin(t, before, env, "host", "--address", southHostAddress)
 	eventually(t, 90*time.Second, func() string {
 		for _, h := range get[listOf[hostView]](t, s.w, "hosts").Items {
