@@ -279,11 +279,12 @@ func (h *host) quiesceServer(ctx context.Context, s *pb.MigrationStep, _ func(*p
 		drained.Go(func() error { return h.net.Divert(drain, name, true) })
 		return nil
 	}
-	err := h.platform.Quiesce(ctx, name, s.GetEpoch(), shut)
-	if err != nil {
+	if err := h.platform.Quiesce(ctx, name, s.GetEpoch(), shut); err != nil {
 		stop()
+		_ = drained.Wait() // that it was given up says nothing new
+		return nil, err
 	}
-	if err := errors.Join(err, drained.Wait()); err != nil {
+	if err := drained.Wait(); err != nil {
 		return nil, err
 	}
 	st, err := h.platform.Status(ctx, name)

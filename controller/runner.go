@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -347,13 +348,16 @@ func (r *runner) answered(a migration.Action, res *pb.TaskResult) {
 	case res == nil:
 		m.lost = true
 	case res.GetError() != "":
-		m.event = migration.Failed{At: now, Epoch: a.Epoch, Step: a.Step, Reason: res.GetError()}
+		m.event = migration.Failed{At: now, Epoch: a.Epoch, Step: a.Step, Reason: oneLine(res.GetError())}
 	default:
 		m.event, m.figures = migration.Done{At: now, Epoch: a.Epoch, Step: a.Step}, res.GetFigures()
 	}
 	// Fails only when the controller ends, and then nobody listens.
 	_ = r.post(r.m.work, m)
 }
+
+// oneLine makes one line of what several errors say together: a reason stands in tables, logs and reports.
+func oneLine(text string) string { return strings.ReplaceAll(text, "\n", "; ") }
 
 // resend gives what is outstanding to an agent that has connected, or to all whose answer was lost.
 func (r *runner) resend(agent string) {
