@@ -272,7 +272,11 @@ func (h *helper) netrpc(path string) error {
 	if err := s.Register(Echo{}); err != nil {
 		return err
 	}
-	l, err := net.Listen("unix", path)
+	network := "unix"
+	if _, _, err := net.SplitHostPort(path); err == nil {
+		network = "tcp"
+	}
+	l, err := net.Listen(network, path)
 	if err != nil {
 		return err
 	}
