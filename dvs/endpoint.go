@@ -204,7 +204,11 @@ func (e *Endpoint) receive(ctx context.Context, op string, from *string, request
 		return Message{}, fault(op, e.name, err)
 	}
 	if from != nil {
-		s.routeLocked(*from)
+		if r := s.routeLocked(*from); !w.got && r.known && (r.State == endpoint.Dead || r.State == endpoint.Cut) {
+			e.dropLocked(w)
+			s.mu.Unlock()
+			return Message{}, fault(op, e.name, ErrSourceDied)
+		}
 	}
 	if !w.got && !waits(ctx) {
 		e.dropLocked(w)

@@ -337,7 +337,9 @@ func TestLine09DeathWakesEverybody(t *testing.T) {
 			wantErr(t, <-errs, dvs.ErrOutcomeUnknown, dvs.ErrDestinationDied)
 		}
 		wantErr(t, <-woken, dvs.ErrSourceDied)
-		_, err := e.Receive(t.Context(), dvs.Any)
+		_, err := w.Receive(t.Context(), "s") // also when it has died before
+		wantErr(t, err, dvs.ErrSourceDied)
+		_, err = e.Receive(t.Context(), dvs.Any)
 		wantErr(t, err, dvs.ErrClosed)
 		_, err = c.SendRec(dvs.NoWait(t.Context()), "s", nil)
 		wantErr(t, err, dvs.ErrNotBound)
