@@ -18,7 +18,7 @@ const (
 	holdMTU = 65535
 
 	// A queue is let go in portions, which makes some 1 Gbit/s or 100,000 packets a second.
-	pacePackets = 128
+	pacePackets = 48
 	paceBytes   = 128 << 10
 	paceEvery   = time.Millisecond
 	paceLimit   = 250 * time.Millisecond

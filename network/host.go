@@ -207,8 +207,15 @@ func (h *Host) Divert(ctx context.Context, name string, away bool) error {
 	if err := h.saveLocked(rec); err != nil {
 		return fmt.Errorf("divert service %s: %w", name, err)
 	}
-	if err := h.buildLocked(rec); err != nil {
+	link, err := h.ensureTap(rec.Tap)
+	if err != nil {
 		return fmt.Errorf("divert service %s: %w", name, err)
+	}
+	// The routes alone: to build all of it anew would touch the gate, and that takes as long as a blackout should.
+	for _, a := range rec.Addresses {
+		if err := h.leadTo(link, a, rec); err != nil {
+			return fmt.Errorf("divert service %s: %w", name, err)
+		}
 	}
 	return nil
 }
