@@ -161,8 +161,8 @@ type Platform interface {
 	Converge(ctx context.Context, name string, epoch uint64, dial func(context.Context) (net.Conn, error), progress func(Progress)) error
 	// Quiesce stops the guest, calls shut, sends what remains, and returns when the last byte is in the connection, the
 	// connection's writing side is closed, and the machine has nothing left to do. shut (nil: nothing) shuts the gates
-	// outside the platform; not a byte of what remains is sent before it has returned nil, for once it is sent the
-	// platform might let the guest run again by itself. It is called again when Quiesce is repeated.
+	// outside the platform; the stream is not finished before it has returned nil, for then the platform might let the
+	// guest run again by itself. It is called again when Quiesce is repeated.
 	Quiesce(ctx context.Context, name string, epoch uint64, shut func(context.Context) error) error
 	// Memory maps the memory of a machine whose platform may have missed changes, for package memcheck: to be called at the
 	// source when the guest has stopped, at the destination when it has loaded. It is nil, without an error, where the

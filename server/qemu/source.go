@@ -228,14 +228,38 @@ func (m *machine) quiesce(ctx context.Context, epoch uint64, shut func(context.C
 		return err
 	}
 	halted := time.Now()
-	if shut != nil {
-		if err := shut(ctx); err != nil {
-			return fmt.Errorf("shut the gates: %w", err)
+	// The gates are shut while memory flows: QEMU waits in pre-switchover until it is told to finish, and cannot let the guest
+	// run again before it has been.
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	gates := make(chan error, 1)
+	go func() {
+		var err error
+		if shut != nil {
+			err = shut(ctx)
 		}
-	}
-	closed := time.Now()
+		if err != nil {
+			err = fmt.Errorf("shut the gates: %w", err)
+			cancel(err)
+		}
+		gates <- err
+	}()
 	s.thaw()
-	if err := m.complete(ctx, s); err != nil {
+	closed := halted
+	err = m.complete(ctx, s, func() error {
+		err := <-gates
+		gates <- err
+		closed = time.Now()
+		return err
+	})
+	if err != nil {
+		cancel(err)
+		if gateErr := <-gates; gateErr != nil && !errors.Is(gateErr, context.Canceled) {
+			return gateErr
+		}
+		return err
+	}
+	if err := <-gates; err != nil {
 		return err
 	}
 	m.log.Info("guest stopped and sent", "halt", halted.Sub(begun), "shut", closed.Sub(halted), "rest", time.Since(closed), "bytes", s.moved.Load()-before)
@@ -272,8 +296,8 @@ func (m *machine) halt(ctx context.Context) error {
 	return m.noteQuickly(func(r *record) { r.StoppedAt = g.stopped })
 }
 
-// complete lets QEMU send what is left, and waits until the last byte is on its way.
-func (m *machine) complete(ctx context.Context, s *stream) error {
+// complete lets QEMU send what is left, and waits until the last byte is on its way. It finishes only when shut has returned nil.
+func (m *machine) complete(ctx context.Context, s *stream, shut func() error) error {
 	stalled, cancel := context.WithTimeoutCause(ctx, m.p.o.StallTimeout, fmt.Errorf("the rest could not be sent within %v; look at the link", m.p.o.StallTimeout))
 	defer cancel()
 	continued := false
@@ -305,6 +329,9 @@ func (m *machine) complete(ctx context.Context, s *stream) error {
 			})
 		case migrationPreSwitchover:
 			continued = true
+			if err := shut(); err != nil {
+				return err
+			}
 			if err := m.call(stalled, "migrate-continue", map[string]string{"state": status}, nil); err != nil {
 				return err
 			}
