@@ -3,7 +3,6 @@ package agent
 import (
 	"bytes"
 	"context"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,8 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 
-	"github.com/zeebo/blake3"
-
+	"github.com/godwit-project/godwit/api"
 	pb "github.com/godwit-project/godwit/api/godwit/v1"
 	"github.com/godwit-project/godwit/storage"
 )
@@ -43,12 +41,12 @@ func (h *host) fetch(ctx context.Context, name string) (path string, err error) 
 		return "", fmt.Errorf("fetch blob %s: %w", name, err)
 	}
 	defer func() { err = errors.Join(err, removed(f.Name())) }()
-	hash := blake3.New()
+	hash := api.NewBlobHash()
 	_, err = io.Copy(io.MultiWriter(f, hash), res.Body)
 	if err := errors.Join(err, f.Close()); err != nil {
 		return "", fmt.Errorf("fetch blob %s: %w", name, err)
 	}
-	if got := "b3-" + hex.EncodeToString(hash.Sum(nil)); got != name {
+	if got := hash.Name(); got != name {
 		return "", fmt.Errorf("fetch blob %s: what came is %s: it was damaged on the way", name, got)
 	}
 	if err := os.Rename(f.Name(), path); err != nil {

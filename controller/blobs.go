@@ -1,7 +1,6 @@
 package controller
 
 import (
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -12,8 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/zeebo/blake3"
-
+	"github.com/godwit-project/godwit/api"
 	"github.com/godwit-project/godwit/cluster/identity"
 )
 
@@ -23,18 +21,8 @@ type blobs struct {
 	logger *slog.Logger
 }
 
-// validBlob says whether name has the form of a blob's name.
-func validBlob(name string) bool {
-	digest, ok := strings.CutPrefix(name, "b3-")
-	if !ok || len(digest) != 64 {
-		return false
-	}
-	_, err := hex.DecodeString(digest)
-	return err == nil && strings.ToLower(digest) == digest
-}
-
 func (b *blobs) has(name string) bool {
-	if !validBlob(name) {
+	if !api.IsBlobName(name) {
 		return false
 	}
 	_, err := os.Stat(filepath.Join(b.dir, name))
@@ -44,7 +32,7 @@ func (b *blobs) has(name string) bool {
 // ServeHTTP answers HEAD, GET (both also to agents) and PUT of /blobs/NAME.
 func (b *blobs) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	name := strings.TrimPrefix(r.URL.Path, "/blobs/")
-	if !validBlob(name) {
+	if !api.IsBlobName(name) {
 		http.Error(w, "not the name of a blob: want b3- and 64 hexadecimal digits", http.StatusBadRequest)
 		return
 	}
@@ -85,11 +73,11 @@ func (b *blobs) put(name string, body io.Reader) (err error) {
 			err = errors.Join(err, rerr)
 		}
 	}()
-	h := blake3.New()
+	h := api.NewBlobHash()
 	if _, err := io.Copy(io.MultiWriter(f, h), body); err != nil {
 		return fmt.Errorf("receive blob %s: %w", name, err)
 	}
-	if got := "b3-" + hex.EncodeToString(h.Sum(nil)); got != name {
+	if got := h.Name(); got != name {
 		return fmt.Errorf("receive blob %s: the content is that of %s: it changed on the way, or while it was read", name, got)
 	}
 	if err := f.Sync(); err != nil {

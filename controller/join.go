@@ -8,6 +8,7 @@ import (
 
 	"connectrpc.com/connect"
 
+	"github.com/godwit-project/godwit/api"
 	pb "github.com/godwit-project/godwit/api/godwit/v1"
 	"github.com/godwit-project/godwit/cluster"
 	"github.com/godwit-project/godwit/cluster/identity"
@@ -59,7 +60,7 @@ func (j *joiner) createToken(ctx context.Context, req *pb.CreateTokenRequest) (s
 	default:
 		return "", connect.NewError(connect.CodeInvalidArgument, fmt.Errorf("role %q is not known: host, edge, operator or viewer", req.GetRole()))
 	}
-	if !validName(who.Name) || (who.Site != "" && !validName(who.Site)) {
+	if !api.IsName(who.Name) || (who.Site != "" && !api.IsName(who.Site)) {
 		return "", connect.NewError(connect.CodeInvalidArgument, fmt.Errorf("names are lower-case letters, digits and dashes, at most 40: got name %q, site %q", who.Name, who.Site))
 	}
 	token, err := identity.NewToken(j.authority.Fingerprint())

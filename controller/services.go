@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -16,16 +15,13 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/godwit-project/godwit/api"
 	pb "github.com/godwit-project/godwit/api/godwit/v1"
 	"github.com/godwit-project/godwit/cluster"
 )
 
 // startTimeout bounds one attempt to start or delete a service; image imports take the longest.
 const startTimeout = 10 * time.Minute
-
-var namePattern = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$`)
-
-func validName(s string) bool { return namePattern.MatchString(s) }
 
 // services creates, starts and deletes services. What is wanted stands in the store; reconcile makes it true, and may be
 // repeated at any time, by any controller.
@@ -55,7 +51,7 @@ func precondition(format string, args ...any) error {
 
 // check finds what is wrong with a specification by itself, and fills in what users may leave out.
 func (s *services) check(spec *pb.ServiceSpec) error {
-	if !validName(spec.GetName()) {
+	if !api.IsName(spec.GetName()) {
 		return invalid("name %q: want lower-case letters, digits and dashes, at most 40, not beginning or ending with a dash", spec.GetName())
 	}
 	if spec.GetNetwork() == "" {
@@ -99,7 +95,7 @@ func (s *services) checkVolumes(volumes []*pb.VolumeSpec) error {
 	seen := make(map[string]bool)
 	for _, v := range volumes {
 		switch {
-		case !validName(v.GetName()):
+		case !api.IsName(v.GetName()):
 			return invalid("volumes: name %q: want lower-case letters, digits and dashes", v.GetName())
 		case seen[v.GetName()]:
 			return invalid("volumes: the name %q is there twice", v.GetName())
