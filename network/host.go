@@ -54,6 +54,7 @@ type Host struct {
 
 	mu       sync.Mutex // held over journal and kernel changes
 	attached map[string]hostRecord
+	gates    map[string]*gate       // by tap
 	dhcp     map[string]*dhcpServer // by service
 	closed   bool
 }
@@ -74,7 +75,7 @@ func NewHost(opts HostOptions) (*Host, error) {
 	}
 	h := &Host{
 		log: opts.Logger.With("part", "network"), kernel: k, journal: j,
-		attached: j.all(), dhcp: map[string]*dhcpServer{},
+		attached: j.all(), gates: map[string]*gate{}, dhcp: map[string]*dhcpServer{},
 	}
 	if err := h.restore(); err != nil {
 		return nil, errors.Join(err, h.Close())
@@ -184,7 +185,11 @@ func (h *Host) SetGate(ctx context.Context, name string, open bool) error {
 	if err := h.saveLocked(rec); err != nil {
 		return fmt.Errorf("gate of service %s: %w", name, err)
 	}
-	if err := setGate(rec.Tap, open); err != nil {
+	link, err := h.ensureTap(rec.Tap)
+	if err != nil {
+		return fmt.Errorf("gate of service %s: %w", name, err)
+	}
+	if err := h.gateLocked(link, open); err != nil {
 		return fmt.Errorf("gate of service %s: %w", name, err)
 	}
 	return nil
@@ -211,7 +216,7 @@ func (h *Host) Divert(ctx context.Context, name string, away bool) error {
 	if err != nil {
 		return fmt.Errorf("divert service %s: %w", name, err)
 	}
-	// The routes alone: to build all of it anew would touch the gate, and that takes as long as a blackout should.
+	// The routes alone: nothing else of the attachment changes.
 	for _, a := range rec.Addresses {
 		if err := h.leadTo(link, a, rec); err != nil {
 			return fmt.Errorf("divert service %s: %w", name, err)
@@ -272,6 +277,9 @@ func (h *Host) Close() error {
 	for name, d := range h.dhcp {
 		errs = append(errs, d.close())
 		delete(h.dhcp, name)
+	}
+	for tap := range h.gates {
+		errs = append(errs, h.forgetGateLocked(tap))
 	}
 	errs = append(errs, h.journal.close())
 	h.kernel.close()
