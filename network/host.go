@@ -42,7 +42,7 @@ type HostOptions struct {
 // hostRecord is an attachment as the journal has it.
 type hostRecord struct {
 	Attachment
-	Open bool
+	Gate Gate
 	Away bool `json:",omitempty"` // the addresses are not routed to the tap; see Divert
 }
 
@@ -97,9 +97,9 @@ func (h *Host) restore() error {
 	return h.sweepLocked()
 }
 
-// Attach gives a service its tap, with the gate open or shut from the first moment, and everything that leads there.
+// Attach gives a service its tap, with the gate as asked from the first moment, and everything that leads there.
 // The tap outlives this process and has no reader until somebody opens it.
-func (h *Host) Attach(ctx context.Context, a Attachment, open bool) error {
+func (h *Host) Attach(ctx context.Context, a Attachment, gate Gate) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -113,7 +113,7 @@ func (h *Host) Attach(ctx context.Context, a Attachment, open bool) error {
 		return errors.New("network: host is closed")
 	}
 	old, had := h.attached[a.Service]
-	rec := hostRecord{Attachment: a, Open: open, Away: old.Away}
+	rec := hostRecord{Attachment: a, Gate: gate, Away: old.Away}
 	if err := h.saveLocked(rec); err != nil {
 		return fmt.Errorf("attach service %s: %w", a.Service, err)
 	}
@@ -169,9 +169,8 @@ func (h *Host) saveLocked(rec hostRecord) error {
 	return nil
 }
 
-// SetGate opens or shuts a service's gate. Shut, nothing passes from the guest or to it, also when this process dies;
-// routes stay.
-func (h *Host) SetGate(ctx context.Context, name string, open bool) error {
+// SetGate opens or shuts a service's gate. It stays so when this process dies; routes stay.
+func (h *Host) SetGate(ctx context.Context, name string, to Gate) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -181,7 +180,7 @@ func (h *Host) SetGate(ctx context.Context, name string, open bool) error {
 	if !ok {
 		return fmt.Errorf("gate of service %s: %w", name, ErrNotAttached)
 	}
-	rec.Open = open
+	rec.Gate = to
 	if err := h.saveLocked(rec); err != nil {
 		return fmt.Errorf("gate of service %s: %w", name, err)
 	}
@@ -189,7 +188,7 @@ func (h *Host) SetGate(ctx context.Context, name string, open bool) error {
 	if err != nil {
 		return fmt.Errorf("gate of service %s: %w", name, err)
 	}
-	if err := h.gateLocked(link, open); err != nil {
+	if err := h.gateLocked(link, to); err != nil {
 		return fmt.Errorf("gate of service %s: %w", name, err)
 	}
 	return nil
@@ -256,13 +255,6 @@ func (h *Host) Attachments() []Attachment {
 	}
 	slices.SortFunc(out, func(a, b Attachment) int { return strings.Compare(a.Service, b.Service) })
 	return out
-}
-
-// GateOpen says whether a service's gate is open; false also when it is not attached.
-func (h *Host) GateOpen(name string) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.attached[name].Open
 }
 
 // Close ends the DHCP servers. Taps, routes and gates stay as they are.

@@ -25,7 +25,7 @@ func (h *Host) buildLocked(rec hostRecord) error {
 	if err != nil {
 		return err
 	}
-	if err := h.gateLocked(link, rec.Open); err != nil {
+	if err := h.gateLocked(link, rec.Gate); err != nil {
 		return err
 	}
 	if err := h.kernel.netlink.LinkSetTxQLen(link, tapQueue); err != nil {
@@ -60,13 +60,13 @@ func (h *Host) ensureTap(name string) (netlink.Link, error) {
 	return link, nil
 }
 
-// gateLocked opens or shuts the gate of a tap, and installs it first where this process has not yet.
-func (h *Host) gateLocked(link netlink.Link, open bool) error {
+// gateLocked sets the gate of a tap, and installs it first where this process has not yet.
+func (h *Host) gateLocked(link netlink.Link, to Gate) error {
 	tap := link.Attrs().Name
 	if g := h.gates[tap]; g != nil && g.device == link.Attrs().Index {
-		return g.set(open)
+		return g.set(to)
 	}
-	g, err := installGate(h.kernel.netlink, link, open)
+	g, err := installGate(h.kernel.netlink, link, to)
 	if err != nil {
 		return err
 	}
