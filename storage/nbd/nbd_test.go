@@ -273,12 +273,11 @@ func TestClosingCutsParkedRequestsWithoutAnAnswer(t *testing.T) {
 // pipe feeds a fixed input and swallows the output.
 type pipe struct {
 	io.Reader
-	net.Conn
 }
 
 func (p pipe) Read(b []byte) (int, error)  { return p.Reader.Read(b) }
 func (p pipe) Write(b []byte) (int, error) { return len(b), nil }
-func (p pipe) Close() error                { return nil }
+func (p pipe) cut()                        {}
 
 func FuzzConnection(f *testing.F) {
 	f.Add(append(bytes.Clone(exportNameHandshake), append(command(1, cmdWrite, 1, 0, 3), "abc"...)...))
@@ -291,9 +290,9 @@ func FuzzConnection(f *testing.F) {
 	f.Fuzz(func(_ *testing.T, data []byte) {
 		p := pipe{Reader: bytes.NewReader(data)}
 		m := &memory{b: make([]byte, block)}
-		n := negotiation{rw: p, name: "a", size: m.Size()}
+		n := negotiation{rw: p, name: "a", plain: true, terms: terms{size: m.Size(), flags: flagsOf(m, false)}}
 		if n.run() == nil {
-			_ = newTransmission(context.Background(), p, m, &n).run()
+			_ = newTransmission(context.Background(), p, m, n.terms).run()
 		}
 	})
 }
