@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -135,9 +136,15 @@ func (s *Server) serve(c *conn) {
 		c.takeDescriptor()
 		err = newTransmission(s.ctx, c, s.backend, n.terms).run()
 	}
-	if err != nil && s.ctx.Err() == nil && !errors.Is(err, errAborted) && !errors.Is(err, io.EOF) && !errors.Is(err, ErrHangUp) {
-		s.opts.Logger.Warn("NBD connection ended", "export", s.opts.Name, "err", err)
+	if err == nil || s.ctx.Err() != nil {
+		return
 	}
+	for _, usual := range []error{errAborted, io.EOF, ErrHangUp, syscall.EPIPE, syscall.ECONNRESET} {
+		if errors.Is(err, usual) {
+			return
+		}
+	}
+	s.opts.Logger.Warn("NBD connection ended", "export", s.opts.Name, "err", err)
 }
 
 func (s *Server) encrypt(c *conn) error {

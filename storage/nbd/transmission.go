@@ -70,7 +70,7 @@ func (t *transmission) run() error {
 	}
 	t.cancel(err)
 	t.wg.Wait()
-	if cause := context.Cause(t.ctx); err == nil || errors.Is(cause, ErrHangUp) {
+	if cause := context.Cause(t.ctx); errors.Is(cause, ErrHangUp) || err == nil && !errors.Is(cause, context.Canceled) {
 		return cause
 	}
 	return err
