@@ -55,7 +55,7 @@ func (d *Disk) openSidecar(info vfs.Info) error {
 	case changed:
 		d.report(EventUnverified, 0, info.Size, errors.New("the disk was changed by others while it was closed"))
 	}
-	if err := d.settle(samePower, changed); err != nil {
+	if err := d.settle(samePower, changed || made); err != nil {
 		return err
 	}
 	h.clean = 0
