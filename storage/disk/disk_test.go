@@ -426,3 +426,51 @@ func TestADiskIsOpenOnceForWritingAndOftenForReading(t *testing.T) {
 	close1(t, first)
 	close1(t, second)
 }
+
+// hooked is a file system that calls during while a disk is being synced.
+type hooked struct {
+	vfs.FS
+	during func()
+}
+
+type hookedFile struct {
+	vfs.File
+	fs *hooked
+}
+
+func (h *hooked) Open(path string, flag int) (vfs.File, error) {
+	f, err := h.FS.Open(path, flag)
+	return hookedFile{f, h}, err
+}
+
+func (f hookedFile) Sync() error {
+	if during := f.fs.during; during != nil && f.Name() == "d" {
+		f.fs.during = nil
+		during()
+	}
+	return f.File.Sync()
+}
+
+func TestARegionThatIsWrittenWhileItsMarkIsTakenOffKeepsIt(t *testing.T) {
+	fsys := &hooked{FS: crashfs.New(1)}
+	opts := Options{FS: fsys, Checksums: true, Upkeep: -1, Boot: 1, Region: 16 << 10}
+	if err := Create("d", 64<<10, opts); err != nil {
+		t.Fatal(err)
+	}
+	d := reopen(t, "d", opts)
+	mustWrite(t, d, 0, fill(1, 4096))
+	mustWrite(t, d, 32<<10, fill(1, 4096))
+	if err := d.Upkeep(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	fsys.during = func() { mustWrite(t, d, 4096, fill(2, 4096)) }
+	if err := d.Upkeep(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if dirty, _ := d.Marked(); fsys.during != nil || dirty != 16<<10 {
+		t.Fatalf("%d bytes are marked, want the region that was written", dirty)
+	}
+	if mark := d.sums.marks.onDisk; mark[0] != markDirty || mark[2] != markClean {
+		t.Fatalf("marks on the disk are %v", mark[:4])
+	}
+}
