@@ -95,7 +95,7 @@ var rooms = map[string]room{
 	"bench": {may: "api api/godwit/v1 lab lab/probe storage storage/nbd", why: "measures from outside; storage also by itself, as its peers are"},
 
 	"cmd/godwit": {
-		may:   "agent api api/godwit/v1 cluster cluster/identity controller demo lab lab/probe storage/disk storage/nbd wan",
+		may:   "agent api api/godwit/v1 cluster cluster/identity controller demo lab lab/probe storage/disk storage/disk/vfs storage/nbd wan",
 		why:   "parses, constructs, prints: no logic; of the participants it serves a file alone, for other people's tools",
 		tests: "api/godwit/v1/godwitv1connect",
 	},

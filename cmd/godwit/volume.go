@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/godwit-project/godwit/storage/disk"
+	"github.com/godwit-project/godwit/storage/disk/vfs"
 	"github.com/godwit-project/godwit/storage/nbd"
 )
 
@@ -78,12 +79,17 @@ flushed any more, it takes no writes until FILE.failed is removed.`,
 func (a *app) serveVolume(ctx context.Context, path string, o *volumeServe, logger *slog.Logger) (err error) {
 	notify := func(e disk.Event) { logger.Warn(e.String()) }
 	d, err := disk.Open(path, disk.Options{ReadOnly: o.readOnly, Checksums: o.sums, Notify: notify})
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return &hintedError{err, "make an empty one: truncate -s 10G " + path}
+	case errors.Is(err, vfs.ErrLocked):
+		return &hintedError{err, "another program serves it; with --read-only, several may"}
+	case err != nil:
 		return err
 	}
 	defer func() { err = errors.Join(err, d.Close()) }()
-	if d.Size() == 0 {
-		return &hintedError{fmt.Errorf("%s is empty", path), "give it a size: truncate -s 10G " + path}
+	if err := servable(d); err != nil {
+		return err
 	}
 	if err := d.Failed(); err != nil {
 		a.sayf("%s can only be read: %v\n", path, err)
@@ -102,6 +108,21 @@ func (a *app) serveVolume(ctx context.Context, path string, o *volumeServe, logg
 	a.printf("connect with nbd+unix:///?socket=%s\n", o.socket)
 	<-ctx.Done()
 	return server.Close() // which removes the socket
+}
+
+// servable refuses what is no raw disk.
+func servable(d *disk.Disk) error {
+	if d.Size() == 0 {
+		return &hintedError{fmt.Errorf("%s is empty", d.Path()), "give it a size: truncate -s 10G " + d.Path()}
+	}
+	magic := make([]byte, min(4, d.Size()))
+	if _, err := d.ReadAt(magic, 0); err == nil && string(magic) == "QFI\xfb" {
+		return &hintedError{
+			fmt.Errorf("%s is a qcow2 image, and what is served is raw", d.Path()),
+			"convert it: qemu-img convert -O raw " + d.Path() + " disk.raw",
+		}
+	}
+	return nil
 }
 
 // listenUnix makes the socket, in place of one that nobody listens on any more.
