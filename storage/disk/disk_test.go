@@ -474,3 +474,39 @@ func TestARegionThatIsWrittenWhileItsMarkIsTakenOffKeepsIt(t *testing.T) {
 		t.Fatalf("marks on the disk are %v", mark[:4])
 	}
 }
+
+func TestAWriterWhoGoesEverywhereDoesNotWaitForEachRegion(t *testing.T) {
+	fsys := crashfs.New(1)
+	opts := Options{FS: fsys, Checksums: true, Upkeep: -1, Boot: 1, Region: 4096}
+	if err := Create("d", 512<<10, opts); err != nil {
+		t.Fatal(err)
+	}
+	d := reopen(t, "d", opts)
+	syncs := 0
+	fsys.Fail(func(op crashfs.Op) error {
+		if op.Name == "sync" {
+			syncs++
+		}
+		return nil
+	})
+	for _, r := range rand.New(rand.NewPCG(1, 1)).Perm(128) {
+		mustWrite(t, d, int64(r)*4096, fill(1, 4096))
+	}
+	if syncs == 0 || syncs > 32 {
+		t.Fatalf("%d syncs for 128 regions", syncs)
+	}
+}
+
+func TestASidecarThatCannotBeReadIsAnErrorAndNoCrash(t *testing.T) {
+	d, _ := onFile(t, 16<<20)
+	mustWrite(t, d, 8<<20, fill(1, 8192))
+	if err := os.Truncate(d.path+sumsSuffix, sumsAt); err != nil { // as a medium would that cannot be read
+		t.Fatal(err)
+	}
+	if _, err := d.ReadAt(make([]byte, 8192), 8<<20); !errors.Is(err, ErrSidecar) || !errors.Is(err, syscall.EIO) {
+		t.Fatalf("read: %v", err)
+	}
+	if _, err := d.WriteAt(fill(1, 8192), 8<<20); !errors.Is(err, ErrSidecar) {
+		t.Fatalf("write: %v", err)
+	}
+}
