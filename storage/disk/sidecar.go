@@ -108,7 +108,7 @@ func loadSidecar(fsys vfs.FS, path string) (s *sidecar, err error) {
 	s = &sidecar{file: f}
 	defer func() {
 		if err != nil {
-			err = errors.Join(fmt.Errorf("read checksums %s: %w", path, err), f.Close())
+			err = errors.Join(fmt.Errorf("read checksums %s: %w; without that file, the disk is taken as it is", path, err), f.Close())
 		}
 	}()
 	info, err := f.Info()
@@ -126,6 +126,9 @@ func loadSidecar(fsys vfs.FS, path string) (s *sidecar, err error) {
 	s.slots = unsafe.Slice((*slot)(unsafe.Pointer(&head[slotsAt])), maxHolds)
 	if string(head[:8]) != sumsMagic || s.header.version != sumsVersion {
 		return nil, errors.New("it is none, or of another version")
+	}
+	if s.header.size > 1<<60 || s.header.region > 1<<48 {
+		return nil, errors.New("its sizes make no sense")
 	}
 	blocks := blocksIn(int64(s.header.size))
 	if info.Size < sumsAt+blocks*sumSize || s.header.region == 0 || uint64(blocks)/s.header.region >= maxRegions {
