@@ -47,6 +47,11 @@ func measure(ctx context.Context, o options, say func(string, ...any)) (r *resul
 			return nil, fmt.Errorf("find what to measure; 'make build' makes it: %w", err)
 		}
 	}
+	if !o.lineOnly {
+		if r.disks, err = measureDisks(ctx, o.binary, say); err != nil {
+			return nil, err
+		}
+	}
 	say("building the lab")
 	b.lab, err = lab.Up(ctx, lab.Config{Name: labName, Binary: o.binary}, func(step string) { say("  %s", step) })
 	if err != nil {

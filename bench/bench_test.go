@@ -209,3 +209,15 @@ func TestTheEndOfQEMUEndsEveryWait(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+func TestRatesAreTakenOutOfWhatFioSays(t *testing.T) {
+	const said = "note: something\n{\n \"jobs\" : [{\"error\" : 0, \"read\" : {\"iops\" : 10.5}, \"write\" : {\"iops\" : 2}}]\n}\n"
+	if got, err := ratesIn([]byte(said)); err != nil || got != 12.5 {
+		t.Errorf("got %v, %v", got, err)
+	}
+	for _, bad := range []string{"", "{", "{\"jobs\": []}", "{\"jobs\": [{\"error\": 5}]}"} {
+		if _, err := ratesIn([]byte(bad)); err == nil {
+			t.Errorf("%q gave a rate", bad)
+		}
+	}
+}

@@ -50,6 +50,8 @@ type options struct {
 	doc    string
 	// lineOnly leaves the migrations out, and the document alone.
 	lineOnly bool
+	// disksOnly leaves everything but the disks out, and the document alone.
+	disksOnly bool
 }
 
 func parse(args []string, complaints io.Writer) (options, error) {
@@ -60,14 +62,15 @@ func parse(args []string, complaints io.Writer) (options, error) {
 	flags.StringVar(&o.binary, "godwit", "bin/godwit", "the program to measure, with its guest in the folder guest beside it")
 	flags.StringVar(&o.doc, "doc", "docs/benchmarks.md", "the document whose tables are replaced; empty for none")
 	flags.BoolVar(&o.lineOnly, "line", false, "measure the lab's line only, and leave the document alone")
+	flags.BoolVar(&o.disksOnly, "disks", false, "measure one volume beside its peers only (needs no root), and leave the document alone")
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
-	if o.lineOnly {
+	if o.lineOnly || o.disksOnly {
 		o.doc = ""
 	}
 	if flags.NArg() > 0 {
-		return o, fmt.Errorf("read the command line: %q is no flag; there are -n, -line, -godwit, -doc", flags.Arg(0))
+		return o, fmt.Errorf("read the command line: %q is no flag; there are -n, -line, -disks, -godwit, -doc", flags.Arg(0))
 	}
 	if o.rounds < 1 {
 		return o, fmt.Errorf("read the command line: -n %d: at least one round is needed", o.rounds)
@@ -90,6 +93,14 @@ func start(ctx context.Context, args []string, out, progress io.Writer) error {
 	began := time.Now()
 	say := func(format string, a ...any) {
 		fmt.Fprintf(progress, "%6s  %s\n", time.Since(began).Round(time.Second), fmt.Sprintf(format, a...))
+	}
+	if o.disksOnly {
+		disks, err := measureDisks(ctx, o.binary, say)
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintln(out, disks.markdown())
+		return err
 	}
 	results, err := measure(ctx, o, say)
 	if err != nil {

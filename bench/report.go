@@ -14,11 +14,12 @@ type results struct {
 	machine    machine
 	lines      [len(askedLines)][]delivered
 	ours, bare []move
+	disks      diskResults
 }
 
 // markdown is the part of the document that a run replaces.
 func (r *results) markdown() string {
-	parts := []string{r.conditionsText(), r.linesText(), r.oursText(), r.comparisonText()}
+	parts := []string{r.conditionsText(), r.linesText(), r.oursText(), r.comparisonText(), r.disks.markdown()}
 	return strings.Join(parts, "\n")
 }
 

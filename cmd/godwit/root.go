@@ -49,7 +49,7 @@ have changed.`,
 		command.GroupID = "try"
 		root.AddCommand(command)
 	}
-	for _, command := range append([]*cobra.Command{a.tokenCommand(), a.versionCommand()}, a.daemonCommands()...) {
+	for _, command := range append([]*cobra.Command{a.tokenCommand(), a.volumeCommand(), a.versionCommand()}, a.daemonCommands()...) {
 		command.GroupID = "run"
 		root.AddCommand(command)
 	}

@@ -2,9 +2,12 @@
 // clients, on listeners that the caller opens.
 //
 // It follows the public protocol document (github.com/NetworkBlockDevice/nbd, doc/proto.md): options EXPORT_NAME, GO, INFO,
-// LIST, ABORT, STRUCTURED_REPLY, LIST_META_CONTEXT and SET_META_CONTEXT (base:allocation); commands READ, WRITE, FLUSH,
-// TRIM, WRITE_ZEROES, BLOCK_STATUS and DISC; FUA on all of them; several connections per export and several requests in
-// flight on each.
+// LIST, ABORT, STARTTLS, STRUCTURED_REPLY, LIST_META_CONTEXT and SET_META_CONTEXT (base:allocation); commands READ, WRITE,
+// FLUSH, TRIM, WRITE_ZEROES (NO_HOLE, FAST_ZERO), CACHE, BLOCK_STATUS and DISC; FUA on all of them; read-only exports;
+// several connections per export and several requests in flight on each.
+//
+// How it is fast: a backend that is [Prompt] is asked on the goroutine that reads the connection; what would have to wait goes
+// to a goroutine of its own. Answers are collected while requests are at hand and leave in one write.
 //
 // What may not enter: volumes, epochs, replication, and where the bytes come from. A backend that wants a request to wait
 // simply does not return; a backend that must not answer at all returns [ErrHangUp] and the connection is cut, which clients
@@ -51,6 +54,26 @@ type Backend interface {
 	Extents(ctx context.Context, off, length int64, max int) ([]Extent, error)
 }
 
+// Prompt is what a [Backend] may offer besides, if it can tell what is done at once from what has to wait (for a disk, a lock,
+// another machine). With done false nothing has happened, and the request comes again by way of Backend's own methods.
+type Prompt interface {
+	TryReadAt(p []byte, off int64) (done bool, err error)
+	// TryWriteAt is never asked for writes with FUA. p may be kept no longer than the call.
+	TryWriteAt(p []byte, off int64) (done bool, err error)
+}
+
+// FastZeroer is what a [Backend] may offer besides, if it can make zeroes in less time than it takes to write them.
+type FastZeroer interface {
+	// ZeroFast is Zero, or an error that wraps [syscall.EOPNOTSUPP], quickly and with nothing done.
+	ZeroFast(ctx context.Context, off, length int64, allocate, fua bool) error
+}
+
+// Cacher is what a [Backend] may offer besides, if reading ahead is of use to it.
+type Cacher interface {
+	// Cache is told that the range will be read soon.
+	Cache(ctx context.Context, off, length int64) error
+}
+
 // Numbers of the protocol's errors.
 const (
 	errPerm     = 1
@@ -80,6 +103,8 @@ func errno(err error) uint32 {
 		return errNoSpace
 	case syscall.EOPNOTSUPP:
 		return errNotSup
+	case syscall.EOVERFLOW:
+		return errOverflow
 	case syscall.ESHUTDOWN:
 		return errShutdown
 	default:

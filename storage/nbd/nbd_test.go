@@ -273,14 +273,99 @@ func TestClosingCutsParkedRequestsWithoutAnAnswer(t *testing.T) {
 // pipe feeds a fixed input and swallows the output.
 type pipe struct {
 	io.Reader
-	net.Conn
 }
 
 func (p pipe) Read(b []byte) (int, error)  { return p.Reader.Read(b) }
 func (p pipe) Write(b []byte) (int, error) { return len(b), nil }
-func (p pipe) Close() error                { return nil }
+func (p pipe) cut()                        {}
+
+// prompt is a memory that answers some requests at once.
+type prompt struct{ *memory }
+
+func (p prompt) TryReadAt(b []byte, off int64) (bool, error) {
+	if off%3 == 0 {
+		return false, nil
+	}
+	return true, p.ReadAt(context.Background(), b, off)
+}
+
+func (p prompt) TryWriteAt(b []byte, off int64) (bool, error) {
+	if off%3 == 0 {
+		return false, nil
+	}
+	return true, p.WriteAt(context.Background(), b, off, false)
+}
+
+func (p prompt) ZeroFast(ctx context.Context, off, length int64, allocate, fua bool) error {
+	if off%2 == 0 {
+		return fmt.Errorf("slow: %w", syscall.EOPNOTSUPP)
+	}
+	return p.Zero(ctx, off, length, allocate, fua)
+}
+
+func (p prompt) Cache(context.Context, int64, int64) error { return nil }
+
+func TestAPromptBackendAnswersWhatItCanAndHandsOverTheRest(t *testing.T) {
+	m := prompt{&memory{b: make([]byte, 1<<20)}}
+	a, b := net.Pipe()
+	done := make(chan error, 1)
+	go func() {
+		done <- newTransmission(context.Background(), &conn{net: b, fd: -1}, m, terms{size: m.Size(), flags: flagsOf(m, false)}).run()
+	}()
+	c := client{a, t}
+	var sent []byte
+	for off := range byte(6) {
+		sent = append(sent, append(command(0, cmdWrite, off, uint64(off)*4096, 4), 'w', 'x', 'y', off)...)
+	}
+	go func() { _, _ = c.Write(sent) }()
+	for range 6 {
+		if got := c.expect(16); got[7] != 0 {
+			t.Fatalf("a write failed: %x", got)
+		}
+	}
+	for off := range byte(6) {
+		_, _ = c.Write(command(0, cmdRead, off, uint64(off)*4096, 4))
+		if got := c.expect(20); got[7] != 0 || got[15] != off || string(got[16:19]) != "wxy" || got[19] != off {
+			t.Fatalf("read back %x", got)
+		}
+	}
+	for _, tc := range []struct {
+		request []byte
+		want    byte
+	}{
+		{command(cmdFlagFastZero, cmdWriteZeroes, 1, 4096, 1), errNotSup},
+		{command(cmdFlagFastZero, cmdWriteZeroes, 2, 4097, 1), 0},
+		{command(0, cmdCache, 3, 0, 4096), 0},
+		{command(0, cmdCache, 4, 1<<20, 1), errInval},
+	} {
+		_, _ = c.Write(tc.request)
+		if got := c.expect(16); got[7] != tc.want {
+			t.Errorf("request %d: error %d, want %d", tc.request[15], got[7], tc.want)
+		}
+	}
+	_ = a.Close()
+	if err := <-done; err == nil {
+		t.Error("it ended well without a goodbye")
+	}
+}
+
+func TestAReadOnlyExportChangesNothing(t *testing.T) {
+	m := &memory{b: make([]byte, 1<<20)}
+	agreed := terms{size: m.Size(), flags: flagsOf(m, true)}
+	for _, cmd := range []uint16{cmdWrite, cmdTrim, cmdWriteZeroes} {
+		if no := (&request{cmd: cmd, length: 1}).check(&agreed); no != errPerm {
+			t.Errorf("command %d: error %d", cmd, no)
+		}
+	}
+	if no := (&request{cmd: cmdRead, length: 1}).check(&agreed); no != 0 {
+		t.Errorf("read: error %d", no)
+	}
+}
 
 func FuzzConnection(f *testing.F) {
+	for _, cmd := range []uint16{cmdRead, cmdCache, cmdWriteZeroes} {
+		f.Add(append(bytes.Clone(exportNameHandshake), append(command(0, cmd, 1, 1, 4096), command(cmdFlagFastZero, cmd, 1, 0, 4096)...)...))
+	}
 	f.Add(append(bytes.Clone(exportNameHandshake), append(command(1, cmdWrite, 1, 0, 3), "abc"...)...))
 	f.Add(append(bytes.Clone(exportNameHandshake), command(0, cmdTrim, 1, 0, 4096)...))
 	goOption := "\x00\x00\x00\x03IHAVEOPT\x00\x00\x00\x08\x00\x00\x00\x00" +
@@ -290,10 +375,10 @@ func FuzzConnection(f *testing.F) {
 	f.Add([]byte("\x00\x00\x00\x03IHAVEOPT\x00\x00\x00\x03\x00\x00\x00\x00IHAVEOPT\x00\x00\x00\x02\x00\x00\x00\x00"))
 	f.Fuzz(func(_ *testing.T, data []byte) {
 		p := pipe{Reader: bytes.NewReader(data)}
-		m := &memory{b: make([]byte, block)}
-		n := negotiation{rw: p, name: "a", size: m.Size()}
+		m := prompt{&memory{b: make([]byte, block)}}
+		n := negotiation{rw: p, name: "a", plain: true, terms: terms{size: m.Size(), flags: flagsOf(m, false)}}
 		if n.run() == nil {
-			_ = newTransmission(context.Background(), p, m, &n).run()
+			_ = newTransmission(context.Background(), p, m, n.terms).run()
 		}
 	})
 }

@@ -13,12 +13,16 @@ var errAborted = errors.New("client ended the negotiation")
 
 // negotiation is the first part of a connection: it ends with an export chosen, or not at all.
 type negotiation struct {
-	rw         io.ReadWriter
-	name       string
-	size       int64
-	noZeroes   bool
-	structured bool
-	meta       bool
+	rw          io.ReadWriter
+	name        string
+	description string
+	// startTLS turns rw into an encrypted connection; nil where there is none to be had.
+	startTLS func() (io.ReadWriter, error)
+	// plain refuses everything but STARTTLS and ABORT while it is false.
+	plain bool
+
+	noZeroes bool
+	terms    terms
 }
 
 // run speaks until the client has chosen the export (nil) or gone.
@@ -46,8 +50,14 @@ func (n *negotiation) run() error {
 			return fmt.Errorf("%w: option without magic number", ErrProtocol)
 		}
 		opt, length := binary.BigEndian.Uint32(b[8:]), binary.BigEndian.Uint32(b[12:])
-		if length > maxOption {
+		if length > maxSkipped {
 			return fmt.Errorf("%w: option %d with %d bytes", ErrProtocol, opt, length)
+		}
+		if length > maxOption && opt != optExportName {
+			if err := n.tooBig(opt, length); err != nil {
+				return err
+			}
+			continue
 		}
 		data := make([]byte, length)
 		if _, err := io.ReadFull(n.rw, data); err != nil {
@@ -59,8 +69,22 @@ func (n *negotiation) run() error {
 	}
 }
 
+// tooBig takes an option off the wire and refuses it.
+func (n *negotiation) tooBig(opt, length uint32) error {
+	if _, err := io.CopyN(io.Discard, n.rw, int64(length)); err != nil {
+		return err
+	}
+	return n.reply(opt, repErrTooBig, nil)
+}
+
 // option answers one option; done means that transmission begins.
 func (n *negotiation) option(opt uint32, data []byte) (done bool, err error) {
+	if !n.plain && opt != optStartTLS && opt != optAbort {
+		if opt == optExportName {
+			return false, fmt.Errorf("%w: the client chose an export without TLS", ErrProtocol)
+		}
+		return false, n.reply(opt, repErrTLS, []byte("this server wants TLS first"))
+	}
 	switch opt {
 	case optExportName:
 		return n.exportName(string(data))
@@ -74,15 +98,35 @@ func (n *negotiation) option(opt uint32, data []byte) (done bool, err error) {
 		if len(data) != 0 {
 			return false, n.reply(opt, repErrInvalid, nil)
 		}
-		n.structured = true
+		n.terms.structured = true
 		return false, n.reply(opt, repAck, nil)
 	case optListMeta, optSetMeta:
 		return false, n.metaContext(opt, data)
 	case optStartTLS:
-		return false, n.reply(opt, repErrPolicy, []byte("a unix socket needs no TLS"))
+		return false, n.encrypt(data)
 	default:
 		return false, n.reply(opt, repErrUnsup, nil)
 	}
+}
+
+// encrypt begins TLS. Whatever was agreed upon before is void, as it could have come from anybody.
+func (n *negotiation) encrypt(data []byte) error {
+	switch {
+	case len(data) != 0:
+		return n.reply(optStartTLS, repErrInvalid, nil)
+	case n.startTLS == nil:
+		return n.reply(optStartTLS, repErrPolicy, []byte("there is no TLS on this socket"))
+	}
+	if err := n.reply(optStartTLS, repAck, nil); err != nil {
+		return err
+	}
+	rw, err := n.startTLS()
+	if err != nil {
+		return fmt.Errorf("begin TLS: %w", err)
+	}
+	n.rw, n.startTLS, n.plain = rw, nil, true
+	n.terms.structured, n.terms.meta = false, false
+	return nil
 }
 
 // known says whether the export is ours: its name or the empty default.
@@ -102,12 +146,11 @@ func (n *negotiation) exportName(name string) (bool, error) {
 
 // export appends size and transmission flags.
 func (n *negotiation) export(b []byte) []byte {
-	flags := uint16(exportFlags)
-	if n.structured {
-		flags |= flagDF
+	if n.terms.structured {
+		n.terms.flags |= flagDF
 	}
-	b = binary.BigEndian.AppendUint64(b, uint64(n.size))
-	return binary.BigEndian.AppendUint16(b, flags)
+	b = binary.BigEndian.AppendUint64(b, uint64(n.terms.size))
+	return binary.BigEndian.AppendUint16(b, n.terms.flags)
 }
 
 func (n *negotiation) list(data []byte) error {
@@ -133,6 +176,9 @@ func (n *negotiation) info(opt uint32, data []byte) (bool, error) {
 	if slices.Contains(wanted, infoName) {
 		infos = append(infos, append(binary.BigEndian.AppendUint16(nil, infoName), n.name...))
 	}
+	if n.description != "" && slices.Contains(wanted, infoDescription) {
+		infos = append(infos, append(binary.BigEndian.AppendUint16(nil, infoDescription), n.description...))
+	}
 	b := binary.BigEndian.AppendUint16(nil, infoBlockSize)
 	for _, size := range []uint32{1, preferredBlock, MaxRequest} {
 		b = binary.BigEndian.AppendUint32(b, size)
@@ -147,7 +193,7 @@ func (n *negotiation) info(opt uint32, data []byte) (bool, error) {
 
 func (n *negotiation) metaContext(opt uint32, data []byte) error {
 	name, queries, err := parseMeta(data)
-	if err != nil || !n.structured {
+	if err != nil || !n.terms.structured {
 		return n.reply(opt, repErrInvalid, nil)
 	}
 	if !n.known(name) {
@@ -157,7 +203,7 @@ func (n *negotiation) metaContext(opt uint32, data []byte) error {
 	if opt == optListMeta {
 		match = match || len(queries) == 0 || slices.Contains(queries, "base:")
 	} else {
-		n.meta = match
+		n.terms.meta = match
 	}
 	if match {
 		id := uint32(0)

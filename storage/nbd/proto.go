@@ -24,12 +24,15 @@ const (
 // Transmission flags of an export.
 const (
 	flagHasFlags    = 1 << 0
+	flagReadOnly    = 1 << 1
 	flagFlush       = 1 << 2
 	flagFUA         = 1 << 3
 	flagTrim        = 1 << 5
 	flagWriteZeroes = 1 << 6
 	flagDF          = 1 << 7
 	flagMultiConn   = 1 << 8
+	flagCache       = 1 << 10
+	flagFastZero    = 1 << 11
 
 	exportFlags = flagHasFlags | flagFlush | flagFUA | flagTrim | flagWriteZeroes | flagMultiConn
 )
@@ -56,14 +59,17 @@ const (
 	repErrUnsup    = 1<<31 + 1
 	repErrPolicy   = 1<<31 + 2
 	repErrInvalid  = 1<<31 + 3
+	repErrTLS      = 1<<31 + 5
 	repErrUnknown  = 1<<31 + 6
+	repErrTooBig   = 1<<31 + 9
 )
 
 // Kinds of information in INFO and GO.
 const (
-	infoExport    = 0
-	infoName      = 1
-	infoBlockSize = 3
+	infoExport      = 0
+	infoName        = 1
+	infoDescription = 2
+	infoBlockSize   = 3
 )
 
 // Commands and their flags.
@@ -73,13 +79,15 @@ const (
 	cmdDisc        = 2
 	cmdFlush       = 3
 	cmdTrim        = 4
+	cmdCache       = 5
 	cmdWriteZeroes = 6
 	cmdBlockStatus = 7
 
-	cmdFlagFUA    = 1 << 0
-	cmdFlagNoHole = 1 << 1
-	cmdFlagDF     = 1 << 2
-	cmdFlagReqOne = 1 << 3
+	cmdFlagFUA      = 1 << 0
+	cmdFlagNoHole   = 1 << 1
+	cmdFlagDF       = 1 << 2
+	cmdFlagReqOne   = 1 << 3
+	cmdFlagFastZero = 1 << 4
 )
 
 // Chunks of structured replies.
@@ -95,6 +103,7 @@ const (
 	MaxRequest = 32 << 20
 
 	maxOption      = 64 << 10
+	maxSkipped     = 16 << 20 // an option longer than that ends the connection, others get an answer
 	maxName        = 4096
 	maxExtents     = 4096
 	preferredBlock = 4096
@@ -125,30 +134,52 @@ func parseRequest(b []byte) (request, error) {
 	}, nil
 }
 
-// check says with which error the request must be answered, 0 if it is good. size is the export's.
-func (r *request) check(size int64, structured, meta bool) uint32 {
+// terms are what the two ends have agreed upon.
+type terms struct {
+	size       int64
+	flags      uint16 // of the export
+	structured bool
+	meta       bool
+}
+
+// check says with which error the request must be answered, 0 if it is good.
+func (r *request) check(t *terms) uint32 {
 	allowed := uint16(cmdFlagFUA) // the document lets clients set FUA on every command once it is advertised
+	changes := false
 	switch r.cmd {
 	case cmdRead:
 		allowed |= cmdFlagDF
 	case cmdWriteZeroes:
 		allowed |= cmdFlagNoHole
+		if t.flags&flagFastZero != 0 {
+			allowed |= cmdFlagFastZero
+		}
+		changes = true
 	case cmdBlockStatus:
 		allowed |= cmdFlagReqOne
-	case cmdWrite, cmdFlush, cmdTrim:
+	case cmdWrite, cmdTrim:
+		changes = true
+	case cmdFlush:
+	case cmdCache:
+		if t.flags&flagCache == 0 {
+			return errInval
+		}
 	default:
 		return errInval
+	}
+	if changes && t.flags&flagReadOnly != 0 {
+		return errPerm
 	}
 	if r.flags&^allowed != 0 {
 		return errInval
 	}
-	if r.flags&cmdFlagDF != 0 && !structured || r.cmd == cmdBlockStatus && (!meta || r.length == 0) {
+	if r.flags&cmdFlagDF != 0 && !t.structured || r.cmd == cmdBlockStatus && (!t.meta || r.length == 0) {
 		return errInval
 	}
 	if r.cmd == cmdFlush {
 		return 0
 	}
-	if r.off > uint64(size) || uint64(r.length) > uint64(size)-r.off {
+	if r.off > uint64(t.size) || uint64(r.length) > uint64(t.size)-r.off {
 		if r.cmd == cmdWrite || r.cmd == cmdWriteZeroes {
 			return errNoSpace
 		}

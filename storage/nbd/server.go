@@ -2,33 +2,76 @@ package nbd
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"log/slog"
 	"net"
 	"sync"
+	"syscall"
+	"time"
 )
+
+// handshakeTimeout bounds a TLS handshake.
+const handshakeTimeout = 10 * time.Second
+
+// Options of an export. The zero value is good for a unix socket.
+type Options struct {
+	// Name of the export; the empty name leads to it too.
+	Name string
+	// Description is shown by clients that ask for it.
+	Description string
+	// ReadOnly refuses what changes the backend.
+	ReadOnly bool
+	// TLS, when set, is demanded of every client before anything else is said.
+	TLS *tls.Config
+	// Logger receives what no caller can be told; nil discards it.
+	Logger *slog.Logger
+}
 
 // Server offers one backend on one listener.
 type Server struct {
-	name    string
+	opts    Options
 	backend Backend
-	log     *slog.Logger
+	flags   uint16
 	ln      net.Listener
 	ctx     context.Context
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
 
 	mu    sync.Mutex
-	conns map[net.Conn]struct{}
+	conns map[*conn]struct{}
 }
 
 // Serve begins to answer on ln, which the server owns from now on, under the export's name; the empty name leads to it too.
 func Serve(ln net.Listener, name string, backend Backend, log *slog.Logger) *Server {
-	s := &Server{name: name, backend: backend, log: log, ln: ln, conns: map[net.Conn]struct{}{}}
+	return Start(ln, backend, Options{Name: name, Logger: log})
+}
+
+// Start begins to answer on ln, which the server owns from now on.
+func Start(ln net.Listener, backend Backend, opts Options) *Server {
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	s := &Server{opts: opts, backend: backend, flags: flagsOf(backend, opts.ReadOnly), ln: ln, conns: map[*conn]struct{}{}}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.wg.Go(s.accept)
 	return s
+}
+
+// flagsOf says what the export can do.
+func flagsOf(backend Backend, readOnly bool) uint16 {
+	flags := uint16(exportFlags)
+	if readOnly {
+		flags |= flagReadOnly
+	}
+	if _, ok := backend.(FastZeroer); ok {
+		flags |= flagFastZero
+	}
+	if _, ok := backend.(Cacher); ok {
+		flags |= flagCache
+	}
+	return flags
 }
 
 // Clients is the number of open connections.
@@ -45,7 +88,7 @@ func (s *Server) Close() error {
 	err := s.ln.Close()
 	s.mu.Lock()
 	for c := range s.conns {
-		_ = c.Close()
+		c.cut()
 	}
 	s.mu.Unlock()
 	s.wg.Wait()
@@ -54,38 +97,63 @@ func (s *Server) Close() error {
 
 func (s *Server) accept() {
 	for {
-		c, err := s.ln.Accept()
+		accepted, err := s.ln.Accept()
 		if err != nil {
 			if s.ctx.Err() == nil {
-				s.log.Error("NBD export stopped listening", "export", s.name, "err", err)
+				s.opts.Logger.Error("NBD export stopped listening", "export", s.opts.Name, "err", err)
 			}
 			return
 		}
 		s.mu.Lock()
 		if s.ctx.Err() != nil {
 			s.mu.Unlock()
-			_ = c.Close()
+			_ = accepted.Close()
 			return
 		}
+		c := &conn{net: accepted, fd: -1}
 		s.conns[c] = struct{}{}
 		s.mu.Unlock()
 		s.wg.Go(func() { s.serve(c) })
 	}
 }
 
-func (s *Server) serve(c net.Conn) {
+func (s *Server) serve(c *conn) {
 	defer func() {
-		_ = c.Close()
+		c.release()
 		s.mu.Lock()
 		delete(s.conns, c)
 		s.mu.Unlock()
 	}()
-	n := negotiation{rw: c, name: s.name, size: s.backend.Size()}
+	n := negotiation{
+		rw: c, name: s.opts.Name, description: s.opts.Description, plain: s.opts.TLS == nil,
+		terms: terms{size: s.backend.Size(), flags: s.flags},
+	}
+	if s.opts.TLS != nil {
+		n.startTLS = func() (io.ReadWriter, error) { return c, s.encrypt(c) }
+	}
 	err := n.run()
 	if err == nil {
-		err = newTransmission(s.ctx, c, s.backend, &n).run()
+		c.takeDescriptor()
+		err = newTransmission(s.ctx, c, s.backend, n.terms).run()
 	}
-	if err != nil && s.ctx.Err() == nil && !errors.Is(err, errAborted) && !errors.Is(err, io.EOF) && !errors.Is(err, ErrHangUp) {
-		s.log.Warn("NBD connection ended", "export", s.name, "err", err)
+	if err == nil || s.ctx.Err() != nil {
+		return
 	}
+	for _, usual := range []error{errAborted, io.EOF, ErrHangUp, syscall.EPIPE, syscall.ECONNRESET} {
+		if errors.Is(err, usual) {
+			return
+		}
+	}
+	s.opts.Logger.Warn("NBD connection ended", "export", s.opts.Name, "err", err)
+}
+
+func (s *Server) encrypt(c *conn) error {
+	ctx, cancel := context.WithTimeout(s.ctx, handshakeTimeout)
+	defer cancel()
+	encrypted := tls.Server(c.net, s.opts.TLS)
+	if err := encrypted.HandshakeContext(ctx); err != nil {
+		return err
+	}
+	c.encrypted(encrypted)
+	return nil
 }

@@ -1,47 +1,59 @@
 package nbd
 
 import (
-	"bufio"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"sync"
 
 	"golang.org/x/sync/semaphore"
 )
 
 const (
-	// maxInFlight bounds the requests that one connection has in work; the client's next ones wait in the socket.
+	// maxInFlight bounds the requests that one connection has waiting in the backend; the client's next ones wait in the socket.
 	maxInFlight = 32
-	// maxBuffered bounds the payloads of one connection in memory, in bytes.
+	// maxBuffered bounds the payloads of waiting requests of one connection in memory, in bytes.
 	maxBuffered = 2 * MaxRequest
+	// maxPrompt is the largest payload that is tried on the reading goroutine.
+	maxPrompt = 1 << 20
+	// inputSize is how much is read ahead: several small writes, so that one system call brings many.
+	inputSize = 256 << 10
+	// maxHeld is how much of replies is held back while there are more requests to look at.
+	maxHeld = 128 << 10
 )
+
+// cutter is a connection as the transmission needs it.
+type cutter interface {
+	io.ReadWriter
+	// cut makes reads and writes that are under way, and later ones, fail.
+	cut()
+}
 
 // transmission is the second part of a connection: requests and replies.
 type transmission struct {
-	ctx        context.Context
-	cancel     context.CancelCauseFunc
-	conn       net.Conn
-	backend    Backend
-	size       int64
-	structured bool
-	meta       bool
-	slots      *semaphore.Weighted
-	memory     *semaphore.Weighted
-	wg         sync.WaitGroup
-	pool       sync.Pool
+	ctx     context.Context
+	cancel  context.CancelCauseFunc
+	conn    cutter
+	backend Backend
+	prompt  Prompt // nil if the backend is none
+	terms   terms
+	in      input
+	held    []byte // replies that the reading goroutine has not sent yet
+	slots   *semaphore.Weighted
+	memory  *semaphore.Weighted
+	wg      sync.WaitGroup
+	pool    sync.Pool
 
-	write sync.Mutex // one reply at a time on the connection
+	write sync.Mutex // one writer at a time on the connection
 }
 
-func newTransmission(ctx context.Context, conn net.Conn, backend Backend, n *negotiation) *transmission {
+func newTransmission(ctx context.Context, conn cutter, backend Backend, agreed terms) *transmission {
 	t := &transmission{
-		conn: conn, backend: backend, size: n.size, structured: n.structured, meta: n.meta,
+		conn: conn, backend: backend, terms: agreed, in: input{from: conn, buf: make([]byte, inputSize)},
 		slots: semaphore.NewWeighted(maxInFlight), memory: semaphore.NewWeighted(maxBuffered),
 	}
+	t.prompt, _ = backend.(Prompt)
 	t.ctx, t.cancel = context.WithCancelCause(ctx)
 	return t
 }
@@ -49,16 +61,16 @@ func newTransmission(ctx context.Context, conn net.Conn, backend Backend, n *neg
 // run takes requests until the client disconnects, breaks the protocol or the server closes; it returns when all workers
 // have ended.
 func (t *transmission) run() error {
-	stop := context.AfterFunc(t.ctx, func() { _ = t.conn.Close() })
+	stop := context.AfterFunc(t.ctx, t.conn.cut)
 	defer stop()
 	err := t.receive()
 	if errors.Is(err, errDisc) {
 		// The document asks to finish what is in flight; what waits in the backend must not hold the connection though.
-		err = nil
+		err = t.release()
 	}
 	t.cancel(err)
 	t.wg.Wait()
-	if cause := context.Cause(t.ctx); err == nil || errors.Is(cause, ErrHangUp) {
+	if cause := context.Cause(t.ctx); errors.Is(cause, ErrHangUp) || err == nil && !errors.Is(cause, context.Canceled) {
 		return cause
 	}
 	return err
@@ -68,177 +80,261 @@ func (t *transmission) run() error {
 var errDisc = errors.New("client disconnected")
 
 func (t *transmission) receive() error {
-	r := bufio.NewReaderSize(t.conn, 64<<10)
-	var b [requestSize]byte
 	for {
-		if _, err := io.ReadFull(r, b[:]); err != nil {
+		// Nobody may be left waiting for an answer while we wait for a request.
+		if t.in.buffered() < requestSize {
+			if err := t.release(); err != nil {
+				return err
+			}
+		}
+		head, err := t.in.take(requestSize)
+		if err != nil {
 			return err
 		}
-		req, err := parseRequest(b[:])
+		req, err := parseRequest(head)
 		if err != nil {
 			return err
 		}
 		if req.cmd == cmdDisc {
 			return errDisc
 		}
-		if err := t.dispatch(r, req); err != nil {
+		if err := t.dispatch(&req); err != nil {
 			return err
+		}
+		if len(t.held) >= maxHeld {
+			if err := t.release(); err != nil {
+				return err
+			}
 		}
 	}
 }
 
-// dispatch reads the request's payload and hands it to a worker of its own.
-func (t *transmission) dispatch(r io.Reader, req request) error {
-	no := req.check(t.size, t.structured, t.meta)
+// dispatch answers the request at once or hands it to a worker of its own.
+func (t *transmission) dispatch(req *request) error {
 	if req.cmd == cmdWrite && req.length > MaxRequest {
 		return fmt.Errorf("%w: write of %d bytes", ErrProtocol, req.length)
 	}
-	if no != 0 {
+	if no := req.check(&t.terms); no != 0 {
 		if req.cmd == cmdWrite {
-			if _, err := io.CopyN(io.Discard, r, int64(req.length)); err != nil {
+			if err := t.in.discard(int(req.length)); err != nil {
 				return err
 			}
 		}
-		return t.fail(&req, no)
+		t.held = t.appendError(t.held, req, no)
+		return nil
 	}
-	if err := t.slots.Acquire(t.ctx, 1); err != nil {
-		return err
-	}
-	var buf *[]byte
-	if req.cmd == cmdRead || req.cmd == cmdWrite {
-		if err := t.memory.Acquire(t.ctx, int64(req.length)); err != nil {
-			t.slots.Release(1)
+	switch {
+	case t.prompt != nil && req.cmd == cmdRead && req.length <= maxPrompt:
+		if done, err := t.readAtOnce(req); done || err != nil {
 			return err
 		}
-		buf = t.buffer(int(req.length))
+	case t.prompt != nil && req.cmd == cmdWrite && req.length <= inputSize/2 && req.flags&cmdFlagFUA == 0:
+		return t.writeAtOnce(req)
 	}
-	release := func() {
-		if buf != nil {
-			t.pool.Put(buf)
-			t.memory.Release(int64(req.length))
+	return t.handOver(req, nil)
+}
+
+// readAtOnce lets the backend read straight into the replies that are held.
+func (t *transmission) readAtOnce(req *request) (done bool, err error) {
+	if len(t.held) > 0 && len(t.held)+int(req.length) > maxHeld+replyHead {
+		if err := t.release(); err != nil {
+			return false, err
 		}
+	}
+	before := len(t.held)
+	out, payload := t.appendRead(t.held, req)
+	done, err = t.prompt.TryReadAt(payload, int64(req.off))
+	switch {
+	case !done:
+		t.held = out[:before] // keeps what has grown
+		return false, nil
+	case errors.Is(err, ErrHangUp):
+		return true, err
+	case err != nil:
+		t.held = t.appendError(out[:before], req, errno(err))
+	default:
+		t.held = out
+	}
+	return true, nil
+}
+
+// writeAtOnce lets the backend write straight from what was received; if it would have to wait, a worker gets a copy.
+func (t *transmission) writeAtOnce(req *request) error {
+	if t.in.buffered() < int(req.length) {
+		if err := t.release(); err != nil {
+			return err
+		}
+	}
+	payload, err := t.in.take(int(req.length))
+	if err != nil {
+		return err
+	}
+	done, err := t.prompt.TryWriteAt(payload, int64(req.off))
+	switch {
+	case !done:
+		return t.handOver(req, payload)
+	case errors.Is(err, ErrHangUp):
+		return err
+	case err != nil:
+		t.held = t.appendError(t.held, req, errno(err))
+	default:
+		t.held = appendSimple(t.held, req, 0)
+	}
+	return nil
+}
+
+// handOver gives the request to a worker, with the payload of a write if that has been received already.
+func (t *transmission) handOver(req *request, payload []byte) error {
+	size := int64(0)
+	if req.cmd == cmdRead || req.cmd == cmdWrite {
+		size = int64(req.length)
+	}
+	if err := t.acquire(t.slots, 1); err != nil {
+		return err
+	}
+	if err := t.acquire(t.memory, size); err != nil {
+		t.slots.Release(1)
+		return err
+	}
+	w := t.worker(int(size) + replyHead)
+	w.req = *req
+	release := func() {
+		t.pool.Put(w)
+		t.memory.Release(size)
 		t.slots.Release(1)
 	}
 	if req.cmd == cmdWrite {
-		if _, err := io.ReadFull(r, *buf); err != nil {
+		if err := t.fill(w.buf[:size], payload); err != nil {
 			release()
 			return err
 		}
 	}
 	t.wg.Go(func() {
 		defer release()
-		if err := t.handle(&req, buf); err != nil {
+		if err := t.handle(w); err != nil {
 			t.cancel(err)
 		}
 	})
 	return nil
 }
 
-func (t *transmission) buffer(n int) *[]byte {
-	if b, ok := t.pool.Get().(*[]byte); ok && cap(*b) >= n {
-		*b = (*b)[:n]
-		return b
+// acquire takes n, and sends what is held before it waits.
+func (t *transmission) acquire(s *semaphore.Weighted, n int64) error {
+	if s.TryAcquire(n) {
+		return nil
 	}
-	b := make([]byte, n, max(n, 4096))
-	return &b
+	if err := t.release(); err != nil {
+		return err
+	}
+	return s.Acquire(t.ctx, n)
+}
+
+// fill copies the payload, or takes it from the connection if it has not come yet.
+func (t *transmission) fill(p, payload []byte) error {
+	if payload != nil {
+		copy(p, payload)
+		return nil
+	}
+	if t.in.buffered() < len(p) {
+		if err := t.release(); err != nil {
+			return err
+		}
+	}
+	return t.in.readFull(p)
+}
+
+// worker is one request that may have to wait, with room for its payload and its reply.
+type worker struct {
+	req request
+	buf []byte
+}
+
+func (t *transmission) worker(size int) *worker {
+	w, _ := t.pool.Get().(*worker)
+	if w == nil {
+		w = &worker{}
+	}
+	if cap(w.buf) < size {
+		w.buf = make([]byte, size, max(size, 4096+replyHead))
+	}
+	w.buf = w.buf[:cap(w.buf)]
+	return w
 }
 
 // handle carries out one request and answers it; an error means that the connection is over.
-func (t *transmission) handle(req *request, buf *[]byte) error {
-	var err error
-	var extents []Extent
+func (t *transmission) handle(w *worker) error {
+	reply, err := t.carryOut(w)
+	if errors.Is(err, ErrHangUp) || t.ctx.Err() != nil {
+		return ErrHangUp
+	}
+	if err != nil {
+		reply = t.appendError(w.buf[:0], &w.req, errno(err))
+	}
+	return t.send(reply)
+}
+
+// carryOut makes the reply to the request, in the worker's buffer.
+func (t *transmission) carryOut(w *worker) ([]byte, error) {
+	req := &w.req
 	off, length, fua := int64(req.off), int64(req.length), req.flags&cmdFlagFUA != 0
+	var err error
 	switch req.cmd {
 	case cmdRead:
-		err = t.backend.ReadAt(t.ctx, *buf, off)
+		reply, payload := t.appendRead(w.buf[:0], req)
+		return reply, t.backend.ReadAt(t.ctx, payload, off)
 	case cmdWrite:
-		err = t.backend.WriteAt(t.ctx, *buf, off, fua)
+		err = t.backend.WriteAt(t.ctx, w.buf[:length], off, fua)
 	case cmdTrim:
 		err = t.backend.Trim(t.ctx, off, length, fua)
 	case cmdWriteZeroes:
-		err = t.backend.Zero(t.ctx, off, length, req.flags&cmdFlagNoHole != 0, fua)
+		allocate := req.flags&cmdFlagNoHole != 0
+		if fast, ok := t.backend.(FastZeroer); ok && req.flags&cmdFlagFastZero != 0 {
+			err = fast.ZeroFast(t.ctx, off, length, allocate, fua)
+		} else {
+			err = t.backend.Zero(t.ctx, off, length, allocate, fua)
+		}
 	case cmdFlush:
 		err = t.backend.Flush(t.ctx)
+	case cmdCache:
+		if cacher, ok := t.backend.(Cacher); ok {
+			err = cacher.Cache(t.ctx, off, length)
+		}
 	case cmdBlockStatus:
-		most := maxExtents
-		if req.flags&cmdFlagReqOne != 0 {
-			most = 1
-		}
-		extents, err = t.backend.Extents(t.ctx, off, length, most)
-		if err == nil && len(extents) == 0 {
-			err = errors.New("backend described nothing")
-		}
+		return t.blockStatus(w)
 	}
-	switch {
-	case errors.Is(err, ErrHangUp) || t.ctx.Err() != nil:
-		return ErrHangUp
-	case err != nil:
-		return t.fail(req, errno(err))
-	case req.cmd == cmdRead && t.structured:
-		return t.chunk(req, chunkOffsetData, binary.BigEndian.AppendUint64(make([]byte, 0, 8), req.off), *buf)
-	case req.cmd == cmdRead:
-		return t.simple(req, 0, *buf)
-	case req.cmd == cmdBlockStatus:
-		return t.chunk(req, chunkBlockStatus, encodeExtents(extents, length, req.flags&cmdFlagReqOne != 0), nil)
-	default: // also on a structured connection: only READ and BLOCK_STATUS must be answered in chunks there
-		return t.simple(req, 0, nil)
-	}
+	// Also on a structured connection: only READ and BLOCK_STATUS must be answered in chunks there.
+	return appendSimple(w.buf[:0], req, 0), err
 }
 
-func (t *transmission) fail(req *request, no uint32) error {
-	if t.structured && (req.cmd == cmdRead || req.cmd == cmdBlockStatus) {
-		b := binary.BigEndian.AppendUint32(make([]byte, 0, 6), no)
-		return t.chunk(req, chunkError, append(b, 0, 0), nil)
+func (t *transmission) blockStatus(w *worker) ([]byte, error) {
+	req := &w.req
+	most := maxExtents
+	if req.flags&cmdFlagReqOne != 0 {
+		most = 1
 	}
-	return t.simple(req, no, nil)
-}
-
-func (t *transmission) simple(req *request, no uint32, data []byte) error {
-	b := binary.BigEndian.AppendUint32(make([]byte, 0, 16), magicSimple)
-	b = binary.BigEndian.AppendUint32(b, no)
-	return t.send(binary.BigEndian.AppendUint64(b, req.cookie), data)
-}
-
-func (t *transmission) chunk(req *request, kind uint16, head, data []byte) error {
-	b := binary.BigEndian.AppendUint32(make([]byte, 0, 20+len(head)), magicStructured)
-	b = binary.BigEndian.AppendUint16(b, chunkDone)
-	b = binary.BigEndian.AppendUint16(b, kind)
-	b = binary.BigEndian.AppendUint64(b, req.cookie)
-	b = binary.BigEndian.AppendUint32(b, uint32(len(head)+len(data)))
-	return t.send(append(b, head...), data)
-}
-
-func (t *transmission) send(head, data []byte) error {
-	t.write.Lock()
-	defer t.write.Unlock()
-	if len(data) == 0 {
-		_, err := t.conn.Write(head)
-		return err
+	extents, err := t.backend.Extents(t.ctx, int64(req.off), int64(req.length), most)
+	if err == nil && len(extents) == 0 {
+		err = errors.New("backend described nothing")
 	}
-	buffers := net.Buffers{head, data}
-	_, err := buffers.WriteTo(t.conn)
+	if err != nil {
+		return nil, err
+	}
+	return appendExtents(w.buf[:0], req, extents, most), nil
+}
+
+// release sends what is held.
+func (t *transmission) release() error {
+	if len(t.held) == 0 {
+		return nil
+	}
+	err := t.send(t.held)
+	t.held = t.held[:0]
 	return err
 }
 
-// encodeExtents makes the payload of a block status chunk. Only the last extent may reach beyond the request, and not if
-// one alone was asked for; so all are cut to it.
-func encodeExtents(extents []Extent, length int64, one bool) []byte {
-	b := binary.BigEndian.AppendUint32(make([]byte, 0, 4+8*len(extents)), contextID)
-	for i, e := range extents {
-		n := min(e.Length, length)
-		if n <= 0 || one && i > 0 {
-			break
-		}
-		length -= n
-		flags := uint32(0)
-		if e.Hole {
-			flags |= 1
-		}
-		if e.Zero {
-			flags |= 2
-		}
-		b = binary.BigEndian.AppendUint32(b, uint32(n))
-		b = binary.BigEndian.AppendUint32(b, flags)
-	}
-	return b
+func (t *transmission) send(reply []byte) error {
+	t.write.Lock()
+	defer t.write.Unlock()
+	_, err := t.conn.Write(reply)
+	return err
 }

@@ -1,0 +1,77 @@
+//go:build lab
+
+package disk
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// loop makes a block device of a file, until the test ends.
+func loop(t *testing.T, size int64) string {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("making a block device needs root")
+	}
+	file := filepath.Join(t.TempDir(), "file")
+	if err := errors.Join(os.WriteFile(file, nil, 0o600), os.Truncate(file, size)); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command("losetup", "--find", "--show", file).CombinedOutput()
+	if err != nil {
+		t.Skipf("no loop device to be had: %v: %s", err, out)
+	}
+	device := strings.TrimSpace(string(out))
+	t.Cleanup(func() {
+		if out, err := exec.Command("losetup", "--detach", device).CombinedOutput(); err != nil {
+			t.Errorf("detach %s: %v: %s", device, err, out)
+		}
+	})
+	return device
+}
+
+func TestABlockDeviceIsADisk(t *testing.T) {
+	const size = 16 << 20
+	device := loop(t, size)
+	opts := Options{Checksums: true, Upkeep: -1, State: filepath.Join(t.TempDir(), "state")}
+	d := reopen(t, device, opts)
+	if d.Size() != size {
+		t.Fatalf("its size is %d", d.Size())
+	}
+	if err := d.Upkeep(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	want := fill(1, size)
+	mustWrite(t, d, 0, want)
+	for _, r := range []Range{{1 << 20, 1 << 20}, {4<<20 + 100, 70000}, {9 << 20, 4096}} {
+		for _, keep := range []bool{false, true} {
+			mustWrite(t, d, r.Off, want[r.Off:r.Off+r.Length])
+			if err := d.Zero(r.Off, r.Length, keep); err != nil {
+				t.Fatal(err)
+			}
+		}
+		clear(want[r.Off : r.Off+r.Length])
+	}
+	mustRead(t, d, 0, want)
+	sound(t, d)
+	if err := d.Resize(2 * size); err == nil {
+		t.Error("a device has grown")
+	}
+	if _, err := Open(device, Options{Upkeep: -1}); err == nil {
+		t.Error("opened twice")
+	}
+	close1(t, d)
+	d = reopen(t, device, opts)
+	got := make([]byte, size)
+	if _, err := d.ReadAt(got, 0); err != nil || !bytes.Equal(got, want) {
+		t.Fatalf("after reopening: %v", err)
+	}
+	sound(t, d)
+	close1(t, d)
+}
