@@ -37,7 +37,8 @@ type Session struct {
 	wg        sync.WaitGroup
 
 	mu        sync.Mutex
-	err       error // why nothing works any more
+	err       error      // why nothing works any more
+	room      *sync.Cond // of those who give pieces of a state
 	page      memory
 	scratch   []byte
 	nextCall  uint32
@@ -92,6 +93,7 @@ func connect(ctx context.Context, path string, o Options) (*Session, error) {
 		calls: map[uint32]chan wire.Answer{}, binding: map[uint32]*Endpoint{}, channels: map[uint32]*channel{}, routes: map[endpoint.ID]*route{}, names: map[string]*route{},
 		endpoints: map[endpoint.ID]*Endpoint{}, callers: map[uint64]*caller{}, paths: map[uint64]uint32{},
 	}
+	s.room = sync.NewCond(&s.mu)
 	s.caller = newCaller(s, "", newIncarnation())
 	s.callers[s.core.ID()] = s.caller
 	stop := context.AfterFunc(ctx, func() { conn.Shut(ctx.Err()) })
@@ -191,6 +193,7 @@ func (s *Session) fail(err error) {
 		close(ch)
 		delete(s.calls, id)
 	}
+	s.room.Broadcast()
 	s.conn.Shut(err)
 	if s.bell != nil {
 		_ = s.bell.Close()
@@ -255,6 +258,18 @@ func (s *Session) fromNodeLocked(f wire.Frame) error {
 		m, err := wire.ParseChunk(f.Body)
 		if err == nil {
 			s.onChunkLocked(m)
+		}
+		return err
+	case wire.KindPiece:
+		m, err := wire.ParsePiece(f.Body)
+		if err == nil {
+			s.onPieceLocked(m)
+		}
+		return err
+	case wire.KindCredit:
+		m, err := wire.ParseCredit(f.Body)
+		if err == nil {
+			s.onCreditLocked(m)
 		}
 		return err
 	default:

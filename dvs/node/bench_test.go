@@ -169,14 +169,29 @@ func BenchmarkCopy(b *testing.B) {
 // BenchmarkOutage moves a server with that much state from node to node while a client asks it, and reports the longest
 // time that a call took.
 func BenchmarkOutage(b *testing.B) {
-	for _, size := range []int{64 << 10, 2_500_000, 64 << 20} {
-		b.Run(fmt.Sprint(size), func(b *testing.B) {
+	for _, k := range []struct {
+		size, rate int // rate: pages that change in a second
+		paged      bool
+	}{
+		{64 << 10, 0, false},
+		{64 << 10, 0, true},
+		{2_500_000, 0, false},
+		{2_500_000, 0, true},
+		{2_500_000, 10_000, true},
+		{64 << 20, 0, false},
+		{64 << 20, 0, true},
+		{64 << 20, 10_000, true},
+		{64 << 20, 50_000, true},
+		{1 << 30, 0, true},
+		{1 << 30, 10_000, true},
+	} {
+		b.Run(fmt.Sprintf("size=%d/pieces=%v/dirty=%d", k.size, k.paged, k.rate), func(b *testing.B) {
 			c := startCluster(b, "a", "b")
-			c.serve(b, "a", "kv", false, size)
+			c.serveAs(b, "a", request{Endpoint: "kv", Size: k.size, Paged: k.paged, Rate: k.rate})
 			at, to := "a", "b"
 			var longest, total time.Duration
 			for range b.N {
-				standby := c.serve(b, to, "kv", true, 0)
+				standby := c.serveAs(b, to, request{Endpoint: "kv", Standby: true, Paged: k.paged, Rate: k.rate})
 				clients := c.clients(b, "a", "kv", 1)
 				progress(b, clients, 20)
 				began := time.Now()

@@ -250,6 +250,7 @@ func (l *link) shutLocked() {
 
 // cutLocked tells those who wait for endpoints of the node that it is away.
 func (l *link) cutLocked() {
+	l.n.peerGoneLocked(l)
 	for _, r := range l.n.records {
 		if r.node == l.name && r.left { // nobody else can say that it is lost; if it is not, a newer version will
 			r.left, r.node = false, ""

@@ -58,6 +58,13 @@ func (n *Node) fromProgram(s *session, f wire.Frame) error {
 			return err
 		}
 		return n.chunk(s, m)
+	case wire.KindPiece, wire.KindCredit:
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if f.Kind == wire.KindPiece {
+			return n.pieceLocked(s, f)
+		}
+		return n.creditLocked(s, f)
 	case wire.KindRequest, wire.KindReply, wire.KindProbe, wire.KindCancel:
 		n.mu.Lock()
 		defer n.mu.Unlock()

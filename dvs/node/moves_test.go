@@ -58,6 +58,17 @@ func standby(t testing.TB, n wired, s *words) chan *dvs.Endpoint {
 	t.Helper()
 	o := movable(s)
 	o.Standby = true
+	_, got := standbyWith(t, n, o)
+	return got
+}
+
+func waitStandby(t testing.TB, n wired, o dvs.BindOptions) *dvs.Session {
+	s, _ := standbyWith(t, n, o)
+	return s
+}
+
+func standbyWith(t testing.TB, n wired, o dvs.BindOptions) (*dvs.Session, chan *dvs.Endpoint) {
+	t.Helper()
 	got := make(chan *dvs.Endpoint, 1)
 	session := connect(t, n.path, dvs.Options{})
 	var wg sync.WaitGroup
@@ -77,7 +88,7 @@ func standby(t testing.TB, n wired, s *words) chan *dvs.Endpoint {
 		}
 		return false
 	})
-	return got
+	return session, got
 }
 
 // waiting makes an endpoint wait for a message that never comes, as a program does that is idle. It ends with the endpoint.

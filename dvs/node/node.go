@@ -175,6 +175,10 @@ type EndpointInfo struct {
 	PID             int
 	Standby         bool // a program here waits to take it over
 	Watchers        int
+	// Rounds, Moved and LastRound are of the newest move that converged from here: rounds while the program ran, the bytes they carried, and
+	// those of the last one.
+	Rounds           int
+	Moved, LastRound uint64
 }
 
 // Endpoints lists what the node knows.
@@ -186,6 +190,7 @@ func (n *Node) Endpoints() []EndpointInfo {
 		i := EndpointInfo{
 			Container: r.container, Name: r.name, Version: r.version, State: r.shown(), Node: r.node,
 			Standby: r.standby != nil, Watchers: len(r.watchers),
+			Rounds: r.work.rounds.Count, Moved: r.work.rounds.Bytes, LastRound: r.work.rounds.Last,
 		}
 		if r.owner != nil {
 			i.Node, i.Program, i.PID = n.o.Name, r.owner.program.Name, r.owner.program.PID

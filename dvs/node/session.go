@@ -255,6 +255,7 @@ func (n *Node) drop(s *session, err error) {
 	for _, r := range n.records {
 		if r.standby == s {
 			r.standby = nil
+			n.standbyGoneLocked(r)
 			gone := wire.Order{Endpoint: r.id, Epoch: r.fence.Epoch, Order: wire.OrderStage}
 			n.reportLocked(s, wire.Done{Order: gone, Code: endpoint.NoStandby, Text: "the standby has ended"})
 		}

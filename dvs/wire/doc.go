@@ -26,6 +26,8 @@
 //	Chunk     12  u64 endpoint, u64 epoch, u64 offset, u64 total, bytes: the state of a moving endpoint
 //	Gone      13  u64 caller: it has ended, forget its replies
 //	Caller    14  u64 endpoint, u64 caller: the requests of this caller are mine
+//	Piece     15  u64 endpoint, u64 epoch, u64 number (from 1), u8 flags (1 first of an attempt), bytes: of a state that moves in pieces
+//	Credit    20  u64 endpoint, u64 epoch, u64 number of the newest piece applied, u16 code, text
 //
 // An endpoint's number is the first 8 bytes of SHA-256 over container, a zero byte and name, read as a little-endian
 // number, with the lowest bit set.
@@ -46,8 +48,8 @@
 //
 //	LinkHello 32  u16 version, u64 incarnation, u64 the other's incarnation as known (or 0), u64 packets received of that, str node
 //	LinkAck   33  u64 packets received
-//	Packet    34  u64 number, then a frame without its length: Forward, Announce, Gone, Chunk, Staged
+//	Packet    34  u64 number, then a frame without its length: Forward, Announce or State
 //	Forward   35  str container, then a message without its length
 //	Announce  36  str container, str name, u64 epoch, u64 serial, u64 line, u8 state
-//	State     37  str container, then Chunk's or Done's frame without its length
+//	State     37  str container, then a frame of Chunk, Order, Done, Piece or Credit without its length
 package wire

@@ -26,10 +26,12 @@ const (
 	KindChunk     Kind = 12
 	KindGone      Kind = 13
 	KindCaller    Kind = 14
+	KindPiece     Kind = 15
 	KindRequest   Kind = 16
 	KindReply     Kind = 17
 	KindProbe     Kind = 18
 	KindCancel    Kind = 19
+	KindCredit    Kind = 20
 	KindLinkHello Kind = 32
 	KindLinkAck   Kind = 33
 	KindPacket    Kind = 34
