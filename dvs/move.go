@@ -300,7 +300,7 @@ func (e *Endpoint) activateLocked(o wire.Order) {
 		e.core.Restore(e.move.caller)
 		e.s.callers[e.core.ID()] = e.caller
 		e.settleLocked()
-		_ = e.s.conn.Send(wire.Caller{Endpoint: e.id, Caller: e.core.ID()}.Append(nil))
+		e.s.sendLocked(wire.Caller{Endpoint: e.id, Caller: e.core.ID()}.Append(nil), 0) // the way of its requests
 		e.openLocked()
 	}
 	e.s.doneLocked(o, endpoint.OK, "")

@@ -11,9 +11,8 @@ import (
 	"path/filepath"
 	"sync"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/godwit-project/godwit/dvs/endpoint"
+	"github.com/godwit-project/godwit/dvs/ring"
 	"github.com/godwit-project/godwit/dvs/socket"
 	"github.com/godwit-project/godwit/dvs/wire"
 )
@@ -39,12 +38,12 @@ type Session struct {
 	mu        sync.Mutex
 	err       error      // why nothing works any more
 	room      *sync.Cond // of those who give pieces of a state
-	page      memory
+	page      ring.Memory
 	scratch   []byte
 	nextCall  uint32
 	calls     map[uint32]chan wire.Answer
 	binding   map[uint32]*Endpoint // by call
-	channels  map[uint32]*channel
+	channels  map[uint32]*ring.Channel
 	routes    map[endpoint.ID]*route
 	names     map[string]*route // the same, by name
 	endpoints map[endpoint.ID]*Endpoint
@@ -90,7 +89,7 @@ func connect(ctx context.Context, path string, o Options) (*Session, error) {
 	}
 	s := &Session{
 		container: o.Container, conn: conn,
-		calls: map[uint32]chan wire.Answer{}, binding: map[uint32]*Endpoint{}, channels: map[uint32]*channel{}, routes: map[endpoint.ID]*route{}, names: map[string]*route{},
+		calls: map[uint32]chan wire.Answer{}, binding: map[uint32]*Endpoint{}, channels: map[uint32]*ring.Channel{}, routes: map[endpoint.ID]*route{}, names: map[string]*route{},
 		endpoints: map[endpoint.ID]*Endpoint{}, callers: map[uint64]*caller{}, paths: map[uint64]uint32{},
 	}
 	s.room = sync.NewCond(&s.mu)
@@ -140,13 +139,20 @@ func (s *Session) hello(o Options) error {
 	if o.NodeOnly {
 		return nil
 	}
-	fds, err := s.conn.Files(2)
+	fds, err := s.conn.Files(5)
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fds[0])
-	if s.page, err = mapShared(fds[0], PageSize); err != nil {
-		_ = unix.Close(fds[1])
+	defer ring.Close(fds[0])
+	if s.page, err = ring.Map(fds[0], ring.PageSize); err != nil {
+		ring.Close(fds[1:]...)
+		return err
+	}
+	if s.channels[0], err = ring.Open(0, 0, fds[2:]); err != nil {
+		ring.Close(fds[1])
+		return err
+	}
+	if err := s.channels[0].Send(wire.Caller{Caller: s.core.ID()}.Append(nil)); err != nil { // so that the node uses the ring as well
 		return err
 	}
 	s.score, s.linger = scoreTop, scoreTop
@@ -166,11 +172,11 @@ func (s *Session) Close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i, c := range s.channels {
-		c.close()
+		c.Close()
 		delete(s.channels, i)
 	}
 	if s.page != nil {
-		s.page.unmap()
+		s.page.Unmap()
 		s.page = nil
 	}
 }
@@ -321,7 +327,7 @@ func (s *Session) onIntroduceLocked(m wire.Introduce) error {
 	if err != nil {
 		return err
 	}
-	c, err := newChannel(m, fds)
+	c, err := ring.Open(m.PeerChannel, m.Side, fds)
 	if err != nil {
 		return err
 	}
@@ -339,14 +345,14 @@ func (s *Session) onRevokeLocked(index uint32) {
 		return
 	}
 	delete(s.channels, index)
-	c.close()
+	c.Close()
 	for _, r := range s.routes {
 		if r.channel == index {
 			r.channel = 0
 		}
 	}
 	for caller, via := range s.paths {
-		if via == index {
+		if via == index && index != 0 {
 			delete(s.paths, caller)
 		}
 	}
@@ -362,7 +368,7 @@ func (s *Session) onGoneLocked(caller uint64) {
 // sendLocked sends a frame by a channel, or by the node when there is none.
 func (s *Session) sendLocked(frame []byte, via uint32) {
 	if c := s.channels[via]; c != nil {
-		if err := c.send(frame); err == nil {
+		if err := c.Send(frame); err == nil {
 			return
 		}
 		s.onRevokeLocked(via)

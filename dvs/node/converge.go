@@ -53,8 +53,8 @@ func (n *Node) headFor(r *record, c Command) error {
 }
 
 // pieceLocked passes on a piece of a state from its owner.
-func (n *Node) pieceLocked(s *session, f wire.Frame) error {
-	m, err := wire.ParsePiece(f.Body)
+func (n *Node) pieceLocked(s *session, f wire.Encoded) error {
+	m, err := wire.ParsePiece(f.Body())
 	if err != nil {
 		return err
 	}
@@ -66,7 +66,7 @@ func (n *Node) pieceLocked(s *session, f wire.Frame) error {
 	if r.work.dest == n.o.Name {
 		r.work.from = nil
 	}
-	if !n.toPeerLocked(r, f.Append(nil)) {
+	if !n.toPeerLocked(r, f) {
 		_ = s.conn.Send(refused(m, endpoint.NoStandby, "nobody is there"))
 	}
 	return nil
@@ -77,10 +77,10 @@ func refused(m wire.Piece, code endpoint.Code, text string) []byte {
 }
 
 // creditLocked passes on what a standby has applied.
-func (n *Node) creditLocked(s *session, f wire.Frame) error {
-	m, err := wire.ParseCredit(f.Body)
+func (n *Node) creditLocked(s *session, f wire.Encoded) error {
+	m, err := wire.ParseCredit(f.Body())
 	if r := n.records[key{s.container, m.Endpoint}]; err == nil && r != nil && r.standby == s {
-		n.toSourceLocked(r, f.Append(nil))
+		n.toSourceLocked(r, f)
 	}
 	return err
 }
@@ -88,41 +88,34 @@ func (n *Node) creditLocked(s *session, f wire.Frame) error {
 // toSourceLocked sends a credit to where the pieces come from.
 func (n *Node) toSourceLocked(r *record, frame []byte) {
 	if l := r.work.from; l != nil {
-		l.sendLocked(stated(r.container, frame))
+		l.stateLocked(r.container, frame)
 	} else if r.owner != nil {
 		_ = r.owner.conn.Send(frame)
 	}
 }
 
-// stated wraps a frame (with its length) of a moving state for a link.
-func stated(container string, frame []byte) wire.Frame {
-	f := forward(container, frame)
-	f.Kind = wire.KindState
-	return f
-}
-
 // arrivedLocked takes in a piece from another node, for the standby, or a credit, for the owner.
 func (n *Node) arrivedLocked(l *link, m wire.Forward) error {
-	if m.Frame.Kind == wire.KindCredit {
-		q, err := wire.ParseCredit(m.Frame.Body)
+	if m.Frame.Kind() == wire.KindCredit {
+		q, err := wire.ParseCredit(m.Frame.Body())
 		if r := n.records[key{m.Container, q.Endpoint}]; err == nil && r != nil && r.owner != nil {
-			_ = r.owner.conn.Send(m.Frame.Append(nil))
+			_ = r.owner.conn.Send(m.Frame)
 		}
 		return err
 	}
-	q, err := wire.ParsePiece(m.Frame.Body)
+	q, err := wire.ParsePiece(m.Frame.Body())
 	if err != nil {
 		return err
 	}
 	r := n.records[key{m.Container, q.Endpoint}]
 	switch {
 	case r == nil || r.standby == nil:
-		l.sendLocked(stated(m.Container, refused(q, endpoint.NoStandby, "nobody is there")))
+		l.stateLocked(m.Container, refused(q, endpoint.NoStandby, "nobody is there"))
 	case q.Epoch < r.fence.Epoch || q.Epoch == r.fence.Epoch && r.fence.Aborted:
-		l.sendLocked(stated(m.Container, refused(q, endpoint.Stale, "the epoch is over")))
+		l.stateLocked(m.Container, refused(q, endpoint.Stale, "the epoch is over"))
 	default:
 		r.work.from = l
-		_ = r.standby.conn.Send(m.Frame.Append(nil))
+		_ = r.standby.conn.Send(m.Frame)
 	}
 	return nil
 }

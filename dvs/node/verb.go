@@ -208,19 +208,19 @@ func (n *Node) toPeerLocked(r *record, frame []byte) bool {
 	if l == nil || l.away {
 		return false
 	}
-	l.sendLocked(stated(r.container, frame))
+	l.stateLocked(r.container, frame)
 	return true
 }
 
 // chunk passes on a piece of a state. The program waits while the link is busy.
-func (n *Node) chunk(s *session, m wire.Chunk) error {
+func (n *Node) chunk(s *session, m wire.Chunk, e wire.Encoded) error {
 	n.mu.Lock()
 	r := n.records[key{s.container, m.Endpoint}]
 	if r == nil || r.owner != s || r.work.epoch != m.Epoch {
 		n.mu.Unlock()
 		return nil
 	}
-	n.toPeerLocked(r, m.Append(nil))
+	n.toPeerLocked(r, e)
 	l, there := n.links[r.work.dest], r.standby
 	here := r.work.dest == n.o.Name
 	n.mu.Unlock()
@@ -235,21 +235,21 @@ func (n *Node) chunk(s *session, m wire.Chunk) error {
 
 // stateLocked takes in a piece of a state from another node, the order to restore it, or the answer to that.
 func (n *Node) stateLocked(l *link, m wire.Forward) error {
-	switch m.Frame.Kind {
+	switch m.Frame.Kind() {
 	case wire.KindChunk:
-		q, err := wire.ParseChunk(m.Frame.Body)
+		q, err := wire.ParseChunk(m.Frame.Body())
 		if r := n.records[key{m.Container, q.Endpoint}]; err == nil && r != nil && r.standby != nil && q.Epoch >= r.fence.Epoch {
-			_ = r.standby.conn.Send(m.Frame.Append(nil))
+			_ = r.standby.conn.Send(m.Frame)
 		}
 		return err
 	case wire.KindOrder:
-		q, err := wire.ParseOrder(m.Frame.Body)
+		q, err := wire.ParseOrder(m.Frame.Body())
 		if err != nil {
 			return err
 		}
 		r := n.records[key{m.Container, q.Endpoint}]
 		refuse := func(code endpoint.Code, text string) {
-			l.sendLocked(stated(m.Container, wire.Done{Order: q, Code: code, Text: text}.Append(nil)))
+			l.stateLocked(m.Container, wire.Done{Order: q, Code: code, Text: text}.Append(nil))
 		}
 		switch {
 		case q.Order != wire.OrderStage:
@@ -266,13 +266,13 @@ func (n *Node) stateLocked(l *link, m wire.Forward) error {
 	case wire.KindPiece, wire.KindCredit:
 		return n.arrivedLocked(l, m)
 	case wire.KindDone:
-		q, err := wire.ParseDone(m.Frame.Body)
+		q, err := wire.ParseDone(m.Frame.Body())
 		if err == nil {
 			n.doneLocked(q)
 		}
 		return err
 	default:
-		return fmt.Errorf("%w: unexpected %s", wire.ErrFrame, m.Frame.Kind)
+		return fmt.Errorf("%w: unexpected %s", wire.ErrFrame, m.Frame.Kind())
 	}
 }
 
@@ -282,7 +282,7 @@ func (n *Node) reportLocked(s *session, d wire.Done) bool {
 	if r == nil || r.work.report == nil || d.Order.Order != wire.OrderStage {
 		return false
 	}
-	r.work.report.sendLocked(stated(r.container, d.Append(nil)))
+	r.work.report.stateLocked(r.container, d.Append(nil))
 	r.work.report = nil
 	return true
 }

@@ -48,8 +48,11 @@
 //
 //	LinkHello 32  u16 version, u64 incarnation, u64 the other's incarnation as known (or 0), u64 packets received of that, str node
 //	LinkAck   33  u64 packets received
-//	Packet    34  u64 number, then a frame without its length: Forward, Announce or State
-//	Forward   35  str container, then a message without its length
-//	Announce  36  str container, str name, u64 epoch, u64 serial, u64 line, u8 state
-//	State     37  str container, then a frame of Chunk, Order, Done, Piece or Credit without its length
+//	LinkStart 34  u64 number of the next packet; once on each connection, before any
+//	Forward   35  str container, then a message's frame; a packet
+//	Announce  36  str container, str name, u64 epoch, u64 serial, u64 line, u8 state; a packet
+//	State     37  str container, then a frame of Chunk, Order, Done, Piece or Credit; a packet
+//	Pressed   38  u32 bytes, then as many bytes of frames of this list, compressed together (a block of S2)
+//
+// Packets have numbers that nobody sends: they count from LinkStart on. What has not been acknowledged is sent again after a reconnect.
 package wire

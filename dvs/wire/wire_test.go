@@ -36,7 +36,8 @@ var parsers = map[wire.Kind]func([]byte) (any, error){
 	wire.KindCancel:    parser(wire.ParseInquiry),
 	wire.KindLinkHello: parser(wire.ParseLinkHello),
 	wire.KindLinkAck:   parser(wire.ParseLinkAck),
-	wire.KindPacket:    parser(wire.ParsePacket),
+	wire.KindLinkStart: parser(wire.ParseLinkStart),
+	wire.KindPressed:   parser(wire.ParsePressed),
 	wire.KindForward:   parser(wire.ParseForward),
 	wire.KindAnnounce:  parser(wire.ParseAnnounce),
 	wire.KindState:     parser(wire.ParseForward),
@@ -48,7 +49,6 @@ func parser[T any](parse func([]byte) (T, error)) func([]byte) (any, error) {
 
 // encode is the reverse of the parsers, with the frame's length.
 func encode(k wire.Kind, v any) []byte {
-	body := func(b []byte) []byte { return wire.Frame{Kind: k, Body: b}.Append(nil) }
 	switch m := v.(type) {
 	case endpoint.Request:
 		return wire.AppendRequest(nil, m)
@@ -57,9 +57,7 @@ func encode(k wire.Kind, v any) []byte {
 	case wire.Inquiry:
 		return m.Append(nil, k)
 	case wire.Forward:
-		return body(m.Body())
-	case wire.Announce:
-		return body(m.Body())
+		return m.Append(nil, k)
 	case interface{ Append([]byte) []byte }:
 		return m.Append(nil)
 	default:
@@ -70,7 +68,7 @@ func encode(k wire.Kind, v any) []byte {
 func samples() map[wire.Kind]any {
 	v := endpoint.Version{Epoch: 9, Serial: 2}
 	order := wire.Order{Endpoint: 7, Epoch: 9, Order: wire.OrderHold, Version: v}
-	inner := wire.Frame{Kind: wire.KindGone, Body: []byte("12345678")}
+	inner := wire.Encoded(wire.Gone{Caller: 5}.Append(nil))
 	return map[wire.Kind]any{
 		wire.KindHello:     wire.Hello{Version: 1, Direct: true, Caller: 5, Container: "shop", Program: "stock"},
 		wire.KindWelcome:   wire.Welcome{Version: 1, MaxPayload: 1 << 20, Node: "a"},
@@ -94,7 +92,8 @@ func samples() map[wire.Kind]any {
 		wire.KindCancel:    wire.Inquiry{To: 7, Caller: 5, Seq: 6},
 		wire.KindLinkHello: wire.LinkHello{Version: 1, Incarnation: 5, PeerIncarnation: 6, Received: 7, Node: "a"},
 		wire.KindLinkAck:   wire.LinkAck{Received: 7},
-		wire.KindPacket:    wire.Packet{Number: 8, Frame: inner},
+		wire.KindLinkStart: wire.LinkStart{Number: 8},
+		wire.KindPressed:   wire.Pressed{Size: 9, Block: []byte("block")},
 		wire.KindForward:   wire.Forward{Container: "shop", Frame: inner},
 		wire.KindAnnounce:  wire.Announce{Container: "shop", Name: "stock", Version: v, Line: 3, State: endpoint.Open},
 		wire.KindState:     wire.Forward{Container: "shop", Frame: inner},
