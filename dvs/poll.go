@@ -282,7 +282,7 @@ func (s *Session) pollChannelLocked(index uint32) {
 func (s *Session) cutLocked(index uint32) {
 	if c := s.channels[index]; c != nil {
 		delete(s.channels, index)
-		c.Close()
+		s.closeLocked(c)
 		_ = s.conn.Send(wire.Revoke{Channel: index}.Append(nil)) // the node tells the peer
 	}
 	for _, r := range s.routes {

@@ -44,6 +44,7 @@ type Session struct {
 	calls     map[uint32]chan wire.Answer
 	binding   map[uint32]*Endpoint // by call
 	channels  map[uint32]*ring.Channel
+	areas     map[*ring.Channel]bool // whose memory for copies is in use
 	routes    map[endpoint.ID]*route
 	names     map[string]*route // the same, by name
 	endpoints map[endpoint.ID]*Endpoint
@@ -89,7 +90,7 @@ func connect(ctx context.Context, path string, o Options) (*Session, error) {
 	}
 	s := &Session{
 		container: o.Container, conn: conn,
-		calls: map[uint32]chan wire.Answer{}, binding: map[uint32]*Endpoint{}, channels: map[uint32]*ring.Channel{}, routes: map[endpoint.ID]*route{}, names: map[string]*route{},
+		calls: map[uint32]chan wire.Answer{}, binding: map[uint32]*Endpoint{}, channels: map[uint32]*ring.Channel{}, areas: map[*ring.Channel]bool{}, routes: map[endpoint.ID]*route{}, names: map[string]*route{},
 		endpoints: map[endpoint.ID]*Endpoint{}, callers: map[uint64]*caller{}, paths: map[uint64]uint32{},
 	}
 	s.room = sync.NewCond(&s.mu)
@@ -172,7 +173,7 @@ func (s *Session) Close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i, c := range s.channels {
-		c.Close()
+		s.closeLocked(c)
 		delete(s.channels, i)
 	}
 	if s.page != nil {
@@ -345,7 +346,7 @@ func (s *Session) onRevokeLocked(index uint32) {
 		return
 	}
 	delete(s.channels, index)
-	c.Close()
+	s.closeLocked(c)
 	for _, r := range s.routes {
 		if r.channel == index {
 			r.channel = 0
@@ -356,6 +357,11 @@ func (s *Session) onRevokeLocked(index uint32) {
 			delete(s.paths, caller)
 		}
 	}
+}
+
+func (s *Session) closeLocked(c *ring.Channel) {
+	delete(s.areas, c) // whoever was using it sees that it is gone
+	c.Close()
 }
 
 func (s *Session) onGoneLocked(caller uint64) {

@@ -30,6 +30,7 @@ func BenchmarkRequestReply(b *testing.B) {
 	server.must(b, "bare", request{Socket: bare})
 	server.must(b, "netrpc", request{Socket: rpcs})
 
+	one := connect(b, path, dvs.Options{})
 	kinds := []struct {
 		name string
 		open func(b *testing.B) func() error
@@ -62,6 +63,7 @@ func BenchmarkRequestReply(b *testing.B) {
 			}
 		}},
 		{"dvs", func(b *testing.B) func() error { return benchSession(b, path, "direct", dvs.Options{}) }},
+		{"dvs-one-session", func(b *testing.B) func() error { return benchClient(b, one, "direct") }},
 		{"dvs-relayed", func(b *testing.B) func() error {
 			return benchSession(b, path, "relayed", dvs.Options{NodeOnly: true})
 		}},
@@ -85,6 +87,21 @@ func benchSession(b *testing.B, path, to string, o dvs.Options) func() error {
 	ctx := context.Background()
 	return func() error {
 		_, err := s.SendRec(ctx, to, p)
+		return err
+	}
+}
+
+// benchClient is one of many callers of one session.
+func benchClient(b *testing.B, s *dvs.Session, to string) func() error {
+	c, err := s.Client()
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(c.Close)
+	p := make([]byte, benchSize)
+	ctx := context.Background()
+	return func() error {
+		_, err := c.SendRec(ctx, to, p)
 		return err
 	}
 }

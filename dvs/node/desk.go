@@ -145,6 +145,8 @@ func (n *Node) deskLocked(s *session, e wire.Encoded) error {
 			return err
 		}
 		return n.callerLocked(s, m)
+	case wire.KindGone:
+		return n.leftLocked(s, e)
 	default:
 		return fmt.Errorf("%w: unexpected %s", wire.ErrFrame, e.Kind())
 	}

@@ -39,6 +39,10 @@ func (n *Node) fromProgram(s *session, e wire.Encoded) error {
 			n.mu.Unlock()
 		}
 		return err
+	case wire.KindGone:
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		return n.leftLocked(s, e)
 	case wire.KindRevoke:
 		m, err := wire.ParseRevoke(f.Body)
 		if err == nil {
@@ -162,6 +166,19 @@ func (n *Node) callerLocked(s *session, m wire.Caller) error {
 	}
 	s.callers[m.Caller] = m.Endpoint
 	n.callers[m.Caller] = place{container: s.container, session: s}
+	return nil
+}
+
+// leftLocked forgets a caller that a program has given up.
+func (n *Node) leftLocked(s *session, e wire.Encoded) error {
+	m, err := wire.ParseGone(e.Body())
+	if err != nil {
+		return err
+	}
+	if id, own := s.callers[m.Caller]; own && id == 0 && m.Caller != s.caller {
+		delete(s.callers, m.Caller)
+		n.goneLocked(s.container, m.Caller)
+	}
 	return nil
 }
 

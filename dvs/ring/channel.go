@@ -54,6 +54,10 @@ func (c *Channel) Close() {
 	Close(c.bell)
 }
 
+// Area is the memory for the data of copies that this side asks for; PeerArea for those of the peer.
+func (c *Channel) Area() []byte     { return c.out.mem[ringHeader+ringSize:] }
+func (c *Channel) PeerArea() []byte { return c.in.mem[ringHeader+ringSize:] }
+
 // Waiting tells whether something had no room.
 func (c *Channel) Waiting() bool { return len(c.overflow) > 0 }
 

@@ -24,8 +24,10 @@ const (
 	// PageSize is a session's page: at 0 the flag "asleep" (0 no, 1 yes, 2 the bell has been rung), from 64 four words that say which words follow, from 128 a bit for each
 	// channel in which there is something to do.
 	PageSize = 4096
-	// Size is the memory of an introduction: two rings, each a header and its bytes.
-	Size       = 2 * (ringHeader + ringSize)
+	// Size is the memory of an introduction: for each side a header, the ring that it writes, and the area of its copies. What is never
+	// used takes no memory.
+	Size       = 2 * (ringHeader + ringSize + AreaSize)
+	AreaSize   = 1 << 20
 	ringHeader = 4096 // at 0 bytes written, at 64 bytes read, at 128 the flag "writer waits for room"
 	ringSize   = 64 << 10
 
@@ -199,8 +201,8 @@ func (r *stream) put(b []byte) (n int, err error) {
 	}
 	b = b[:min(uint64(len(b)), ringSize-used)]
 	at := r.mine % ringSize
-	data := r.mem[ringHeader:]
-	if k := copy(data[at:ringSize], b); k < len(b) {
+	data := r.mem[ringHeader : ringHeader+ringSize]
+	if k := copy(data[at:], b); k < len(b) {
 		copy(data, b[k:])
 	}
 	r.mine += uint64(len(b))
@@ -220,8 +222,8 @@ func (r *stream) available() (uint64, error) {
 // get reads len(b) bytes, which must be available.
 func (r *stream) get(b []byte) {
 	at := r.mine % ringSize
-	data := r.mem[ringHeader:]
-	if k := copy(b, data[at:ringSize]); k < len(b) {
+	data := r.mem[ringHeader : ringHeader+ringSize]
+	if k := copy(b, data[at:]); k < len(b) {
 		copy(b[k:], data)
 	}
 	r.mine += uint64(len(b))

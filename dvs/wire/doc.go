@@ -24,8 +24,8 @@
 //	Order     10  u64 endpoint, u64 epoch, u8 order (see Orders), u64 epoch, u64 serial: the endpoint's version from now on
 //	Done      11  u64 endpoint, u64 epoch, u8 order, u16 code, u64 epoch, u64 serial, text
 //	Chunk     12  u64 endpoint, u64 epoch, u64 offset, u64 total, bytes: the state of a moving endpoint
-//	Gone      13  u64 caller: it has ended, forget its replies
-//	Caller    14  u64 endpoint, u64 caller: the requests of this caller are mine
+//	Gone      13  u64 caller: it has ended, forget its replies; from a program, of a caller of its own
+//	Caller    14  u64 endpoint, u64 caller: the requests of this caller are mine; endpoint 0 is none
 //	Piece     15  u64 endpoint, u64 epoch, u64 number (from 1), u8 flags (1 first of an attempt), bytes: of a state that moves in pieces
 //	Credit    20  u64 endpoint, u64 epoch, u64 number of the newest piece applied, u16 code, text
 //

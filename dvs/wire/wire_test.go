@@ -171,7 +171,7 @@ func FuzzFrame(f *testing.F) {
 
 // FuzzRange does the same for the payload of copies.
 func FuzzRange(f *testing.F) {
-	f.Add(wire.Range{Buffer: "b", Offset: 1, Length: 2, Data: []byte("xy")}.Append(nil))
+	f.Add(wire.Range{Buffer: "b", Offset: 1, Length: 2, Area: true, Data: []byte("xy")}.Append(nil))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if m, err := wire.ParseRange(b); err == nil && !bytes.Equal(m.Append(nil), b) {
 			t.Fatalf("%+v", m)
