@@ -56,6 +56,8 @@ var rooms = map[string]room{
 	"dvs/endpoint":    {why: "what a move of an endpoint may do, pure: no I/O, so that it can be simulated"},
 	"dvs/node":        {may: "dvs/endpoint dvs/ring dvs/socket dvs/wire", tests: "dvs", why: "a node introduces programs and relays between machines; the agent runs it"},
 
+	"dvs/web": {may: "dvs", tests: "dvs/node", why: "HTTP in, HTTP out, a session between: it knows no node"},
+
 	// What is shared by those who drive them.
 	"wan":              {why: "connections between sites: it carries bytes and does not know whose"},
 	"wan/delta":        {planned: true, why: "the codec: bytes in, bytes out"},
