@@ -80,10 +80,22 @@ func (n *Node) LinkWith(name string, dial Dial, o LinkOptions) error {
 
 // Accept takes a connection that another node has dialled. It returns when the connection has ended.
 func (n *Node) Accept(c net.Conn) error {
+	return n.accept(c, "")
+}
+
+// AcceptFrom is Accept for a connection whose other end is known, from its certificate: a node that says another name is refused.
+func (n *Node) AcceptFrom(c net.Conn, name string) error {
+	if name == "" {
+		return errors.Join(errors.New("DVS node: the name of the node at the other end is needed"), c.Close())
+	}
+	return n.accept(c, name)
+}
+
+func (n *Node) accept(c net.Conn, name string) error {
 	if n.ctx.Err() != nil {
 		return errors.Join(net.ErrClosed, c.Close())
 	}
-	_, err := n.run(c, "")
+	_, err := n.run(c, name, false)
 	if n.ctx.Err() != nil {
 		return nil
 	}
@@ -99,7 +111,7 @@ func (l *link) keepDialing() {
 		cancel()
 		if err == nil {
 			var used bool
-			if used, err = n.run(c, l.name); used {
+			if used, err = n.run(c, l.name, true); used {
 				pause = dialPause
 			}
 		}
@@ -112,13 +124,13 @@ func (l *link) keepDialing() {
 	}
 }
 
-// run uses one connection until it breaks, and tells whether it was of use. want is the node at the other end, if it was dialled.
-func (n *Node) run(c net.Conn, want string) (used bool, err error) {
+// run uses one connection until it breaks, and tells whether it was of use. want is the node at the other end, if that is known.
+func (n *Node) run(c net.Conn, want string, dialled bool) (used bool, err error) {
 	stop := context.AfterFunc(n.ctx, func() { _ = c.Close() })
 	defer stop()
 	defer c.Close()
 	r := bufio.NewReaderSize(c, readBuffer)
-	l, turn, err := n.shake(c, r, want)
+	l, turn, err := n.shake(c, r, want, dialled)
 	if err != nil {
 		return false, fmt.Errorf("DVS link to %s: %w", want, err)
 	}
@@ -139,10 +151,10 @@ func (n *Node) run(c net.Conn, want string) (used bool, err error) {
 }
 
 // shake exchanges hellos, and makes the connection the link's.
-func (n *Node) shake(c net.Conn, r *bufio.Reader, want string) (*link, int, error) {
+func (n *Node) shake(c net.Conn, r *bufio.Reader, want string, dialled bool) (*link, int, error) {
 	_ = c.SetDeadline(time.Now().Add(n.o.PeerTimeout))
 	var l *link
-	if want != "" {
+	if dialled {
 		n.mu.Lock()
 		l = n.links[want]
 		hello := l.helloLocked()
@@ -168,7 +180,7 @@ func (n *Node) shake(c net.Conn, r *bufio.Reader, want string) (*link, int, erro
 	if known == nil || want != "" && m.Node != want || m.Version != wire.Version || n.closed {
 		return nil, 0, fmt.Errorf("node %q of version %d was not expected", m.Node, m.Version)
 	}
-	if want == "" {
+	if !dialled {
 		l = known
 		if _, err := c.Write(l.helloLocked()); err != nil { // small: it fits into any socket
 			return nil, 0, err

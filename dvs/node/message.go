@@ -98,6 +98,8 @@ func (n *Node) bind(s *session, m wire.Bind) error {
 	a := wire.Answer{Call: m.Call}
 	live := r.state == endpoint.Open || r.state == endpoint.Moving
 	switch {
+	case n.maskLocked(s, m.Name)&MayBind == 0:
+		a.Code = endpoint.Denied
 	case m.Standby && r.standby == nil:
 		r.standby = s
 	case m.Standby, live && !r.cut:
@@ -111,6 +113,7 @@ func (n *Node) bind(s *session, m wire.Bind) error {
 	}
 	if a.Code == endpoint.OK {
 		s.served[r.id] = true
+		n.partLocked(s)
 	}
 	err := s.conn.Send(a.Append(nil))
 	if r.owner == s && a.Code == endpoint.OK {
@@ -207,6 +210,8 @@ func (n *Node) messageLocked(s *session, f wire.Encoded) error {
 		switch {
 		case r == nil || !own && !(m.Kind == endpoint.Notify && s.served[m.To]):
 			return nil
+		case own && !n.maskLocked(s, r.name).allows(m.Kind):
+			s.denyLocked(m)
 		case m.Kind == endpoint.Notify && (r.shown() != endpoint.Open || !own && r.owner == s):
 			r.pendLocked(m)
 		case r.shown() == endpoint.Open:

@@ -331,63 +331,6 @@ func TestLine20APartitionMakesNoSecondOwner(t *testing.T) {
 	wantErr(t, err, dvs.ErrMoved)
 }
 
-// Line 26, in part: a link that breaks again and again loses and doubles nothing.
-func TestLine26ReconnectsLoseNothing(t *testing.T) {
-	a, b, w := severable(t, 20*time.Second)
-	e := bind(t, connect(t, a.path, dvs.Options{}), "s", dvs.BindOptions{})
-	counts := map[string]int{}
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			m, err := e.ReceiveRequest(context.Background())
-			if err != nil {
-				return
-			}
-			counts[string(m.Payload)]++
-			_ = e.Reply(m, m.Payload)
-		}
-	})
-	const clients, each = 4, 60
-	errs := make(chan error, clients)
-	for i := range clients {
-		c := connect(t, b.path, dvs.Options{})
-		go func() {
-			for k := range each {
-				want := fmt.Sprint(i, " ", k)
-				got, err := c.SendRec(patient(t), "s", []byte(want))
-				if err != nil || string(got) != want {
-					errs <- fmt.Errorf("%s: %q, %w", want, got, err)
-					return
-				}
-				if k%10 == 5 {
-					w.sever(false)
-				}
-			}
-			errs <- nil
-		}()
-	}
-	for range clients {
-		if err := <-errs; err != nil {
-			t.Error(err)
-		}
-	}
-	if err := e.Unbind(patient(t)); err != nil {
-		t.Error(err)
-	}
-	wg.Wait()
-	for what, n := range counts {
-		if n != 1 {
-			t.Errorf("%s was executed %d times", what, n)
-		}
-	}
-	if len(counts) != clients*each {
-		t.Errorf("%d requests were executed", len(counts))
-	}
-	if a.Stats().Reconnects == 0 {
-		t.Error("the link never broke")
-	}
-}
-
 // Line 15: copies that are made while the owner of the buffer moves end well, and the data are whole.
 func TestLine15CopiesGoOnDuringAMove(t *testing.T) {
 	a, b := pair(t)

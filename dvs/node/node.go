@@ -37,6 +37,10 @@ type Options struct {
 	Log  *slog.Logger
 	// Admit says whether a program may enter a container; nil admits all. Its error is shown to the program.
 	Admit func(p Program, container string) error
+	// Permit says what a program may do with an endpoint of its container, wherever that is; nil permits all. It must be quick, and say
+	// the same as long as the program's session lasts. Programs that may not do everything with each other's endpoints do not share memory:
+	// what they say passes through the node, which checks it.
+	Permit func(p Program, container, endpoint string) Mask
 	// PeerTimeout is how long another node may be away before those who wait for its endpoints are told. Default 5 s.
 	PeerTimeout time.Duration
 	// Claim gives an epoch for a name that a program binds: higher than any before. nil takes the next that this node

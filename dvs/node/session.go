@@ -163,21 +163,16 @@ func (n *Node) introduceLocked(a, b *session) uint32 {
 	if i, ok := a.channels[b]; ok {
 		return i
 	}
+	if !n.mayMeetLocked(a, b) {
+		return 0
+	}
 	i, j := a.freeChannel(), b.freeChannel()
 	if i == 0 || j == 0 {
 		return 0
 	}
-	rings, err := ring.Make("dvs rings", ring.Size)
+	forA, forB, err := ringsLocked(a, b)
 	if err != nil {
 		n.o.Log.Warn("DVS programs not introduced", "err", err)
-		return 0
-	}
-	defer ring.Close(rings)
-	forA, errA := ring.Dup(rings, b.page, b.bell)
-	forB, errB := ring.Dup(rings, a.page, a.bell)
-	if errA != nil || errB != nil {
-		ring.Close(append(forA, forB...)...)
-		n.o.Log.Warn("DVS programs not introduced", "err", errA, "err2", errB)
 		return 0
 	}
 	a.used[i], b.used[j] = true, true
