@@ -52,11 +52,13 @@ var rooms = map[string]room{
 	"storage/wire":         {why: "the replication frames: bytes in, values out"},
 	"network":              {may: "network/bgp", why: "tunnel, switch and routes of an edge; the host's half as well"},
 	"network/bgp":          {why: "the embedded BGP speaker; it announces what it is told"},
-	"dvs":                  {may: "dvs/endpoint dvs/socket dvs/wire", tests: "dvs/node", why: "the client library that other people's programs link: nothing of the cluster in it"},
+	"dvs":                  {may: "dvs/endpoint dvs/ring dvs/socket dvs/wire", tests: "dvs/node", why: "the client library that other people's programs link: nothing of the cluster in it"},
 	"dvs/wire":             {may: "dvs/endpoint", why: "the frames between programs and nodes: bytes in, values out"},
+	"dvs/ring":             {may: "dvs/wire", why: "frames through memory that two processes share"},
 	"dvs/socket":           {may: "dvs/wire", why: "frames, and what is passed with them, over a unix socket"},
 	"dvs/endpoint":         {why: "what a move of an endpoint may do, pure: no I/O, so that it can be simulated"},
-	"dvs/node":             {may: "dvs dvs/endpoint dvs/socket dvs/wire", why: "a node introduces programs and relays between machines; the agent runs it"},
+	"dvs/node":             {may: "dvs/endpoint dvs/ring dvs/socket dvs/wire", tests: "dvs", why: "a node introduces programs and relays between machines; the agent runs it"},
+	"dvs/web":              {may: "dvs", tests: "dvs/node", why: "HTTP in, HTTP out, a session between: it knows no node"},
 
 	// What is shared by those who drive them.
 	"wan":              {why: "connections between sites: it carries bytes and does not know whose"},

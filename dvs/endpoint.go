@@ -18,7 +18,10 @@ type BindOptions struct {
 	// a migration is repeated; the last one counts.
 	Snapshot func() ([]byte, error)
 	Restore  func([]byte) error
-	// Standby waits to take over an endpoint that moves here. It needs Restore. Bind then returns when it has.
+	// Pieces makes it movable as well, and most of the state moves while the program runs. Snapshot and Restore are not needed then, and
+	// not used.
+	Pieces Pieces
+	// Standby waits to take over an endpoint that moves here. It needs Restore or Pieces. Bind then returns when it has.
 	Standby bool
 }
 
@@ -70,8 +73,12 @@ func (s *Session) bind(ctx context.Context, name string, o BindOptions) (*Endpoi
 	if err := checkName(name); err != nil {
 		return nil, err
 	}
-	if (o.Snapshot == nil) != (o.Restore == nil) && (!o.Standby || o.Restore == nil) {
-		return nil, errors.New("an endpoint that moves needs both Snapshot and Restore")
+	switch {
+	case o.Pieces != nil:
+	case o.Standby && o.Restore == nil:
+		return nil, errors.New("a standby needs Restore or Pieces")
+	case !o.Standby && (o.Snapshot == nil) != (o.Restore == nil):
+		return nil, errors.New("an endpoint that moves needs both Snapshot and Restore, or Pieces")
 	}
 	e := &Endpoint{name: name, id: endpoint.Resolve(s.container, name), opts: o, active: make(chan struct{})}
 	e.caller = newCaller(s, name, newIncarnation())
@@ -92,7 +99,7 @@ func (s *Session) bind(ctx context.Context, name string, o BindOptions) (*Endpoi
 	_, err := s.ask(ctx, func(call uint32) []byte {
 		s.binding[call] = e
 		b := wire.Caller{Endpoint: e.id, Caller: e.core.ID()}.Append(nil)
-		return wire.Bind{Call: call, Name: name, Standby: o.Standby, Movable: o.Snapshot != nil}.Append(b)
+		return wire.Bind{Call: call, Name: name, Standby: o.Standby, Movable: o.movable()}.Append(b)
 	})
 	if err == nil && o.Standby {
 		err = e.waitActive(ctx)

@@ -81,7 +81,7 @@ func coded(c endpoint.Code, text string) error {
 	err := map[endpoint.Code]error{
 		endpoint.Again: ErrAgain, endpoint.NotBound: ErrNotBound, endpoint.Held: ErrMigrating, endpoint.Range: ErrRange,
 		endpoint.NoBuffer: ErrNoBuffer, endpoint.Denied: ErrDenied, endpoint.NameUsed: ErrNameUsed, endpoint.BadName: ErrName,
-		endpoint.NoContainer: ErrContainer, endpoint.Busy: ErrBusy, endpoint.TooLong: ErrTooLong, endpoint.Overrun: ErrOverrun,
+		endpoint.Inline: errInline, endpoint.NoContainer: ErrContainer, endpoint.Busy: ErrBusy, endpoint.TooLong: ErrTooLong, endpoint.Overrun: ErrOverrun,
 		endpoint.OtherLine: errors.Join(ErrOutcomeUnknown, ErrDestinationDied),
 		endpoint.Died:      errors.Join(ErrOutcomeUnknown, ErrDestinationDied),
 		endpoint.NodeGone:  errors.Join(ErrOutcomeUnknown, ErrNodeGone),

@@ -37,6 +37,10 @@ type Options struct {
 	Log  *slog.Logger
 	// Admit says whether a program may enter a container; nil admits all. Its error is shown to the program.
 	Admit func(p Program, container string) error
+	// Permit says what a program may do with an endpoint of its container, wherever that is; nil permits all. It must be quick, and say
+	// the same as long as the program's session lasts. Programs that may not do everything with each other's endpoints do not share memory:
+	// what they say passes through the node, which checks it.
+	Permit func(p Program, container, endpoint string) Mask
 	// PeerTimeout is how long another node may be away before those who wait for its endpoints are told. Default 5 s.
 	PeerTimeout time.Duration
 	// Claim gives an epoch for a name that a program binds: higher than any before. nil takes the next that this node
@@ -175,6 +179,10 @@ type EndpointInfo struct {
 	PID             int
 	Standby         bool // a program here waits to take it over
 	Watchers        int
+	// Rounds, Moved and LastRound are of the newest move that converged from here: rounds while the program ran, the bytes they carried, and
+	// those of the last one.
+	Rounds           int
+	Moved, LastRound uint64
 }
 
 // Endpoints lists what the node knows.
@@ -186,6 +194,7 @@ func (n *Node) Endpoints() []EndpointInfo {
 		i := EndpointInfo{
 			Container: r.container, Name: r.name, Version: r.version, State: r.shown(), Node: r.node,
 			Standby: r.standby != nil, Watchers: len(r.watchers),
+			Rounds: r.work.rounds.Count, Moved: r.work.rounds.Bytes, LastRound: r.work.rounds.Last,
 		}
 		if r.owner != nil {
 			i.Node, i.Program, i.PID = n.o.Name, r.owner.program.Name, r.owner.program.PID
