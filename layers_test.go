@@ -43,7 +43,7 @@ var rooms = map[string]room{
 	"server/memcheck": {why: "compares two memories over a connection; it knows no machine"},
 	"server/qemu":     {may: "server server/memcheck server/qemu/qmp", why: "one platform; the agent chooses it"},
 	"server/qemu/qmp": {why: "a client for QEMU's protocol; of use to anybody"},
-	"server/process":  {planned: true, may: "server", why: "one platform; the agent chooses it"},
+	"server/process":  {tests: "examples", why: "runs WebAssembly processes; it knows neither endpoints nor who hosts them"},
 	"storage":         {may: "storage/nbd storage/wire", why: "volumes: the agent gives them their connections"},
 	"storage/nbd":     {why: "an NBD server over an interface that it declares itself"},
 	"storage/wire":    {why: "the replication frames: bytes in, values out"},
@@ -96,6 +96,8 @@ var rooms = map[string]room{
 		why:   "parses, constructs, prints: no logic, so it needs none of the participants",
 		tests: "api/godwit/v1/godwitv1connect",
 	},
+	"examples": {why: "builds the examples, for tests; they are customers' programs, and know nothing of Godwit but the ABI"},
+
 	"scripts/testreport": {why: "reads test output"},
 }
 
