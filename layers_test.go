@@ -71,6 +71,10 @@ var rooms = map[string]room{
 		may: "server server/memcheck server/qemu server/process storage network dvs/node wan cluster/identity api api/godwit/v1 api/godwit/v1/godwitv1connect migration",
 		why: "wires the participants to the controllers; of migration it takes the names of steps; the store is the controllers' alone",
 	},
+	"agent/dvshost": {
+		may: "dvs dvs/endpoint dvs/node dvs/wire server/process", tests: "examples",
+		why: "hosts WebAssembly processes on a node of the DVS, also without an agent around it: it knows neither controllers nor the store",
+	},
 	"controller": {
 		may: "migration protection cluster cluster/identity api api/godwit/v1 api/godwit/v1/godwitv1connect",
 		why: "runs the engine; it reaches participants by way of agents only, so that they may be anywhere",

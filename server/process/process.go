@@ -72,6 +72,16 @@ func said(log []byte) string {
 // Module returns what the process is an instance of.
 func (p *Process) Module() *Module { return p.module }
 
+// Memory returns how many bytes of memory the program has.
+func (p *Process) Memory() int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.i == nil {
+		return 0
+	}
+	return int64(len(p.i.memory()))
+}
+
 // Close ends the process.
 func (p *Process) Close() {
 	p.mu.Lock()
