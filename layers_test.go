@@ -92,13 +92,16 @@ var rooms = map[string]room{
 	"lab/guest/image":        {why: "builds the guest's RAM disk"},
 	"lab/guest/cmd/mkinitrd": {may: "lab/guest/image", why: "its command line"},
 
-	"demo":  {may: "api api/godwit/v1 lab lab/probe", why: "a scenario as a user would play it"},
+	"demo": {
+		may: "agent/dvshost api api/godwit/v1 dvs lab lab/probe", tests: "examples",
+		why: "a scenario as a user would play it; of the DVS a user has its library, and the client of a node that runs alone",
+	},
 	"bench": {may: "api api/godwit/v1 lab lab/probe storage storage/nbd", why: "measures from outside; storage also by itself, as its peers are"},
 
 	"cmd/godwit": {
-		may:   "agent api api/godwit/v1 cluster cluster/identity controller demo lab lab/probe wan",
+		may:   "agent agent/dvshost api api/godwit/v1 cluster cluster/identity controller demo lab lab/probe wan",
 		why:   "parses, constructs, prints: no logic, so it needs none of the participants",
-		tests: "api/godwit/v1/godwitv1connect",
+		tests: "api/godwit/v1/godwitv1connect examples",
 	},
 	"examples": {why: "builds the examples, for tests; they are customers' programs, and know nothing of Godwit but the ABI"},
 

@@ -1,10 +1,6 @@
 package dvshost
 
-import (
-	"time"
-
-	"github.com/godwit-project/godwit/dvs/node"
-)
+import "time"
 
 // ProcessInfo is one process of this node.
 type ProcessInfo struct {
@@ -43,10 +39,15 @@ type LinkInfo struct {
 
 // StatsInfo counts what passed through the node itself.
 type StatsInfo struct {
-	Node      string `json:"node"`
-	Processes int    `json:"processes"`
-	Endpoints int    `json:"endpoints"`
-	node.Stats
+	Node          string `json:"node"`
+	Processes     int    `json:"processes"`
+	Endpoints     int    `json:"endpoints"`
+	Introductions uint64 `json:"introductions"`
+	Relayed       uint64 `json:"relayed"` // messages between programs here that could not be introduced
+	PacketsOut    uint64 `json:"packetsOut"`
+	PacketsIn     uint64 `json:"packetsIn"`
+	Writes        uint64 `json:"writes"` // to links
+	Reconnects    uint64 `json:"reconnects"`
 }
 
 // PrepareRequest asks for a standby.

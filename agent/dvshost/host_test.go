@@ -350,7 +350,7 @@ func TestInspection(t *testing.T) {
 		t.Errorf("links: %+v, %v", links, err)
 	}
 	stats, err := nodes["a"].Stats(patient(t))
-	if err != nil || stats.Processes != 1 || stats.In == 0 {
+	if err != nil || stats.Processes != 1 || stats.PacketsIn == 0 {
 		t.Errorf("stats: %+v, %v", stats, err)
 	}
 }

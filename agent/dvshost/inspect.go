@@ -48,7 +48,11 @@ func stateName(s endpoint.RouteState) string {
 
 // Stats returns what has been counted.
 func (h *Host) Stats() StatsInfo {
-	return StatsInfo{Node: h.o.Name, Processes: len(h.List()), Endpoints: len(h.o.Node.Endpoints()), Stats: h.o.Node.Stats()}
+	n := h.o.Node.Stats()
+	return StatsInfo{
+		Node: h.o.Name, Processes: len(h.List()), Endpoints: len(h.o.Node.Endpoints()), Introductions: n.Introductions, Relayed: n.Relayed,
+		PacketsOut: n.Out, PacketsIn: n.In, Writes: n.Writes, Reconnects: n.Reconnects,
+	}
 }
 
 func (h *Host) peerNames() []string { return slices.Sorted(maps.Keys(h.o.Peers)) }
