@@ -63,7 +63,7 @@ func (h *Host) PeerHandler() http.Handler {
 		return struct{}{}, h.Drop(ctx, r)
 	}))
 	m.HandleFunc("POST /v1/do", asked(func(ctx context.Context, c node.Command) (any, error) {
-		return struct{}{}, h.o.Node.Do(context.WithoutCancel(ctx), c)
+		return struct{}{}, h.do(context.WithoutCancel(ctx), c)
 	}))
 	return m
 }

@@ -18,7 +18,6 @@ import (
 // Errors that a user can do something about.
 var (
 	ErrNoProcess = errors.New("no process of that name runs on this node: see godwit dvs ps")
-	ErrRuns      = errors.New("a process of that name runs on this node already: stop it first")
 	ErrNoPeer    = errors.New("no such node: name one that this node was told of with --peer")
 	ErrModule    = errors.New("the module is not here: send it first")
 )
@@ -134,10 +133,7 @@ func (h *Host) own(p *hosted) error {
 	if h.closed {
 		return dvs.ErrClosed
 	}
-	if h.running[p.key] != nil {
-		return ErrRuns
-	}
-	h.running[p.key] = p
+	h.running[p.key] = p // one that was there has lost the endpoint, and is about to end
 	h.wg.Go(func() {
 		err := p.serve(h.ctx)
 		h.mu.Lock()

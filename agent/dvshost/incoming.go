@@ -5,12 +5,16 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/godwit-project/godwit/dvs/endpoint"
 	"github.com/godwit-project/godwit/dvs/node"
 	"github.com/godwit-project/godwit/server/process"
 )
+
+// standbyTime bounds how long it takes until everything is ready for a move.
+const standbyTime = 5 * time.Second
 
 // standbyPause is how long the node is given to learn of a standby, before it is asked again.
 const standbyPause = time.Millisecond
@@ -45,17 +49,27 @@ func (h *Host) Prepare(ctx context.Context, r PrepareRequest) error {
 	check := node.Command{
 		Container: k.container, Endpoint: k.name, Participant: "process", Role: "destination", Verb: endpoint.VerbPrepare, Epoch: r.Epoch, Peer: r.From,
 	}
+	ctx, cancel := context.WithTimeout(ctx, standbyTime)
+	defer cancel()
 	for {
-		err = h.o.Node.Do(ctx, check)
-		if !errors.Is(err, node.ErrNoStandby) {
+		if !h.linked(k, r.From) {
+			err = fmt.Errorf("prepare %s: node %s has not told this one of it: is there a link between the two?", k, r.From)
+		} else if err = h.o.Node.Do(ctx, check); !errors.Is(err, node.ErrNoStandby) && !errors.Is(err, node.ErrNotHere) {
 			return err
-		}
+		} // else the node has not heard of the standby yet, or an earlier process of that name ends just now
 		select {
 		case <-ctx.Done():
 			return err
 		case <-time.After(standbyPause):
 		}
 	}
+}
+
+// linked tells whether the node knows that an endpoint is at another one, which it has heard over the link between them.
+func (h *Host) linked(k key, from string) bool {
+	return slices.ContainsFunc(h.o.Node.Endpoints(), func(e node.EndpointInfo) bool {
+		return e.Container == k.container && e.Name == k.name && e.Node == from
+	})
 }
 
 // await binds the process as a standby, and has it serve when it is the owner.
@@ -86,6 +100,18 @@ func (h *Host) await(p *hosted) bool {
 		}
 	})
 	return true
+}
+
+// do carries out a step. After a commit it waits until the process is this host's.
+func (h *Host) do(ctx context.Context, c node.Command) error {
+	h.mu.Lock()
+	p := h.incoming[key{c.Container, c.Endpoint}]
+	h.mu.Unlock()
+	err := h.o.Node.Do(ctx, c)
+	if err == nil && p != nil && c.Role == "destination" && c.Verb == endpoint.VerbCommit {
+		<-p.waited
+	}
+	return err
 }
 
 // forget ends a standby, and waits until it has.

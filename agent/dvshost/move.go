@@ -19,6 +19,8 @@ const (
 	rounds = 12
 	// batch is how many pages are sent at once.
 	batch = 1024
+	// attempts is how many epochs a move may take: one may have been used up before, or an earlier process of that name was about to end.
+	attempts = 5
 	// moveTime bounds a move until its commit.
 	moveTime = 2 * time.Minute
 	// againAfter is how long a decided commit waits before it is tried again.
@@ -78,10 +80,11 @@ func (h *Host) move(ctx context.Context, k key, to string, frozen bool, done *Mo
 	for done.Attempts = 1; ; done.Attempts++ {
 		a := attempt{h: h, p: p, peer: peer, to: to, epoch: done.Epoch, done: done}
 		err = a.run(ctx, frozen)
-		if err == nil || !errors.Is(err, node.ErrOver) || done.Attempts == 3 {
+		again := errors.Is(err, node.ErrOver) || errors.Is(err, node.ErrNotHere) && p.serving()
+		if err == nil || !again || done.Attempts == attempts {
 			return err
 		}
-		done.Epoch++ // an attempt before has used this one up
+		done.Epoch++ // this one is used up
 	}
 }
 
@@ -213,6 +216,13 @@ func (a *attempt) rollBack() error {
 	}
 	a.p.forget()
 	return err
+}
+
+// serving tells whether the process still owns its endpoint here.
+func (p *hosted) serving() bool {
+	p.h.mu.Lock()
+	defer p.h.mu.Unlock()
+	return p.h.running[p.key] == p
 }
 
 // forget ends what was sent beforehand: the next state is whole.
