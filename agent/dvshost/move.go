@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"time"
 
@@ -186,15 +187,17 @@ func (a *attempt) sendPages(ctx context.Context, id baseID, pages []process.Page
 	}
 }
 
-// decide commits. From here on only the destination can say what is true: it is asked until it answers.
+// decide commits. Once the commit may have reached the destination, only that can say what is true: it is asked until it answers.
 func (a *attempt) decide() error {
 	ctx := a.h.ctx
+	reached := false
 	for {
 		err := a.peer.Do(ctx, a.command("endpoint", "destination", endpoint.VerbCommit))
+		reached = reached || !notReached(err)
 		switch {
 		case err == nil:
 			return a.h.o.Node.Do(ctx, a.command("endpoint", "source", endpoint.VerbCommit))
-		case errors.As(err, new(*answerError)):
+		case errors.As(err, new(*answerError)) || !reached:
 			return errors.Join(err, a.rollBack())
 		}
 		a.h.o.Log.Warn("DVS move undecided: the destination does not answer", "endpoint", a.p.key, "to", a.to, "err", err)
@@ -204,6 +207,12 @@ func (a *attempt) decide() error {
 		case <-time.After(againAfter):
 		}
 	}
+}
+
+// notReached tells whether a request has certainly not been sent: there was no connection.
+func notReached(err error) bool {
+	var fault *net.OpError
+	return errors.As(err, &fault) && fault.Op == "dial"
 }
 
 // rollBack has the process go on here. The destination is told if it can be; otherwise the epoch is over anyway.

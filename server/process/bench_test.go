@@ -32,7 +32,7 @@ func BenchmarkCall(b *testing.B) {
 func BenchmarkState(b *testing.B) {
 	for _, size := range []int{0, 2, 64} {
 		m := load(b, newEngine(b), counterModule(b))
-		p := start(b, m, process.Options{})
+		p := start(b, m, process.Options{Limits: process.Limits{Time: time.Minute}})
 		if size > 0 {
 			ask(b, p, 1, fmt.Sprintf("fill %d", size<<20))
 		}
@@ -69,7 +69,7 @@ func BenchmarkState(b *testing.B) {
 func BenchmarkStart(b *testing.B) {
 	b.Run("compile/go", func(b *testing.B) {
 		for b.Loop() {
-			load(b, newEngine(b), kvModule(b))
+			load(b, engineWith(b, ""), kvModule(b))
 		}
 	})
 	m := load(b, newEngine(b), kvModule(b))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -15,6 +16,7 @@ import (
 // built compiles each example once.
 var built struct {
 	kv, counter func() ([]byte, error)
+	cache       string // of compiled modules
 }
 
 func TestMain(m *testing.M) {
@@ -22,6 +24,7 @@ func TestMain(m *testing.M) {
 	if err != nil {
 		panic(err)
 	}
+	built.cache = filepath.Join(directory, "cache")
 	built.kv = sync.OnceValues(func() ([]byte, error) { return examples.KV(context.Background(), directory) })
 	built.counter = sync.OnceValues(func() ([]byte, error) { return examples.Counter(context.Background(), directory) })
 	code := m.Run()
@@ -58,7 +61,12 @@ func both(t *testing.T, test func(t *testing.T, module []byte, request func(i in
 
 func newEngine(t testing.TB) *process.Engine {
 	t.Helper()
-	e, err := process.NewEngine(context.Background(), "")
+	return engineWith(t, built.cache)
+}
+
+func engineWith(t testing.TB, cache string) *process.Engine {
+	t.Helper()
+	e, err := process.NewEngine(context.Background(), cache)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -56,13 +56,20 @@ func (op opcode) nesting() int {
 	}
 }
 
+// maxLocals bounds the local variables of a function.
+const maxLocals = 50_000
+
 // scanCode reads all instructions of the code section.
 func scanCode(r *reader) error {
 	for i := range r.count() {
 		body := reader{b: r.take(int(r.u32()))}
-		for range body.count() { // locals
-			body.u32()
+		locals := uint64(0)
+		for range body.count() {
+			locals += uint64(body.u32())
 			body.byte()
+		}
+		if locals > maxLocals {
+			return refuse("its function %d has %d local variables, at most %d are allowed", i, locals, maxLocals)
 		}
 		for body.at < len(body.b) && !body.bad {
 			op, err := body.instruction()
@@ -77,6 +84,18 @@ func scanCode(r *reader) error {
 			r.bad = true
 			return nil
 		}
+	}
+	return nil
+}
+
+// expression reads instructions up to the end of the expression.
+func (r *reader) expression() error {
+	for depth := 1; depth > 0 && !r.bad; {
+		op, err := r.instruction()
+		if err != nil {
+			return err
+		}
+		depth += op.nesting()
 	}
 	return nil
 }

@@ -47,6 +47,7 @@ type Options struct {
 // Engine compiles modules and runs processes. Its methods may be called at the same time.
 type Engine struct {
 	runtime wazero.Runtime
+	tracker *tracker // nil where the kernel has none
 
 	mu      sync.Mutex
 	modules map[ID]*Module
@@ -79,6 +80,7 @@ func NewEngine(ctx context.Context, directory string) (*Engine, error) {
 		config = config.WithCompilationCache(cache)
 	}
 	e := &Engine{runtime: wazero.NewRuntimeWithConfig(ctx, config), modules: map[ID]*Module{}}
+	e.tracker, _ = newTracker() // without it all is slower, and the same
 	if err := errors.Join(exportHost(ctx, e.runtime), exportWASI(ctx, e.runtime)); err != nil {
 		return nil, errors.Join(err, e.Close(ctx))
 	}
@@ -86,7 +88,12 @@ func NewEngine(ctx context.Context, directory string) (*Engine, error) {
 }
 
 // Close ends the engine. All its processes have to be closed before.
-func (e *Engine) Close(ctx context.Context) error { return e.runtime.Close(ctx) }
+func (e *Engine) Close(ctx context.Context) error {
+	if e.tracker != nil {
+		e.tracker.close()
+	}
+	return e.runtime.Close(ctx)
+}
 
 // Load compiles a module; one that is loaded already is returned at once. It is kept until Close. ErrRefused comes with the reason why a
 // module cannot be a process.

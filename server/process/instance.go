@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	"github.com/tetratelabs/wazero"
@@ -28,7 +29,7 @@ func (m *Module) newInstance(limits Limits) (*instance, error) {
 	if m.memory > limits.Memory {
 		return nil, refuse("it needs %d bytes of memory to begin with, the limit is %d", m.memory, limits.Memory)
 	}
-	memory, err := newLinear(limits.Memory)
+	memory, err := newLinear(limits.Memory, m.engine.tracker)
 	if err != nil {
 		return nil, err
 	}
@@ -198,7 +199,8 @@ func trapped(err error) error {
 	case errors.Is(err, ErrTime):
 		return ErrTime
 	default:
-		return fmt.Errorf("%w: %w", ErrTrapped, err)
+		text, _, _ := strings.Cut(err.Error(), "\n") // then there is a stack
+		return fmt.Errorf("%w: %s", ErrTrapped, text)
 	}
 }
 

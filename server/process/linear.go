@@ -11,8 +11,10 @@ import (
 // linear is the linear memory of one instance: address space for all that it may ever have, so that growing it moves nothing; the kernel
 // gives pages when they are written.
 type linear struct {
-	space []byte
-	size  int
+	space   []byte
+	size    int
+	tracker *tracker // nil: memory is compared as a whole
+	regions []pageRegion
 }
 
 var (
@@ -20,13 +22,16 @@ var (
 	_ experimental.LinearMemory    = (*linear)(nil)
 )
 
-// newLinear reserves address space for up to limit bytes.
-func newLinear(limit int64) (*linear, error) {
+// newLinear reserves address space for up to limit bytes. The tracker may be nil.
+func newLinear(limit int64, t *tracker) (*linear, error) {
 	space, err := unix.Mmap(-1, 0, int(limit), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_NORESERVE)
 	if err != nil {
 		return nil, fmt.Errorf("reserve %d bytes for a process: %w", limit, err)
 	}
-	return &linear{space: space}, nil
+	if t != nil && t.watch(space) != nil {
+		t = nil
+	}
+	return &linear{space: space, tracker: t, regions: make([]pageRegion, regionsAtOnce)}, nil
 }
 
 // Allocate is called once, by the engine.
@@ -51,6 +56,18 @@ func (l *linear) Free() {
 
 // bytes returns the memory. They may not be used after Free.
 func (l *linear) bytes() []byte { return l.space[:l.size] }
+
+// written returns the pages that may have changed since the last call.
+func (l *linear) written() []span {
+	if l.tracker != nil && l.size > 0 {
+		all, err := l.tracker.written(l.bytes(), l.regions)
+		if err == nil {
+			return all
+		}
+		l.tracker = nil
+	}
+	return []span{{0, l.size / PageSize}}
+}
 
 // clear gives all pages back to the kernel: they are 0.
 func (l *linear) clear() error {

@@ -29,12 +29,18 @@ func Identify(module []byte) ID { return sha256.Sum256(module) }
 
 // sections of a module, by their number.
 const (
-	sectionImport = 2
-	sectionMemory = 5
-	sectionGlobal = 6
-	sectionExport = 7
-	sectionStart  = 8
-	sectionCode   = 10
+	sectionCustom  = 0
+	sectionType    = 1
+	sectionImport  = 2
+	sectionTable   = 4
+	sectionMemory  = 5
+	sectionGlobal  = 6
+	sectionExport  = 7
+	sectionStart   = 8
+	sectionElement = 9
+	sectionCode    = 10
+	sectionData    = 11
+	sectionCount   = 12
 )
 
 // The types of globals that have a value of at most 64 bits.
@@ -51,7 +57,8 @@ type inspected struct {
 }
 
 // inspect reads a module, refuses it if its state would not be linear memory and globals alone, and exports its mutable globals, which
-// nobody could reach otherwise. It does not validate what it lets pass: whoever compiles the module does.
+// nobody could reach otherwise. Custom sections are left out: nothing depends on them. It does not validate what it lets pass, but for
+// lengths that would have a compiler make room for what is not there: whoever compiles the module does.
 func inspect(module []byte) (inspected, error) {
 	var found inspected
 	if len(module) > maxModule {
@@ -64,8 +71,9 @@ func inspect(module []byte) (inspected, error) {
 		mutable []uint32
 		exports []byte // the entries that are there
 		count   uint32
-		export  [2]int // where the export section is
+		export  int // where its section belongs
 	)
+	found.rewritten = append(make([]byte, 0, len(module)), module[:8]...)
 	r := reader{b: module, at: 8}
 	for r.at < len(module) {
 		begin := r.at
@@ -74,24 +82,25 @@ func inspect(module []byte) (inspected, error) {
 		if r.bad {
 			return found, refuse("it is cut off")
 		}
-		var err error
 		s := reader{b: body}
-		switch id {
-		case sectionImport:
+		err := bounded(id, reader{b: body})
+		switch {
+		case err != nil:
+		case id == sectionImport:
 			err = functionsOnly(&s)
-		case sectionMemory:
+		case id == sectionMemory:
 			if n := s.u32(); n > 0 {
 				s.byte() // whether there is a maximum
 				found.memory = s.u32()
 			}
-		case sectionGlobal:
+		case id == sectionGlobal:
 			mutable, err = mutableGlobals(&s)
-		case sectionExport:
+		case id == sectionExport:
 			count = s.u32()
-			exports, export = s.rest(), [2]int{begin, r.at}
-		case sectionStart:
+			exports, export = s.rest(), len(found.rewritten)
+		case id == sectionStart:
 			err = refuse("it has a start function: build it as a reactor, with _initialize instead")
-		case sectionCode:
+		case id == sectionCode:
 			err = scanCode(&s)
 		}
 		if err != nil {
@@ -100,8 +109,11 @@ func inspect(module []byte) (inspected, error) {
 		if s.bad {
 			return found, refuse("its section %d is damaged", id)
 		}
+		if id != sectionCustom && id != sectionExport {
+			found.rewritten = append(found.rewritten, module[begin:r.at]...)
+		}
 	}
-	if export[1] == 0 {
+	if export == 0 {
 		return found, refuse("it exports nothing: godwit_alloc and godwit_handle are needed")
 	}
 	for _, global := range mutable {
@@ -112,7 +124,7 @@ func inspect(module []byte) (inspected, error) {
 	}
 	body := append(appendU32(nil, count+uint32(len(mutable))), exports...)
 	section := append(appendU32([]byte{sectionExport}, uint32(len(body))), body...)
-	found.rewritten = slices.Concat(module[:export[0]], section, module[export[1]:])
+	found.rewritten = slices.Insert(found.rewritten, export, section...)
 	return found, nil
 }
 
@@ -140,12 +152,8 @@ func mutableGlobals(r *reader) ([]uint32, error) {
 			}
 			all = append(all, i)
 		}
-		for depth := 1; depth > 0 && !r.bad; { // its first value
-			op, err := r.instruction()
-			if err != nil {
-				return nil, err
-			}
-			depth += op.nesting()
+		if err := r.expression(); err != nil {
+			return nil, err
 		}
 	}
 	return all, nil

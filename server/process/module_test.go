@@ -84,7 +84,7 @@ func FuzzModule(f *testing.F) {
 	f.Add([]byte(magic + typesOK + funcsOK + tableOK + memoryOK + exportsOK + code("\x41\x00\xd0\x70\x26\x00")))
 	f.Add([]byte(magic + typesOK + funcsOK + memoryOK + section(6, "\x02\x7f\x01\x41\x07\x0b\x7e\x00\x42\x07\x0b") + exportsOK + code("\x23\x00\x41\x01\x6a\x24\x00")))
 	f.Add([]byte(magic + typesOK + funcsOK + memoryOK + exportsOK + code("\x02\x40\x0b\x0e\x01\x00\x00\xfc\x0b\x00\x3f\x00\x1a")))
-	e := newEngine(f)
+	e := engineWith(f, "")
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m, err := e.Load(context.Background(), bytes.Clone(b))
 		if err != nil && !errors.Is(err, process.ErrRefused) {

@@ -36,13 +36,15 @@ func (t *table) resize(size int) {
 	t.hashes = append(t.hashes, make([]uint64, more)...)
 }
 
-// look finds what has changed.
-func (t *table) look(memory []byte) {
+// look finds what has changed, of the pages that may have.
+func (t *table) look(memory []byte, maybe []span) {
 	t.generation++
 	t.resize(len(memory))
-	for i, old := range t.pages {
-		if now := (*page)(memory[i*PageSize:]); !same(now, old) {
-			t.note(i, now)
+	for _, s := range maybe {
+		for i := s.from; i < s.to; i++ {
+			if now := (*page)(memory[i*PageSize:]); !same(now, t.pages[i]) {
+				t.note(i, now)
+			}
 		}
 	}
 }

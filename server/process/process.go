@@ -129,7 +129,7 @@ func (p *Process) Call(ctx context.Context, in Input) (Output, error) {
 // lookLocked notes what has changed in memory. What comes after can be undone.
 func (p *Process) lookLocked() {
 	begin := time.Now()
-	p.table.look(p.i.memory())
+	p.table.look(p.i.memory(), p.i.linear.written())
 	p.markLocked()
 	p.look = time.Since(begin)
 }
