@@ -35,9 +35,7 @@ func BenchmarkOutage(b *testing.B) {
 		for _, frozen := range []bool{true, false} {
 			b.Run(fmt.Sprintf("%dKiB/frozen=%v", kib, frozen), func(b *testing.B) {
 				nodes := startNodes(b, nil, "a", "b")
-				if err := nodes["a"].Run(patient(b), "shop", "counter", module(b, built.counter), "", "30s"); err != nil {
-					b.Fatal(err)
-				}
+				nodes["a"].run(b, "shop", "counter", module(b, built.counter))
 				if got := nodes["a"].ask(b, "shop", "counter", fmt.Sprint("fill ", kib<<10)); got != fmt.Sprint(kib<<10) {
 					b.Fatalf("filled: %s", got)
 				}

@@ -125,7 +125,7 @@ func (n *testNode) session(t testing.TB, container string) *dvs.Session {
 
 func (n *testNode) run(t testing.TB, container, name string, module []byte) {
 	t.Helper()
-	if err := n.Run(patient(t), container, name, module, "", ""); err != nil {
+	if err := n.Run(patient(t), container, name, module, "", "1m"); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -24,6 +24,8 @@ const (
 	attempts = 5
 	// moveTime bounds a move until its commit.
 	moveTime = 2 * time.Minute
+	// holdTime bounds how long callers wait for a move that does not get on.
+	holdTime = 30 * time.Second
 	// againAfter is how long a decided commit waits before it is tried again.
 	againAfter = 50 * time.Millisecond
 )
@@ -122,10 +124,13 @@ func (a *attempt) run(ctx context.Context, frozen bool) error {
 		return errors.Join(err, a.rollBack())
 	}
 	held := time.Now()
-	if err := a.h.o.Node.Do(ctx, a.command("endpoint", "source", endpoint.VerbQuiesce)); err != nil {
+	holding, cancel := context.WithTimeout(ctx, holdTime)
+	defer cancel()
+	err := a.h.o.Node.Do(holding, a.command("endpoint", "source", endpoint.VerbQuiesce))
+	if err != nil {
 		return errors.Join(err, a.rollBack())
 	}
-	err := a.decide()
+	err = a.decide()
 	a.done.HeldMs = ms(time.Since(held))
 	return err
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"testing"
-	"time"
 
 	"github.com/godwit-project/godwit/server/process"
 )
@@ -32,7 +31,7 @@ func BenchmarkCall(b *testing.B) {
 func BenchmarkState(b *testing.B) {
 	for _, size := range []int{0, 2, 64} {
 		m := load(b, newEngine(b), counterModule(b))
-		p := start(b, m, process.Options{Limits: process.Limits{Time: time.Minute}})
+		p := start(b, m, process.Options{})
 		if size > 0 {
 			ask(b, p, 1, fmt.Sprintf("fill %d", size<<20))
 		}
@@ -75,7 +74,7 @@ func BenchmarkStart(b *testing.B) {
 	m := load(b, newEngine(b), kvModule(b))
 	b.Run("start/go", func(b *testing.B) {
 		for b.Loop() {
-			p, err := m.Start(b.Context(), process.Options{Limits: process.Limits{Time: time.Second}})
+			p, err := m.Start(b.Context(), process.Options{})
 			if err != nil {
 				b.Fatal(err)
 			}

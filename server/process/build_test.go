@@ -1,6 +1,7 @@
 package process_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"os"
@@ -87,8 +88,10 @@ func load(t testing.TB, e *process.Engine, module []byte) *process.Module {
 	return m
 }
 
+// start starts a process; unless the test says otherwise it has all the time that a busy machine needs.
 func start(t testing.TB, m *process.Module, o process.Options) *process.Process {
 	t.Helper()
+	o.Time = cmp.Or(o.Time, time.Minute)
 	p, err := m.Start(context.Background(), o)
 	if err != nil {
 		t.Fatal(err)
