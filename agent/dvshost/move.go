@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/godwit-project/godwit/dvs/endpoint"
@@ -26,6 +27,9 @@ const (
 	moveTime = 2 * time.Minute
 	// holdTime bounds how long callers wait for a move that does not get on.
 	holdTime = 30 * time.Second
+	// checkEvery is how often the destination is asked meanwhile whether it is there, and checkTime how long it may take to say so.
+	checkEvery = 200 * time.Millisecond
+	checkTime  = 3 * time.Second
 	// againAfter is how long a decided commit waits before it is tried again.
 	againAfter = 50 * time.Millisecond
 )
@@ -126,13 +130,40 @@ func (a *attempt) run(ctx context.Context, frozen bool) error {
 	held := time.Now()
 	holding, cancel := context.WithTimeout(ctx, holdTime)
 	defer cancel()
-	err := a.h.o.Node.Do(holding, a.command("endpoint", "source", endpoint.VerbQuiesce))
+	err := a.quiesce(holding)
 	if err != nil {
 		return errors.Join(err, a.rollBack())
 	}
 	err = a.decide()
 	a.done.HeldMs = ms(time.Since(held))
 	return err
+}
+
+// quiesce holds the endpoint and sends the rest. It ends when the destination no longer answers: callers are waiting.
+func (a *attempt) quiesce(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var watch sync.WaitGroup
+	defer watch.Wait()
+	ended := make(chan struct{})
+	defer close(ended)
+	watch.Go(func() {
+		for {
+			select {
+			case <-ended:
+				return
+			case <-time.After(checkEvery):
+			}
+			asking, stop := context.WithTimeout(ctx, checkTime)
+			err := a.peer.check(asking)
+			stop()
+			if err != nil {
+				cancel(fmt.Errorf("the destination does not answer: %w", err))
+				return
+			}
+		}
+	})
+	return a.h.o.Node.Do(ctx, a.command("endpoint", "source", endpoint.VerbQuiesce))
 }
 
 // prepare does what is done while the process serves on.
