@@ -43,7 +43,7 @@ var rooms = map[string]room{
 	"server/memcheck":      {why: "compares two memories over a connection; it knows no machine"},
 	"server/qemu":          {may: "server server/memcheck server/qemu/qmp", why: "one platform; the agent chooses it"},
 	"server/qemu/qmp":      {why: "a client for QEMU's protocol; of use to anybody"},
-	"server/process":       {planned: true, may: "server", why: "one platform; the agent chooses it"},
+	"server/process":       {tests: "examples", why: "runs WebAssembly processes; it knows neither endpoints nor who hosts them"},
 	"storage":              {may: "storage/nbd storage/wire", why: "volumes: the agent gives them their connections"},
 	"storage/nbd":          {why: "an NBD server over an interface that it declares itself"},
 	"storage/disk":         {may: "storage/disk/vfs storage/nbd", tests: "storage/disk/crashfs", why: "where a volume's bytes are kept; it knows no volumes"},
@@ -93,8 +93,8 @@ var rooms = map[string]room{
 	"lab/guest/image":        {why: "builds the guest's RAM disk"},
 	"lab/guest/cmd/mkinitrd": {may: "lab/guest/image", why: "its command line"},
 
-	"demo":  {may: "api api/godwit/v1 lab lab/probe", why: "a scenario as a user would play it"},
-	"bench": {may: "api api/godwit/v1 lab lab/probe storage storage/nbd", why: "measures from outside; storage also by itself, as its peers are"},
+	"bench":    {may: "api api/godwit/v1 lab lab/probe storage storage/nbd", why: "measures from outside; storage also by itself, as its peers are"},
+	"examples": {why: "builds the examples, for tests; they are customers' programs, and know nothing of Godwit but the ABI"},
 
 	"cmd/godwit": {
 		may:   "agent api api/godwit/v1 cluster cluster/identity controller demo lab lab/probe storage/disk storage/disk/vfs storage/nbd wan",
