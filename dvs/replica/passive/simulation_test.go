@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/godwit-project/godwit/dvs/replica/passive"
+	"github.com/godwit-project/godwit/dvs/replica/replicatest"
 	"github.com/godwit-project/godwit/dvs/replica/state"
 )
 
@@ -42,9 +43,8 @@ const (
 type process struct {
 	*passive.Replica
 	self    state.Member
-	machine machine
+	machine replicatest.Machine
 	jobs    []passive.Action
-	ran     int
 }
 
 type letter struct {
@@ -80,7 +80,7 @@ type world struct {
 	errands   []errand
 	record    state.Record
 	clients   []*client
-	history   history
+	history   replicatest.History
 	lives     uint64
 	broken    string
 	calm      bool
@@ -92,7 +92,7 @@ type world struct {
 func name(i int) string { return string(rune('a' + i)) }
 
 func newWorld(seed uint64, f fault) *world {
-	w := &world{rng: rand.New(rand.NewPCG(seed, 2)), fault: f, history: history{open: map[int]int{}}, primaries: map[uint64]state.Member{}}
+	w := &world{rng: rand.New(rand.NewPCG(seed, 2)), fault: f, primaries: map[uint64]state.Member{}}
 	for i := range simReplicas {
 		w.start(i)
 	}
@@ -104,7 +104,7 @@ func newWorld(seed uint64, f fault) *world {
 
 func (w *world) start(i int) {
 	w.lives++
-	p := &process{machine: machine{}, self: state.Member{Name: name(i), Incarnation: w.lives}}
+	p := &process{machine: replicatest.Machine{}, self: state.Member{Name: name(i), Incarnation: w.lives}}
 	if w.fault == sameIdentity {
 		p.self.Incarnation = 1
 	}
@@ -190,7 +190,7 @@ func (w *world) answered(r state.Reply) {
 		if c.busy && c.id == r.Caller && c.seq == r.Seq {
 			c.busy = false
 			w.answers++
-			w.history.answer(k, string(r.Payload), w.now)
+			w.history.Answer(k, string(r.Payload), w.now)
 		}
 	}
 }
@@ -268,15 +268,17 @@ func (w *world) job(i int) {
 	p.jobs = slices.Delete(p.jobs, 0, 1)
 	switch a := a.(type) {
 	case passive.Execute:
-		reply, d := p.machine.call(a.Request)
-		w.event(i, passive.Executed{Reply: reply, Delta: d})
+		reply, d := p.machine.Call(a.Request.Payload)
+		w.event(i, passive.Executed{Reply: state.Reply{Caller: a.Request.Caller, Seq: a.Request.Seq, Payload: reply}, Delta: d})
 	case passive.Apply:
-		p.machine.apply(a.Delta)
+		p.machine.Apply(a.Delta)
 	case passive.Snapshot:
 		w.images++
-		w.event(i, passive.Imaged{Machine: p.machine.snapshot()})
+		w.event(i, passive.Imaged{Machine: p.machine.Snapshot()})
 	case passive.Restore:
-		p.machine = restore(a.Machine)
+		if err := p.machine.Restore(a.Machine); err != nil {
+			w.failf("%v", err)
+		}
 		w.event(i, passive.Restored{})
 	}
 }
@@ -343,13 +345,13 @@ func (w *world) client(k int) {
 		w.event(c.at, passive.Ask{Request: c.q})
 	case !c.busy && !w.calm:
 		c.seq++
-		o := operation{key: byte(w.rng.IntN(2))}
+		o := replicatest.Operation{Key: byte(w.rng.IntN(2))}
 		if w.chance(70) {
-			o.word = fmt.Sprintf("%d.%d ", c.id, c.seq)
+			o.Word = fmt.Sprintf("%d.%d ", c.id, c.seq)
 		}
 		c.busy, c.at = true, w.rng.IntN(simReplicas)
-		c.q = state.Request{Caller: c.id, Seq: c.seq, Payload: append([]byte{o.key}, o.word...)}
-		w.history.call(k, o, w.now)
+		c.q = state.Request{Caller: c.id, Seq: c.seq, Payload: replicatest.Request(o.Key, o.Word)}
+		w.history.Call(k, o, w.now)
 		w.event(c.at, passive.Ask{Request: c.q})
 	}
 }
@@ -421,9 +423,9 @@ func (w *world) settled() bool {
 }
 
 func (w *world) compare() {
-	first := string(w.replicas[0].machine.snapshot())
+	first := string(w.replicas[0].machine.Snapshot())
 	for i, p := range w.replicas {
-		if got := string(p.machine.snapshot()); got != first {
+		if got := string(p.machine.Snapshot()); got != first {
 			w.failf("replica %s has %q, a has %q", name(i), got, first)
 		}
 	}
@@ -457,7 +459,7 @@ func schedule(seed uint64, f fault, check bool) (*world, string) {
 	if w.broken == "" {
 		w.rest()
 	}
-	if w.broken == "" && check && !w.history.linearizable() {
+	if w.broken == "" && check && !w.history.Linearizable() {
 		w.failf("not linearizable:\n%s", w.history.String())
 	}
 	return w, w.broken
