@@ -310,7 +310,7 @@ func (w *world) store() {
 
 // canSpare tells whether a replica may fail: it has no part yet, or all others are well. One at a time is what three replicas promise.
 func (w *world) canSpare(i int) bool {
-	part, well := w.replicas[i].Role() != active.Joining, true
+	part, well := len(w.replicas[i].Voters()) > 0, true
 	for j, p := range w.replicas {
 		if p != nil && slices.Contains(p.Voters(), w.replicas[i].self.Incarnation) {
 			part = true
