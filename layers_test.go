@@ -55,13 +55,13 @@ var rooms = map[string]room{
 	"dvs/endpoint":    {why: "what a move of an endpoint may do, pure: no I/O, so that it can be simulated"},
 	"dvs/node":        {may: "dvs dvs/endpoint dvs/socket dvs/wire", why: "a node introduces programs and relays between machines; the agent runs it"},
 
-	"dvs/replica":             {planned: true, may: "dvs/replica/active dvs/replica/coding dvs/replica/passive dvs/replica/state dvs/replica/watch", tests: "dvs dvs/endpoint dvs/node dvs/replica/replicatest dvs/socket dvs/wire server/process", why: "drives a replica: its machine, its peers, its clock; it knows no endpoint: its host binds that"},
+	"dvs/replica":             {may: "dvs/replica/active dvs/replica/coding dvs/replica/passive dvs/replica/state dvs/replica/watch", tests: "dvs dvs/endpoint dvs/node dvs/replica/replicatest dvs/socket dvs/wire server/process", why: "drives a replica: its machine, its peers, its clock; it knows no endpoint: its host binds that"},
 	"dvs/replica/active":      {tests: "dvs/replica/replicatest", may: "dvs/replica/coding dvs/replica/state", why: "active replication, pure: no I/O, so that it can be simulated"},
 	"dvs/replica/coding":      {why: "fields of messages: bytes in, values out"},
 	"dvs/replica/passive":     {tests: "dvs/replica/replicatest", may: "dvs/replica/coding dvs/replica/state", why: "passive replication, pure: no I/O, so that it can be simulated"},
 	"dvs/replica/replicatest": {may: "dvs/replica/state", why: "what tests of replication share: a machine, and what its clients saw"},
 	"dvs/replica/state":       {may: "dvs/replica/coding", why: "what both kinds replicate, as values"},
-	"dvs/replica/watch":       {planned: true, may: "dvs/replica/state", why: "whether a primary is dead, pure"},
+	"dvs/replica/watch":       {may: "dvs/replica/state", why: "whether a primary is dead, pure"},
 
 	// What is shared by those who drive them.
 	"wan":              {why: "connections between sites: it carries bytes and does not know whose"},

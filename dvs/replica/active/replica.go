@@ -37,6 +37,7 @@ type Replica struct {
 	rn     *raft.RawNode // nil before it has heard of a group
 	conf   *raftpb.ConfState
 	names  map[uint64]string // of members, by number
+	lives  map[string]uint64 // who was last heard, by name
 	fresh  map[string]stamp  // who wants to join, by name
 	asked  int               // when a change of the configuration was proposed
 	imaged map[uint64]int    // when an image was sent, by member
@@ -72,7 +73,7 @@ func New(o Options) *Replica {
 		o.Retry = max(o.Election/2, 1)
 	}
 	return &Replica{
-		o: o, role: Joining, conf: &raftpb.ConfState{}, names: map[uint64]string{o.Self.Incarnation: o.Self.Name}, fresh: map[string]stamp{}, imaged: map[uint64]int{},
+		o: o, role: Joining, conf: &raftpb.ConfState{}, names: map[uint64]string{o.Self.Incarnation: o.Self.Name}, fresh: map[string]stamp{}, lives: map[string]uint64{}, imaged: map[uint64]int{},
 		waiting: map[uint64]waiter{}, work: work{table: state.Table{}, checks: map[uint64]*check{}},
 	}
 }
@@ -86,8 +87,24 @@ func (r *Replica) Record() state.Record { return r.record }
 // Applied returns the number of the newest entry that the machine has, and of the newest that is known to be committed.
 func (r *Replica) Applied() (applied, committed uint64) { return r.applied, r.handed }
 
-// Voters returns who decides.
-func (r *Replica) Voters() []uint64 { return slices.Clone(r.conf.GetVoters()) }
+// Voters returns the names of those who decide; not of one that is known to have begun again since, and not joined.
+func (r *Replica) Voters() (names []string) {
+	for _, id := range r.conf.GetVoters() {
+		name := r.names[id]
+		if life, heard := r.lives[name]; !heard || life == id {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// Configured tells whether it knows of a configuration.
+func (r *Replica) Configured() bool { return len(r.conf.GetVoters()) > 0 }
+
+// Voting tells whether a member decides.
+func (r *Replica) Voting(m state.Member) bool {
+	return slices.Contains(r.conf.GetVoters(), m.Incarnation)
+}
 
 // Changing tells whether a change of the configuration is under way: then both the old voters and the new must agree.
 func (r *Replica) Changing() bool { return len(r.conf.GetVotersOutgoing()) > 0 }
@@ -209,6 +226,7 @@ func (r *Replica) retry() {
 
 func (r *Replica) receive(m Message) {
 	id := m.From.Incarnation
+	r.lives[m.From.Name] = id
 	switch m.Kind {
 	case Ping:
 		if !m.Joined {

@@ -310,12 +310,12 @@ func (w *world) store() {
 
 // canSpare tells whether a replica may fail: it has no part yet, or all others are well. One at a time is what three replicas promise.
 func (w *world) canSpare(i int) bool {
-	part, well := len(w.replicas[i].Voters()) > 0, true
+	part, well := w.replicas[i].Configured(), true
 	for j, p := range w.replicas {
-		if p != nil && slices.Contains(p.Voters(), w.replicas[i].self.Incarnation) {
+		if p != nil && p.Voting(w.replicas[i].self) {
 			part = true
 		}
-		if j != i && (p == nil || p.Role() == active.Joining || !slices.Contains(p.Voters(), p.self.Incarnation) || p.Changing() || p.machine[flipped] != "") {
+		if j != i && (p == nil || p.Role() == active.Joining || !p.Voting(p.self) || p.Changing() || p.machine[flipped] != "") {
 			well = false
 		}
 	}

@@ -28,6 +28,7 @@ type peer struct {
 	heard  int64
 	good   int64 // when it was last seen to get on
 	moved  int64 // when something was last sent or acknowledged
+	again  bool  // the image may have been lost
 	wants  bool  // an image, once the machine can give one
 	imaged int64 // when one was sent for this life; else 0
 }
@@ -260,7 +261,7 @@ func (r *Replica) progress(m Message) {
 
 // wish notes that a replica needs an image.
 func (r *Replica) wish(p *peer) {
-	if p.imaged != 0 && r.now-p.imaged < r.o.ImagePatience {
+	if p.imaged != 0 && !p.again && r.now-p.imaged < r.o.ImagePatience {
 		return
 	}
 	p.wants = true
@@ -279,7 +280,7 @@ func (r *Replica) imaged(e Imaged) {
 		if p == nil || !p.wants {
 			continue
 		}
-		p.wants, p.imaged, p.match, p.next = false, max(r.now, 1), 0, i.At.Seq+1
+		p.wants, p.again, p.imaged, p.match, p.next = false, false, max(r.now, 1), 0, i.At.Seq+1
 		r.send(name, Message{Kind: Image, Committed: r.imageAt, Image: i, Life: p.life})
 	}
 	r.work()
@@ -357,7 +358,7 @@ func (r *Replica) beat() {
 // lost forgets what was sent to a replica and not acknowledged.
 func (r *Replica) lost(name string) {
 	if p := r.peers[name]; p != nil {
-		p.imaged = min(p.imaged, 1) // it may be sent again at once
+		p.again = true
 		if p.match > 0 {
 			p.next = p.match + 1
 		}
