@@ -21,6 +21,7 @@ import (
 
 // machine is the key-value machine behind the driver's interface.
 type machine struct {
+	mu    sync.Mutex
 	kv    replicatest.Machine
 	delta state.Delta
 }
@@ -28,6 +29,8 @@ type machine struct {
 func newMachine() *machine { return &machine{kv: replicatest.Machine{}} }
 
 func (m *machine) Call(_ context.Context, in replica.Input) ([]byte, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	if len(in.Payload) == 0 {
 		return nil, errors.New("empty")
 	}
@@ -43,12 +46,26 @@ func (m *machine) Changes() (state.Delta, error) {
 }
 
 func (m *machine) Apply(d state.Delta) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.kv.Apply(d)
 	return nil
 }
-func (m *machine) Snapshot() ([]byte, error) { return m.kv.Snapshot(), nil }
-func (m *machine) Restore(b []byte) error    { return m.kv.Restore(b) }
-func (m *machine) Hash() uint64              { return xxh3.Hash(m.kv.Snapshot()) }
+func (m *machine) Snapshot() ([]byte, error) { return m.shown(), nil }
+
+func (m *machine) Restore(b []byte) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.kv.Restore(b)
+}
+func (m *machine) Hash() uint64 { return xxh3.Hash(m.shown()) }
+
+// shown is everything, also for the test.
+func (m *machine) shown() []byte {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.kv.Snapshot()
+}
 
 // memoryStore is a store in this process.
 type memoryStore struct {
