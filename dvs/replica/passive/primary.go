@@ -323,11 +323,9 @@ func (r *Replica) beat() {
 			p.good = r.now
 		}
 	}
-	var gone []state.Member
-	for _, m := range r.record.Synced {
-		if p := r.peers[m.Name]; m != r.o.Self && (p == nil || p.member != m || r.now-p.good > r.o.Patience) {
-			gone = append(gone, m)
-		}
+	gone := r.silent(r.o.Patience)
+	if left := len(r.record.Synced) - len(gone); 2*left < len(r.o.Peers)+1 {
+		gone = r.silent(3 * r.o.Patience) // it may be this one that is cut off: those who are more are first
 	}
 	if len(gone) > 0 && r.attempt == nil {
 		n := state.Record{Epoch: r.record.Epoch + 1, Primary: r.o.Self}
@@ -353,6 +351,16 @@ func (r *Replica) beat() {
 		r.feed(p)
 		r.enlist(p)
 	}
+}
+
+// silent returns the synced that have not got on for so long.
+func (r *Replica) silent(patience int64) (all []state.Member) {
+	for _, m := range r.record.Synced {
+		if p := r.peers[m.Name]; m != r.o.Self && (p == nil || p.member != m || r.now-p.good > patience) {
+			all = append(all, m)
+		}
+	}
+	return all
 }
 
 // lost forgets what was sent to a replica and not acknowledged.
