@@ -60,6 +60,14 @@ var rooms = map[string]room{
 	"dvs/node":             {may: "dvs/endpoint dvs/ring dvs/socket dvs/wire", tests: "dvs", why: "a node introduces programs and relays between machines; the agent runs it"},
 	"dvs/web":              {may: "dvs", tests: "dvs/node", why: "HTTP in, HTTP out, a session between: it knows no node"},
 
+	"dvs/replica":             {may: "dvs/replica/active dvs/replica/coding dvs/replica/passive dvs/replica/state dvs/replica/watch", tests: "dvs dvs/endpoint dvs/node dvs/replica/replicatest dvs/socket dvs/wire server/process", why: "drives a replica: its machine, its peers, its clock; it knows no endpoint: its host binds that"},
+	"dvs/replica/active":      {tests: "dvs/replica/replicatest", may: "dvs/replica/coding dvs/replica/state", why: "active replication, pure: no I/O, so that it can be simulated"},
+	"dvs/replica/coding":      {why: "fields of messages: bytes in, values out"},
+	"dvs/replica/passive":     {tests: "dvs/replica/replicatest", may: "dvs/replica/coding dvs/replica/state", why: "passive replication, pure: no I/O, so that it can be simulated"},
+	"dvs/replica/replicatest": {may: "dvs/replica/state", why: "what tests of replication share: a machine, and what its clients saw"},
+	"dvs/replica/state":       {may: "dvs/replica/coding", why: "what both kinds replicate, as values"},
+	"dvs/replica/watch":       {may: "dvs/replica/state", why: "whether a primary is dead, pure"},
+
 	// What is shared by those who drive them.
 	"wan":              {why: "connections between sites: it carries bytes and does not know whose"},
 	"wan/delta":        {planned: true, why: "the codec: bytes in, bytes out"},
