@@ -46,7 +46,7 @@ var rooms = map[string]room{
 	"server/process":  {planned: true, may: "server", why: "one platform; the agent chooses it"},
 	"storage":         {may: "storage/changes storage/journal storage/nbd storage/wire", why: "volumes: the agent gives them their connections"},
 	"storage/changes": {why: "what the other end lacks, cut into epochs: pure, so that it can be simulated"},
-	"storage/journal": {planned: true, may: "storage/changes", why: "the replica's epochs on disk, over a file system that it declares itself"},
+	"storage/journal": {may: "storage/changes", why: "the replica's epochs on disk, over a file system that it declares itself"},
 	"storage/nbd":     {why: "an NBD server over an interface that it declares itself"},
 	"storage/wire":    {why: "the replication frames: bytes in, values out"},
 	"network":         {may: "network/bgp", why: "tunnel, switch and routes of an edge; the host's half as well"},
