@@ -33,6 +33,7 @@ type volume struct {
 	owed    *Set
 	aside   *Set // of owed: the content is no longer in the volume, but aside
 	unsure  *Set // the other end may have these already: compare before handing over
+	checked *Set // of unsure: nothing was written there, it is only to be compared
 	handed  [2]*Set
 }
 
@@ -41,7 +42,7 @@ func NewTracker(first uint64, sizes []int64, marks []Marks) *Tracker {
 	t := &Tracker{current: first, committed: first - 1}
 	for i, size := range sizes {
 		t.volumes = append(t.volumes, &volume{
-			size: size, marks: marks[i], current: NewSet(size), owed: NewSet(size), aside: NewSet(size), unsure: NewSet(size),
+			size: size, marks: marks[i], current: NewSet(size), owed: NewSet(size), aside: NewSet(size), unsure: NewSet(size), checked: NewSet(size),
 			handed: [2]*Set{NewSet(size), NewSet(size)},
 		})
 	}
@@ -53,6 +54,9 @@ func (t *Tracker) Mark(vol int, off, length int64) uint64 {
 	v := t.volumes[vol]
 	v.marks.Mark(off, length)
 	v.current.Mark(off, length)
+	if v.checked.Count() > 0 {
+		v.checked.Clear(off, length)
+	}
 	return t.current
 }
 
@@ -61,6 +65,23 @@ func (t *Tracker) Doubt(vol int, off, length int64) uint64 {
 	t.volumes[vol].unsure.Mark(off, length)
 	return t.Mark(vol, off, length)
 }
+
+// Check has the range compared with the next epoch although the other end should have it.
+func (t *Tracker) Check(vol int, off, length int64) {
+	v := t.volumes[vol]
+	end := min(off+length, v.size)
+	for b := off; b < end; b += BlockSize {
+		if !v.lacks(b, 1) {
+			v.checked.Mark(b, 1)
+		}
+	}
+	v.unsure.Mark(off, length)
+	v.current.Mark(off, length)
+	v.marks.Mark(off, length)
+}
+
+// Checked says that a block is compared only because of Check, and nothing was written there since.
+func (t *Tracker) Checked(vol int, off int64) bool { return t.volumes[vol].checked.Any(off, 1) }
 
 // Owed appends to spans those parts of the range whose content must be put aside before they are overwritten.
 func (t *Tracker) Owed(vol int, off, length int64, spans []Span) []Span {
@@ -97,6 +118,11 @@ func (t *Tracker) Aside(vol int, off, length int64) { t.volumes[vol].aside.Mark(
 
 // IsAside says where the content of an owed block is.
 func (t *Tracker) IsAside(vol int, off int64) bool { return t.volumes[vol].aside.Any(off, 1) }
+
+// AnyAside says whether the content of an owed block in the range is aside.
+func (t *Tracker) AnyAside(vol int, off, length int64) bool {
+	return t.volumes[vol].aside.Any(off, length)
+}
 
 // Current is the number of the epoch that writes belong to at the moment, and whether there are any.
 func (t *Tracker) Current() (number uint64, written bool) {
@@ -179,6 +205,9 @@ func (t *Tracker) Handed(vol int, off, length int64) {
 	before := v.owed.Count()
 	v.owed.Clear(off, length)
 	v.unsure.Clear(off, length)
+	if v.checked.Count() > 0 {
+		v.checked.Clear(off, length)
+	}
 	v.handed[t.fill].Mark(off, length)
 	t.owing -= before - v.owed.Count()
 }
@@ -234,6 +263,7 @@ func (t *Tracker) Broken() {
 		}
 		v.owed.Reset()
 		v.aside.Reset()
+		v.checked.Reset()
 	}
 	t.owing, t.cut, t.last = 0, 0, [2]uint64{}
 }
