@@ -24,6 +24,9 @@ type groupLink struct {
 	content uint64
 	answers chan []byte
 	heard   time.Time
+	moved   time.Time // the standby has got further, or was busy
+	sent    uint64    // frames
+	taken   uint64    // … that the standby has
 	waits   time.Time // someone has been waiting for a commit since then
 	broken  bool
 	done    chan struct{}
@@ -169,6 +172,8 @@ func (g *Group) linkUp(l *groupLink, opened wire.Opened) error {
 	if started {
 		g.point = pointAt{opened.Committed, time.Unix(0, int64(opened.Time))}
 	}
+	l.heard = time.Now()
+	l.moved = l.heard
 	g.link, g.trouble, g.overflown = l, nil, false
 	if !started || g.tracker.Pending() > g.smallLocked() {
 		g.catchUp = current
@@ -214,6 +219,10 @@ func (g *Group) receive(l *groupLink, r *wire.Reader) error {
 		}
 		g.mu.Lock()
 		l.heard = time.Now()
+		if h.Type != wire.TypeAck || h.Seq > l.taken || h.Offset != 0 || h.Seq == l.sent {
+			l.moved = l.heard
+		}
+		l.taken = max(l.taken, h.Seq)
 		g.mu.Unlock()
 		switch h.Type {
 		case wire.TypeAck:
@@ -251,7 +260,7 @@ func (g *Group) watch(l *groupLink) {
 				g.trouble = fmt.Errorf("%w: fell back to async: no commit for %v", ErrLink, g.store.opts.SyncTimeout)
 				g.changed.Broadcast()
 			}
-			if now.Sub(l.heard) > g.store.opts.LinkTimeout {
+			if silent := g.store.opts.LinkTimeout; now.Sub(l.heard) > silent || l.sent > l.taken && now.Sub(l.moved) > silent {
 				g.breakLocked(l, fmt.Errorf("%w: no answer for %v", ErrLink, g.store.opts.LinkTimeout))
 			}
 			g.mu.Unlock()

@@ -72,12 +72,15 @@ func (g *Group) put(l *groupLink, h wire.Header, content []byte) error {
 			l.content += uint64(len(content))
 		}
 	}
-	n := int64(len(f.B))
+	g.mu.Lock()
+	g.shipped += int64(len(f.B))
+	if l.sent == l.taken {
+		l.moved = time.Now()
+	}
+	l.sent = l.seq
+	g.mu.Unlock()
 	_, err := l.w.Write(f.B)
 	f.Release()
-	g.mu.Lock()
-	g.shipped += n
-	g.mu.Unlock()
 	return err
 }
 

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/zeebo/xxh3"
@@ -25,7 +26,8 @@ type standbyLink struct {
 	enc     *wire.Encoder
 	write   sync.Mutex // one answer at a time
 	done    chan struct{}
-	seq     uint64
+	seq     atomic.Uint64 // frames taken
+	busy    atomic.Bool
 	number  uint64 // the epoch under way, 0 for none
 	frames  uint64
 	content uint64
@@ -180,7 +182,7 @@ func (in *standbyLink) answer(h wire.Header, content []byte) error {
 	return err
 }
 
-// beat tells the source that this end is alive, whatever it is busy with.
+// beat tells the source that this end is alive, how many frames it has, and whether it is busy with one.
 func (in *standbyLink) beat(over <-chan struct{}) {
 	tick := time.NewTicker(in.b.store.opts.LinkTimeout / 5)
 	defer tick.Stop()
@@ -189,7 +191,11 @@ func (in *standbyLink) beat(over <-chan struct{}) {
 		case <-over:
 			return
 		case <-tick.C:
-			if in.answer(wire.Header{Type: wire.TypeAck}, nil) != nil {
+			h := wire.Header{Type: wire.TypeAck, Seq: in.seq.Load()}
+			if in.busy.Load() {
+				h.Offset = 1
+			}
+			if in.answer(h, nil) != nil {
 				in.cut()
 				return
 			}
@@ -203,12 +209,15 @@ func (in *standbyLink) takeAll(r *wire.Reader) error {
 		if err != nil {
 			return err
 		}
-		if in.seq++; h.Epoch != in.epoch || h.Seq != in.seq {
-			return fmt.Errorf("%w: frame %d of epoch %d instead of %d of %d", wire.ErrCorrupt, h.Seq, h.Epoch, in.seq, in.epoch)
+		if want := in.seq.Load() + 1; h.Epoch != in.epoch || h.Seq != want {
+			return fmt.Errorf("%w: frame %d of epoch %d instead of %d of %d", wire.ErrCorrupt, h.Seq, h.Epoch, want, in.epoch)
 		}
+		in.busy.Store(true)
 		if err := in.take(&h, content); err != nil {
 			return err
 		}
+		in.seq.Store(h.Seq)
+		in.busy.Store(false)
 	}
 }
 

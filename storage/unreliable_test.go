@@ -186,6 +186,7 @@ func (s *site) connect(choose func() (fault, int64), serve func(net.Conn)) (net.
 // faults draws faults from rng until quiet says that it is enough.
 func faults(rng *rand.Rand, quiet *atomic.Bool) func() (fault, int64) {
 	var mu sync.Mutex
+	rng = rand.New(rand.NewPCG(rng.Uint64(), 1))
 	left := 12
 	return func() (fault, int64) {
 		mu.Lock()
