@@ -267,6 +267,11 @@ func runGroupHistory(t *testing.T, seed uint64) {
 			must(t, g.Drain(ctx))
 		}
 	}
+	if rng.IntN(2) == 0 { // promises are made until the end
+		quiet.Store(true)
+		must(t, g.SetMode(ctx, []string{ModeFlush, ModeSync}[rng.IntN(2)]))
+		time.Sleep(time.Duration(rng.IntN(30)) * time.Millisecond) // let it run on; nothing is waited for
+	}
 	lost := rng.IntN(2) == 0
 	if lost { // the site is lost with everything under way
 		must(t, west.get().Close())

@@ -285,9 +285,6 @@ func (g *Group) breakLocked(l *groupLink, why error) {
 	g.link, g.downSince = nil, time.Now()
 	g.breaks++
 	g.tracker.Broken()
-	for _, m := range g.members {
-		m.dirty = true // of no use any more; emptied with the next cut
-	}
 	if len(g.cuts) > 0 {
 		g.firstWrite = g.cuts[0].first
 		g.cuts = g.cuts[:0]

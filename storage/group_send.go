@@ -19,6 +19,11 @@ const askRun = 1 << 20
 func (g *Group) send(l *groupLink) error {
 	buf := make([]byte, askRun)
 	for {
+		for _, m := range g.members {
+			if err := m.empty(); err != nil {
+				return err
+			}
+		}
 		number, cut, keeps, err := g.nextCut(l)
 		if err != nil {
 			return err
@@ -112,14 +117,6 @@ func (g *Group) nextCut(l *groupLink) (number uint64, cut time.Time, keeps []kee
 	}
 	g.firstWrite = time.Time{}
 	g.cuts = append(g.cuts, cutEpoch{internal, first, cut})
-	for _, m := range g.members {
-		if m.dirty {
-			m.dirty = false
-			if err := m.aside.Truncate(0); err != nil {
-				return 0, cut, nil, err
-			}
-		}
-	}
 	return g.base + internal, cut, append([]keep(nil), g.keeps...), nil
 }
 

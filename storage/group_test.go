@@ -281,3 +281,31 @@ func TestAnotherVersionIsRefusedWithAReason(t *testing.T) {
 		t.Errorf("it answers %q (%v)", got[:n], err)
 	}
 }
+
+func TestWhatAModePromisesWaitsForTheStandby(t *testing.T) {
+	for _, mode := range []string{ModeFlush, ModeSync} {
+		west, east, g, _ := group(t, mode, Limits{Strict: true})
+		ctx := within(t, time.Minute)
+		root := west.volume("shop.root")
+		must(t, g.SetMode(ctx, mode), east.get().Close())
+		done := make(chan error, 1)
+		go func() {
+			err := client{root}.WriteAt(ctx, []byte("promised"), 0, false)
+			if err == nil && mode == ModeFlush {
+				err = client{root}.Flush(ctx)
+			}
+			done <- err
+		}()
+		select {
+		case err := <-done:
+			t.Fatalf("in mode %s it was acknowledged without a standby (%v)", mode, err)
+		case <-time.After(30 * time.Millisecond): // the only means there is
+		}
+		east.open()
+		must(t, <-done, west.get().Close(), east.standbyOf(t).Promote(ctx, 2))
+		west.open()
+		if got := image(t, east.volume("shop.root"))[:8]; string(got) != "promised" {
+			t.Errorf("in mode %s the standby holds %q", mode, got)
+		}
+	}
+}

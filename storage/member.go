@@ -17,7 +17,7 @@ type member struct {
 	group *Group // nil: only marks
 	index int
 	aside *os.File // content that the epoch on its way still owes, at its place
-	dirty bool     // aside holds something; under Group.mu
+	saved int64    // what was written to it since it was emptied, in bytes; under Group.mu
 }
 
 // newMember makes a member with an aside file that nobody else sees.
@@ -30,6 +30,23 @@ func newMember(g *Group, v *Volume, index int, marks *regions) (*member, error) 
 		return nil, err
 	}
 	return &member{v: v, marks: marks, group: g, index: index, aside: f}, nil
+}
+
+// asideKept is what an aside file may hold of epochs that are over, in bytes: emptying it waits for the disk.
+const asideKept = 64 << 20
+
+// empty gives back what is aside, if it is much. No epoch may owe anything.
+func (m *member) empty() error {
+	m.group.mu.Lock()
+	much := m.saved > asideKept
+	if much {
+		m.saved = 0
+	}
+	m.group.mu.Unlock()
+	if much {
+		return m.aside.Truncate(0)
+	}
+	return nil
 }
 
 // copyBuffer is for copies of content that is about to be overwritten.
@@ -58,7 +75,7 @@ func (m *member) begin(off, length int64) uint64 {
 			g.breakLocked(g.link, fmt.Errorf("put aside what epoch %d of group %s owes: %w", number-1, g.name, err))
 		default:
 			g.tracker.Aside(m.index, s.Off, s.Length)
-			m.dirty = true
+			m.saved += s.Length
 		}
 		g.mu.Unlock()
 	}

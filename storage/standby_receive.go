@@ -26,6 +26,7 @@ type standbyLink struct {
 	enc     *wire.Encoder
 	write   sync.Mutex // one answer at a time
 	done    chan struct{}
+	sealed  chan struct{} // something is to be made durable
 	seq     atomic.Uint64 // frames taken
 	busy    atomic.Bool
 	number  uint64 // the epoch under way, 0 for none
@@ -64,7 +65,7 @@ func (b *Standby) receive(conn net.Conn) error {
 	if err != nil {
 		return err
 	}
-	in := &standbyLink{b: b, conn: conn, enc: enc, done: make(chan struct{})}
+	in := &standbyLink{b: b, conn: conn, enc: enc, done: make(chan struct{}), sealed: make(chan struct{}, 1)}
 	r, err := wire.NewReader(bufio.NewReaderSize(conn, 256<<10))
 	if err != nil {
 		return err
@@ -92,6 +93,9 @@ func (b *Standby) receive(conn net.Conn) error {
 		return errors.Join(err, in.answer(wire.Header{Type: wire.TypeReject}, reject[:min(len(reject), 1024)]))
 	}
 	defer b.dismiss(in)
+	if err := b.journal.Sync(); err != nil {
+		return err
+	}
 	p := b.journal.Point()
 	opened := wire.Opened{Lineage: p.Lineage, Committed: p.Epoch}
 	if p.Complete {
@@ -110,6 +114,7 @@ func (b *Standby) receive(conn net.Conn) error {
 	var wg sync.WaitGroup
 	over := make(chan struct{})
 	wg.Go(func() { in.beat(over) })
+	wg.Go(func() { in.confirm(over, p.Epoch) })
 	err = in.takeAll(r)
 	close(over)
 	wg.Wait()
@@ -247,6 +252,9 @@ func (in *standbyLink) take(h *wire.Header, content []byte) error {
 	case wire.TypeKeep:
 		seconds, name, err := wire.ParseKeep(content)
 		if err == nil {
+			err = j.Sync()
+		}
+		if err == nil {
 			_, err = in.b.keep(name, time.Duration(min(seconds, 1<<32))*time.Second)
 		}
 		return err
@@ -277,14 +285,44 @@ func (in *standbyLink) commit(h *wire.Header, content []byte) error {
 		return fmt.Errorf("%w: commit of epoch %d for %d frames of %d bytes, %d of %d came in epoch %d", wire.ErrCorrupt,
 			h.Offset, c.Frames, c.Content, in.frames, in.content, in.number)
 	}
-	if err := in.b.journal.Commit(h.Offset, time.Unix(0, int64(c.Time))); err != nil {
+	if err := in.b.journal.Seal(h.Offset, time.Unix(0, int64(c.Time))); err != nil {
 		return err
 	}
 	in.number = 0
-	in.b.mu.Lock()
-	in.b.changed.Broadcast()
-	in.b.mu.Unlock()
-	return in.answer(wire.Header{Type: wire.TypeCommitted, Offset: h.Offset}, nil)
+	select {
+	case in.sealed <- struct{}{}:
+	default: // it is told already
+	}
+	return nil
+}
+
+// confirm makes durable what is sealed, one sync for all that came meanwhile, and says so.
+func (in *standbyLink) confirm(over <-chan struct{}, told uint64) {
+	b := in.b
+	for {
+		select {
+		case <-over:
+			return
+		case <-in.sealed:
+		}
+		err := b.journal.Sync()
+		point := b.journal.Point().Epoch
+		if err == nil && point == told {
+			continue
+		}
+		told = point
+		if err == nil {
+			b.mu.Lock()
+			b.changed.Broadcast()
+			b.mu.Unlock()
+			err = in.answer(wire.Header{Type: wire.TypeCommitted, Offset: point}, nil)
+		}
+		if err != nil {
+			b.note(err)
+			in.cut()
+			return
+		}
+	}
 }
 
 // read reads a range as it is at the last consistent point, or, in a first copy, as far as that came.
@@ -294,7 +332,7 @@ func (in *standbyLink) read(h *wire.Header) ([]byte, error) {
 		uint64(h.Length) > uint64(b.volumes[h.Volume].size)-h.Offset {
 		return nil, fmt.Errorf("%w: frame %d reaches beyond volume %d", wire.ErrCorrupt, h.Seq, h.Volume)
 	}
-	if err := b.journal.Settle(); err != nil {
+	if err := errors.Join(b.journal.Sync(), b.journal.Settle()); err != nil {
 		return nil, err
 	}
 	if cap(in.buf) < int(h.Length) {

@@ -73,7 +73,7 @@ func (b *Standby) Promote(_ context.Context, epoch uint64) error {
 		if !b.journal.Point().Complete {
 			return fmt.Errorf("%w: its first copy was never finished", ErrIncomplete)
 		}
-		if err := errors.Join(b.journal.Err(), b.journal.Settle(), b.journal.Checkpoint()); err != nil {
+		if err := errors.Join(b.journal.Err(), b.journal.Sync(), b.journal.Settle(), b.journal.Checkpoint()); err != nil {
 			return err
 		}
 		next = b.meta

@@ -43,15 +43,19 @@ type Journal struct {
 	disks []Disk
 
 	// writing guards the log and is held for each record; applying is held by the one who changes the disks or the cuts;
-	// base excludes readers of cuts while disks or cuts change. Lock order: applying, base, writing, mu.
+	// base excludes readers of cuts while disks or cuts change. Lock order: applying, base, syncing, writing, mu.
 	writing  sync.Mutex
 	applying sync.Mutex
 	base     sync.RWMutex
 	log      log
 	cuts     []*cut // oldest first; changed under applying and base
 
+	syncing sync.Mutex // one Sync at a time; before writing
+
 	mu        sync.Mutex
 	st        state
+	sealed    []epochAt // ended, not known to be durable
+	last      uint64    // the last of those, or of the committed
 	point     Point
 	under     uint64 // the epoch under way, 0 for none
 	queue     []epochAt
@@ -87,6 +91,7 @@ func Open(dir FS, disks []Disk, complete bool) (*Journal, error) {
 		j.queued += e.bytes
 		j.point.Epoch, j.point.Time = e.number, e.at
 	}
+	j.last = j.point.Epoch
 	return j, nil
 }
 
@@ -162,14 +167,22 @@ func (j *Journal) Begin(number uint64) error {
 	err := j.errLocked()
 	switch {
 	case err != nil:
-	case j.under != 0 || number <= j.point.Epoch:
-		err = fmt.Errorf("%w: %d begins after %d, while %d is under way", ErrOrder, number, j.point.Epoch, j.under)
+	case j.under != 0 || number <= j.last:
+		err = fmt.Errorf("%w: %d begins after %d, while %d is under way", ErrOrder, number, j.last, j.under)
 	case !j.st.Touched:
 		err = j.updateLocked(func(st *state) { st.Touched = true })
 		j.point.Touched = true
 	}
-	complete, before := j.st.Complete, j.point.Epoch
+	complete, before := j.st.Complete, j.last
 	j.mu.Unlock()
+	if err == nil && complete {
+		j.writing.Lock()
+		full := j.log.full()
+		j.writing.Unlock()
+		if full { // another file may only follow what is durable
+			err = j.Sync()
+		}
+	}
 	if err == nil && complete {
 		j.writing.Lock()
 		err = j.log.begin(before)
@@ -211,6 +224,15 @@ func (j *Journal) Put(vol int, off, length int64, data []byte) error {
 
 // Commit ends the epoch under way; on return it is durable, and the last consistent point. at is when the primary was there.
 func (j *Journal) Commit(number uint64, at time.Time) error {
+	if err := j.Seal(number, at); err != nil {
+		return err
+	}
+	return j.Sync()
+}
+
+// Seal ends the epoch under way like Commit, but what makes it durable, and the last consistent point, is the next Sync: so that
+// one may serve several epochs, while others come in.
+func (j *Journal) Seal(number uint64, at time.Time) error {
 	j.mu.Lock()
 	err, complete := j.errLocked(), j.st.Complete
 	if err == nil && (number == 0 || j.under != number) {
@@ -224,20 +246,48 @@ func (j *Journal) Commit(number uint64, at time.Time) error {
 		return j.commitFirst(number, at)
 	}
 	j.writing.Lock()
+	defer j.writing.Unlock()
 	e, err := j.log.commit(number, at)
-	j.writing.Unlock()
 	if errors.Is(err, syscall.ENOSPC) {
-		return err // from a write: nothing of it counts
+		return err // nothing of it counts
 	}
 	if err != nil {
 		return j.spoil(err)
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.under = 0
-	j.point.Epoch, j.point.Time = number, at
-	j.queue = append(j.queue, e)
-	j.queued += e.bytes
+	j.under, j.last = 0, number
+	j.sealed = append(j.sealed, e)
+	return nil
+}
+
+// Sync makes durable what is sealed. It may be called while epochs come in.
+func (j *Journal) Sync() error {
+	j.syncing.Lock()
+	defer j.syncing.Unlock()
+	j.mu.Lock()
+	err, n := j.errLocked(), len(j.sealed)
+	var file *logFile
+	if n > 0 {
+		file = j.sealed[n-1].file // the same for all: a file begins when all before is durable
+	}
+	j.mu.Unlock()
+	if err != nil || n == 0 {
+		return err
+	}
+	if err := file.Sync(); err != nil {
+		return j.spoil(err)
+	}
+	j.writing.Lock()
+	defer j.writing.Unlock()
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, e := range j.sealed[:n] {
+		j.point.Epoch, j.point.Time = e.number, e.at
+		j.queue = append(j.queue, e)
+		j.queued += e.bytes
+	}
+	j.sealed = j.sealed[:copy(j.sealed, j.sealed[n:])]
 	return nil
 }
 
@@ -251,7 +301,7 @@ func (j *Journal) commitFirst(number uint64, at time.Time) error {
 	if err := j.updateLocked(func(st *state) { st.Complete, st.Applied, st.Time = true, number, at }); err != nil {
 		return err
 	}
-	j.under, j.applied, j.appliedAt = 0, number, at
+	j.under, j.last, j.applied, j.appliedAt = 0, number, number, at
 	j.point.Epoch, j.point.Time, j.point.Complete = number, at, true
 	return nil
 }

@@ -141,9 +141,12 @@ func (f *logFile) scan() (epochs []epochAt, start *uint64, err error) {
 	}
 }
 
+// full says that the next epoch begins another file. The writer alone may ask.
+func (l *log) full() bool { return len(l.files) == 0 || l.sum == 0 || l.flushed >= logSize }
+
 // begin makes ready for an epoch; committed is the one before.
 func (l *log) begin(committed uint64) error {
-	if n := len(l.files); n == 0 || l.sum == 0 || l.flushed >= logSize {
+	if l.full() {
 		if err := l.addFile(committed); err != nil {
 			return err
 		}
@@ -208,7 +211,7 @@ func (l *log) flush() error {
 	return nil
 }
 
-// commit ends the epoch under way; it is durable on return.
+// commit ends the epoch under way; it is in the file on return, and durable with the file's next sync.
 func (l *log) commit(number uint64, at time.Time) (epochAt, error) {
 	if err := l.append(&record{kind: kindCommit, epoch: number, off: at.UnixNano(), length: l.records}, nil); err != nil {
 		return epochAt{}, err
@@ -217,9 +220,6 @@ func (l *log) commit(number uint64, at time.Time) (epochAt, error) {
 		return epochAt{}, err
 	}
 	f := l.current()
-	if err := f.Sync(); err != nil {
-		return epochAt{}, err
-	}
 	f.last, f.size = number, l.flushed
 	return epochAt{number: number, at: at, file: f, start: l.start, before: l.startSum, bytes: l.flushed - l.start}, nil
 }

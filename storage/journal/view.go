@@ -2,6 +2,7 @@ package journal
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -111,7 +112,7 @@ func (j *Journal) Restore(name string) error {
 		return err
 	}
 	defer v.Close()
-	if err := j.Settle(); err != nil {
+	if err := errors.Join(j.Sync(), j.Settle()); err != nil {
 		return err
 	}
 	if err := j.Renew(); err != nil { // first: whoever takes up an older lineage would not know of what follows
