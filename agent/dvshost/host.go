@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -14,6 +15,9 @@ import (
 	"github.com/godwit-project/godwit/dvs/node"
 	"github.com/godwit-project/godwit/server/process"
 )
+
+// closeTime is how long processes are given to end by themselves.
+const closeTime = time.Second
 
 // Errors that a user can do something about.
 var (
@@ -79,16 +83,27 @@ func (h *Host) Close() {
 	h.mu.Lock()
 	h.closed = true
 	h.cancel()
-	for _, all := range []map[key]*hosted{h.running, h.incoming} {
-		for _, p := range all {
-			p.session.Close()
-		}
-	}
 	for _, c := range h.callers {
 		c.close()
 	}
 	h.mu.Unlock()
-	h.wg.Wait()
+	ended := make(chan struct{})
+	go func() { h.wg.Wait(); close(ended) }()
+	select {
+	case <-ended:
+	case <-time.After(closeTime): // what is frozen waits for the end of its move
+		for _, p := range h.all() {
+			p.session.Close()
+		}
+		<-ended
+	}
+}
+
+// all returns the processes and standbys.
+func (h *Host) all() []*hosted {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.AppendSeq(slices.Collect(maps.Values(h.running)), maps.Values(h.incoming))
 }
 
 // Run starts a process of the module and binds it to the name.

@@ -24,6 +24,7 @@ type hosted struct {
 	limits   process.Limits
 	session  *dvs.Session
 	waited   chan struct{} // of a standby: closed when it waits no longer
+	stop     func()        // of a standby: ends its waiting
 	endpoint *dvs.Endpoint // nil until it is the owner
 
 	calls, failures, unsent atomic.Uint64

@@ -81,9 +81,12 @@ func (h *Host) await(p *hosted) bool {
 	}
 	h.incoming[p.key] = p
 	p.waited = make(chan struct{})
+	ctx, cancel := context.WithCancel(h.ctx)
+	p.stop = cancel
 	h.wg.Go(func() {
 		defer close(p.waited)
-		e, err := p.session.Bind(h.ctx, p.key.name, p.bindOptions(true))
+		defer cancel()
+		e, err := p.session.Bind(ctx, p.key.name, p.bindOptions(true))
 		h.mu.Lock()
 		if h.incoming[p.key] == p {
 			delete(h.incoming, p.key)
@@ -120,7 +123,7 @@ func (h *Host) forget(k key) {
 	p := h.incoming[k]
 	h.mu.Unlock()
 	if p != nil {
-		p.session.Close()
+		p.stop()
 		<-p.waited
 	}
 }
