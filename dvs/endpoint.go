@@ -179,15 +179,25 @@ func (e *Endpoint) Reply(m Message, payload []byte) error {
 	if len(payload) > e.s.maxLen {
 		return fault("reply", m.From, ErrTooLong)
 	}
+	return e.end("reply", m, endpoint.OK, slices.Clone(payload))
+}
+
+// Refuse answers a request with an error: the caller gets ErrRefused with the text, once, as it would get a reply.
+func (e *Endpoint) Refuse(m Message, text string) error {
+	const most = 4096
+	return e.end("refuse", m, endpoint.Failed, []byte(text[:min(len(text), most)]))
+}
+
+func (e *Endpoint) end(op string, m Message, code endpoint.Code, payload []byte) error {
 	e.s.mu.Lock()
 	defer e.s.mu.Unlock()
 	if e.s.err != nil {
-		return fault("reply", m.From, e.s.err)
+		return fault(op, m.From, e.s.err)
 	}
-	r, ok := e.box.Reply(m.caller, m.seq, endpoint.OK, slices.Clone(payload))
+	r, ok := e.box.Reply(m.caller, m.seq, code, payload)
 	e.freezeLocked()
 	if !ok {
-		return fault("reply", m.From, ErrNotWaiting)
+		return fault(op, m.From, ErrNotWaiting)
 	}
 	e.s.replyLocked(r)
 	return nil

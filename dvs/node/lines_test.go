@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -154,6 +155,32 @@ func TestLine04And05RepliesMatch(t *testing.T) {
 		if m, err := e.ReceiveRequest(dvs.NoWait(patient(t))); err == nil { // it may have been taken back in time
 			wantErr(t, e.Reply(m, nil), nil)
 		}
+	})
+}
+
+// A request that is refused fails with the program's own text.
+func TestLine05ARequestCanBeRefused(t *testing.T) {
+	places(t, func(t *testing.T, server, client func() *dvs.Session) {
+		e := bind(t, server(), "s", dvs.BindOptions{})
+		c := client()
+		got := make(chan error, 1)
+		go func() {
+			_, err := c.SendRec(patient(t), "s", nil)
+			got <- err
+		}()
+		m, err := e.ReceiveRequest(patient(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := e.Refuse(m, "not today"); err != nil {
+			t.Error(err)
+		}
+		err = <-got
+		wantErr(t, err, dvs.ErrRefused)
+		if !strings.Contains(fmt.Sprint(err), "not today") {
+			t.Error(err)
+		}
+		wantErr(t, e.Refuse(m, "again"), dvs.ErrNotWaiting)
 	})
 }
 
