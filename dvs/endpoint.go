@@ -23,6 +23,8 @@ type BindOptions struct {
 	Pieces Pieces
 	// Standby waits to take over an endpoint that moves here. It needs Restore or Pieces. Bind then returns when it has.
 	Standby bool
+	// Queue bounds how many requests wait to be received: more fail with ErrOverrun. 0 is no bound but one request for each caller.
+	Queue int
 }
 
 // Message is what an endpoint received.
@@ -88,6 +90,7 @@ func (s *Session) bind(ctx context.Context, name string, o BindOptions) (*Endpoi
 		status = endpoint.Standby
 	}
 	e.box = endpoint.NewMailbox(e.id, endpoint.Version{}, status)
+	e.box.Limit(o.Queue)
 	s.mu.Lock()
 	if old := s.endpoints[e.id]; old != nil && old.box.Status() != endpoint.Left {
 		s.mu.Unlock()

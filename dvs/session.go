@@ -172,6 +172,9 @@ func (s *Session) Close() {
 	s.conn.Close()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	for s.waiting > 0 { // they have been woken
+		s.room.Wait()
+	}
 	for i, c := range s.channels {
 		s.closeLocked(c)
 		delete(s.channels, i)

@@ -373,6 +373,36 @@ func TestLine09DeathWakesEverybody(t *testing.T) {
 	})
 }
 
+// An endpoint that bounds its queue refuses what is too much, and takes more once there is room.
+func TestLine09AQueueThatIsFull(t *testing.T) {
+	places(t, func(t *testing.T, server, client func() *dvs.Session) {
+		e := bind(t, server(), "s", dvs.BindOptions{Queue: 2})
+		got := make(chan error, 2)
+		for range 2 {
+			c := client()
+			go func() { got <- c.Send(patient(t), "s", []byte("waits")) }()
+		}
+		eventually(t, "a full queue", func() bool { return e.Pending() == 2 })
+		c := client()
+		refused := make(chan error, 1)
+		go func() { refused <- c.Send(patient(t), "s", []byte("too much")) }()
+		eventually(t, "a refusal", func() bool { _ = e.Pending(); return len(refused) > 0 }) // a program that computes looks now and then
+		wantErr(t, <-refused, dvs.ErrOverrun)
+		for range 2 {
+			if _, err := e.Receive(patient(t), dvs.Any); err != nil {
+				t.Fatal(err)
+			}
+			if err := <-got; err != nil {
+				t.Error(err)
+			}
+		}
+		echo(t, e)
+		if _, err := c.SendRec(patient(t), "s", []byte("now")); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestLine09OtherErrors(t *testing.T) {
 	n, path := startNode(t, node.Options{Name: "a", MaxPayload: 1000})
 	s := connect(t, path, dvs.Options{})
