@@ -23,6 +23,8 @@ type BindOptions struct {
 	Pieces Pieces
 	// Standby waits to take over an endpoint that moves here. It needs Restore or Pieces. Bind then returns when it has.
 	Standby bool
+	// Queue bounds how many requests wait to be received: more fail with ErrOverrun. 0 is no bound but one request for each caller.
+	Queue int
 }
 
 // Message is what an endpoint received.
@@ -88,6 +90,7 @@ func (s *Session) bind(ctx context.Context, name string, o BindOptions) (*Endpoi
 		status = endpoint.Standby
 	}
 	e.box = endpoint.NewMailbox(e.id, endpoint.Version{}, status)
+	e.box.Limit(o.Queue)
 	s.mu.Lock()
 	if old := s.endpoints[e.id]; old != nil && old.box.Status() != endpoint.Left {
 		s.mu.Unlock()
@@ -179,15 +182,25 @@ func (e *Endpoint) Reply(m Message, payload []byte) error {
 	if len(payload) > e.s.maxLen {
 		return fault("reply", m.From, ErrTooLong)
 	}
+	return e.end("reply", m, endpoint.OK, slices.Clone(payload))
+}
+
+// Refuse answers a request with an error: the caller gets ErrRefused with the text, once, as it would get a reply.
+func (e *Endpoint) Refuse(m Message, text string) error {
+	const most = 4096
+	return e.end("refuse", m, endpoint.Failed, []byte(text[:min(len(text), most)]))
+}
+
+func (e *Endpoint) end(op string, m Message, code endpoint.Code, payload []byte) error {
 	e.s.mu.Lock()
 	defer e.s.mu.Unlock()
 	if e.s.err != nil {
-		return fault("reply", m.From, e.s.err)
+		return fault(op, m.From, e.s.err)
 	}
-	r, ok := e.box.Reply(m.caller, m.seq, endpoint.OK, slices.Clone(payload))
+	r, ok := e.box.Reply(m.caller, m.seq, code, payload)
 	e.freezeLocked()
 	if !ok {
-		return fault("reply", m.From, ErrNotWaiting)
+		return fault(op, m.From, ErrNotWaiting)
 	}
 	e.s.replyLocked(r)
 	return nil

@@ -68,6 +68,7 @@ func (s *Session) onOrderLocked(o wire.Order) {
 	case wire.OrderDiscard:
 		if e.box.Status() == endpoint.Standby {
 			e.box = endpoint.NewMailbox(e.id, endpoint.Version{}, endpoint.Standby)
+			e.box.Limit(e.opts.Queue)
 			e.settleLocked()
 			if e.opts.Pieces != nil {
 				e.sinkLocked(func() { _ = e.opts.Pieces.Reset() }) // frees what it can

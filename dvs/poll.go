@@ -25,6 +25,7 @@ const (
 // spin is the state of waiting, guarded by the session's lock.
 type spin struct {
 	spinners, sleepers int
+	waiting            int // goroutines in await: the page stays mapped for them
 	score, skipped     int
 	visits             uint64 // channels that had something
 	linger             int    // the score of spinning for others
@@ -65,6 +66,16 @@ func (w *waiter) reset() {
 
 // await waits until w is ready or ctx ends. The lock is not held.
 func (s *Session) await(ctx context.Context, w *waiter) error {
+	s.mu.Lock()
+	s.waiting++
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.waiting--; s.waiting == 0 && s.err != nil {
+			s.room.Broadcast()
+		}
+	}()
 	if s.spinFor(w) {
 		return nil
 	}

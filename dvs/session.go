@@ -172,6 +172,9 @@ func (s *Session) Close() {
 	s.conn.Close()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	for s.waiting > 0 { // they have been woken
+		s.room.Wait()
+	}
 	for i, c := range s.channels {
 		s.closeLocked(c)
 		delete(s.channels, i)
@@ -373,7 +376,7 @@ func (s *Session) onGoneLocked(caller uint64) {
 
 // sendLocked sends a frame by a channel, or by the node when there is none.
 func (s *Session) sendLocked(frame []byte, via uint32) {
-	if c := s.channels[via]; c != nil {
+	if c := s.channels[via]; c != nil && (via != 0 || len(frame) <= ring.Long) {
 		if err := c.Send(frame); err == nil {
 			return
 		}

@@ -10,14 +10,15 @@ type Rounds struct {
 	Count       int
 	Bytes, Last uint64
 	took        time.Duration // by the last one
-	stuck       int           // rounds in a row that carried no less than the one before
+	stuck       int           // rounds that carried no less than the one before
 }
 
 const (
 	// DefaultOutage is half of the aim for the whole outage: the rest is for what comes besides the state.
 	DefaultOutage = 25 * time.Millisecond
 	mostRounds    = 30
-	mostStuck     = 2
+	mostStuck     = 3
+	smallRound    = 64 << 10 // bytes: what a round costs besides them is more
 )
 
 // Another takes in what a round carried and how long that took until it was applied, and tells whether another one is worth it. What
@@ -34,11 +35,9 @@ func (r *Rounds) Another(bytes uint64, took time.Duration) bool {
 	}
 	if r.Count > 1 && bytes >= last-last/16 {
 		r.stuck++
-	} else {
-		r.stuck = 0
 	}
 	switch {
-	case r.Count >= mostRounds, r.stuck >= mostStuck, took <= outage/4:
+	case r.Count >= mostRounds, r.stuck >= mostStuck, bytes <= smallRound, took <= outage/4:
 		return false
 	case r.Count == 1:
 		return true

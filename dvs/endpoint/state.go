@@ -67,7 +67,7 @@ func (m *Mailbox) Restore(s State) error {
 		return fmt.Errorf("the state is endpoint %x's, this is %x", s.ID, m.id)
 	}
 	fresh := NewMailbox(m.id, m.version, Standby)
-	fresh.line = s.Line
+	fresh.line, fresh.limit = s.Line, m.limit
 	fresh.queue, fresh.copies, fresh.notes = slices.Clone(s.Queue), slices.Clone(s.Copies), slices.Clone(s.Notes)
 	for _, n := range s.Noted {
 		fresh.noted[n.Caller] = n.Seq

@@ -154,7 +154,7 @@ func (n *Node) deskLocked(s *session, e wire.Encoded) error {
 
 // sendLocked gives a program a message.
 func (s *session) sendLocked(e wire.Encoded) {
-	if s.desk == nil || !s.desk.used || noWait(e) {
+	if s.desk == nil || !s.desk.used || noWait(e) || len(e) > ring.Long {
 		_ = s.conn.Send(e)
 		return
 	}

@@ -42,7 +42,8 @@ type link struct {
 	acked    uint64 // what the peer has been told of received
 	beat     bool   // tell it now
 
-	wrote atomic.Uint64 // bytes
+	wrote      atomic.Uint64 // bytes
+	reconnects uint64
 
 	conn  net.Conn
 	turn  int         // counts connections
@@ -205,6 +206,7 @@ func (l *link) upLocked(c net.Conn, m wire.LinkHello) {
 	}
 	if l.turn > 0 {
 		l.n.stats.Reconnects++
+		l.reconnects++
 	}
 	l.conn, l.away = c, false
 	l.turn++
@@ -291,6 +293,8 @@ type LinkInfo struct {
 	Up     bool
 	Queued int    // bytes not acknowledged
 	Wrote  uint64 // bytes, as they went over the connections
+	// Reconnects counts how often a connection has been replaced.
+	Reconnects uint64
 }
 
 // Links lists the links.
@@ -299,7 +303,7 @@ func (n *Node) Links() []LinkInfo {
 	defer n.mu.Unlock()
 	var all []LinkInfo
 	for _, l := range n.links {
-		all = append(all, LinkInfo{Node: l.name, Up: l.conn != nil, Queued: l.q.bytes, Wrote: l.wrote.Load()})
+		all = append(all, LinkInfo{Node: l.name, Up: l.conn != nil, Queued: l.q.bytes, Wrote: l.wrote.Load(), Reconnects: l.reconnects})
 	}
 	return all
 }

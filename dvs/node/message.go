@@ -306,18 +306,24 @@ func (n *Node) forwardedLocked(l *link, m wire.Forward) error {
 // errGone is the cause when a session or a link ends while an order is under way.
 var errGone = errors.New("it has gone")
 
-// order sends an order and waits for its answer.
-func (n *Node) order(ctx context.Context, send func(frame []byte) bool, o wire.Order) error {
+// awaited is an answer that is waited for, and the program here that has to give it, if it is one.
+type awaited struct {
+	ch   chan wire.Done
+	from *session
+}
+
+// order sends an order and waits for its answer. from is the program that has to answer, or nil if it is at another node.
+func (n *Node) order(ctx context.Context, from *session, send func(frame []byte) bool, o wire.Order) error {
 	k := wire.Order{Endpoint: o.Endpoint, Epoch: o.Epoch, Order: o.Order}
 	ch := make(chan wire.Done, 1)
 	n.mu.Lock()
-	n.orders[k] = ch
+	n.orders[k] = awaited{ch, from}
 	ok := send(o.Append(nil))
 	n.mu.Unlock()
 	defer func() {
 		n.mu.Lock()
 		defer n.mu.Unlock()
-		if n.orders[k] == ch {
+		if n.orders[k].ch == ch {
 			delete(n.orders, k)
 		}
 	}()
@@ -339,8 +345,8 @@ func (n *Node) order(ctx context.Context, send func(frame []byte) bool, o wire.O
 
 func (n *Node) doneLocked(d wire.Done) {
 	k := wire.Order{Endpoint: d.Endpoint, Epoch: d.Epoch, Order: d.Order.Order}
-	if ch := n.orders[k]; ch != nil {
+	if a, ok := n.orders[k]; ok {
 		delete(n.orders, k)
-		ch <- d
+		a.ch <- d
 	}
 }

@@ -65,7 +65,7 @@ type Node struct {
 	records   map[key]*record
 	callers   map[uint64]place // where requests of a caller last came from
 	links     map[string]*link
-	orders    map[wire.Order]chan wire.Done
+	orders    map[wire.Order]awaited
 	stats     Stats
 }
 
@@ -101,7 +101,7 @@ func New(o Options) (*Node, error) {
 	}
 	n := &Node{
 		o: o, sessions: map[*session]struct{}{}, records: map[key]*record{}, callers: map[uint64]place{}, links: map[string]*link{},
-		orders: map[wire.Order]chan wire.Done{},
+		orders: map[wire.Order]awaited{},
 	}
 	var b [8]byte
 	_, _ = rand.Read(b[:]) // never fails
@@ -179,6 +179,7 @@ type EndpointInfo struct {
 	PID             int
 	Standby         bool // a program here waits to take it over
 	Watchers        int
+	Fence           uint64 // the highest epoch that was tried here: a new one has to be above it
 	// Rounds, Moved and LastRound are of the newest move that converged from here: rounds while the program ran, the bytes they carried, and
 	// those of the last one.
 	Rounds           int
@@ -193,7 +194,7 @@ func (n *Node) Endpoints() []EndpointInfo {
 	for _, r := range n.records {
 		i := EndpointInfo{
 			Container: r.container, Name: r.name, Version: r.version, State: r.shown(), Node: r.node,
-			Standby: r.standby != nil, Watchers: len(r.watchers),
+			Standby: r.standby != nil, Watchers: len(r.watchers), Fence: r.fence.Epoch,
 			Rounds: r.work.rounds.Count, Moved: r.work.rounds.Bytes, LastRound: r.work.rounds.Last,
 		}
 		if r.owner != nil {

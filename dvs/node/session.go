@@ -244,10 +244,10 @@ func (n *Node) drop(s *session, err error) {
 			n.endLocked(r, endpoint.Dead)
 		}
 	}
-	for o, ch := range n.orders {
-		if s.served[o.Endpoint] {
+	for o, a := range n.orders {
+		if a.from == s {
 			delete(n.orders, o)
-			ch <- wire.Done{Order: o, Code: endpoint.Died, Text: "the process has ended"}
+			a.ch <- wire.Done{Order: o, Code: endpoint.Died, Text: "the process has ended"}
 		}
 	}
 	for c := range s.callers {

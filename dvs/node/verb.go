@@ -177,7 +177,7 @@ func (n *Node) orderTo(ctx context.Context, r *record, c Command, o wire.Orders,
 		return none
 	}
 	send := func(frame []byte) bool { return s.conn.Send(frame) == nil }
-	return n.order(ctx, send, wire.Order{Endpoint: r.id, Epoch: c.Epoch, Order: o, Version: version})
+	return n.order(ctx, s, send, wire.Order{Endpoint: r.id, Epoch: c.Epoch, Order: o, Version: version})
 }
 
 // quiesce holds the endpoint, and has its state restored at the peer.
@@ -196,7 +196,13 @@ func (n *Node) quiesce(ctx context.Context, r *record, c Command) error {
 		return err
 	}
 	stage := wire.Order{Endpoint: r.id, Epoch: c.Epoch, Order: wire.OrderStage}
-	return n.order(ctx, func(frame []byte) bool { return n.toPeerLocked(r, frame) }, stage)
+	var from *session
+	if c.Peer == n.o.Name {
+		n.mu.Lock()
+		from = r.standby
+		n.mu.Unlock()
+	}
+	return n.order(ctx, from, func(frame []byte) bool { return n.toPeerLocked(r, frame) }, stage)
 }
 
 // toPeerLocked sends an order or a piece of a state to where the endpoint is moving.
@@ -301,7 +307,7 @@ func (n *Node) commit(ctx context.Context, r *record, c Command) error {
 	}
 	v := endpoint.Version{Epoch: c.Epoch}
 	send := func(frame []byte) bool { return s.conn.Send(frame) == nil }
-	if err := n.order(ctx, send, wire.Order{Endpoint: r.id, Epoch: c.Epoch, Order: wire.OrderActivate, Version: v}); err != nil {
+	if err := n.order(ctx, s, send, wire.Order{Endpoint: r.id, Epoch: c.Epoch, Order: wire.OrderActivate, Version: v}); err != nil {
 		return err
 	}
 	n.mu.Lock()
@@ -336,7 +342,7 @@ func (n *Node) leave(ctx context.Context, r *record, c Command) error {
 	}
 	n.mu.Unlock()
 	send := func(frame []byte) bool { return s.conn.Send(frame) == nil }
-	err := n.order(ctx, send, wire.Order{Endpoint: r.id, Epoch: c.Epoch, Order: wire.OrderLeave})
+	err := n.order(ctx, s, send, wire.Order{Endpoint: r.id, Epoch: c.Epoch, Order: wire.OrderLeave})
 	if errors.Is(err, errGone) || errors.Is(err, ErrNotHere) {
 		return nil
 	}

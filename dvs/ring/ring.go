@@ -26,8 +26,10 @@ const (
 	PageSize = 4096
 	// Size is the memory of an introduction: for each side a header, the ring that it writes, and the area of its copies. What is never
 	// used takes no memory.
-	Size       = 2 * (ringHeader + ringSize + AreaSize)
-	AreaSize   = 1 << 20
+	Size     = 2 * (ringHeader + ringSize + AreaSize)
+	AreaSize = 1 << 20
+	// Long is the size of a frame, in bytes, above which a socket carries it better than a ring, which it would fill again and again.
+	Long       = 32 << 10
 	ringHeader = 4096 // at 0 bytes written, at 64 bytes read, at 128 the flag "writer waits for room"
 	ringSize   = 64 << 10
 
