@@ -93,9 +93,11 @@ func commandLine(m server.Machine, incoming, ballast, sandbox bool) ([]string, e
 		a = append(a, disk...)
 	}
 	for i, n := range m.NICs {
+		// No announcement after a move: nobody learns from frames where this guest is, and to make them is some 2,500
+		// blocks of guest code in its first moments.
 		id := "net" + strconv.Itoa(i)
 		a = append(a, "-netdev", "tap,id="+id+",ifname="+n.Tap+",script=no,downscript=no,vhost=off",
-			"-device", "virtio-net-pci,netdev="+id+",mac="+n.MAC+",romfile=")
+			"-device", "virtio-net-pci,netdev="+id+",mac="+n.MAC+",romfile=,guest_announce=off")
 	}
 	if ballast {
 		a = append(a, "-blockdev", ballastArgument())
