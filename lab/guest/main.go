@@ -37,6 +37,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, "godwit-guest: this is PID 1 of the lab's guest; build an image with `make build` and boot it")
 		os.Exit(2)
 	}
+	calmly()
 	// One processor: under TCG a second thread that spins for work costs more than it brings.
 	runtime.GOMAXPROCS(1)
 	debug.SetMemoryLimit(memoryLimit)
@@ -44,6 +45,16 @@ func main() {
 	defer console.dieOnPanic("main")
 	if err := run(console); err != nil {
 		console.die(err)
+	}
+}
+
+// calmly starts this program again with a runtime that sends no signals to take the processor from a goroutine: each costs an
+// emulated processor some 500 blocks of code that it has not translated yet, in the first moments after a move, and
+// nothing here runs for long. The runtime reads that setting from the environment alone.
+func calmly() {
+	const setting = "GODEBUG"
+	if os.Getenv(setting) == "" {
+		_ = unix.Exec("/init", os.Args, append(os.Environ(), setting+"=asyncpreemptoff=1")) // as it is, it serves as well
 	}
 }
 

@@ -6,8 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
+	"os"
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
@@ -48,6 +50,10 @@ func setUpNetwork(ctx context.Context, console *console, o options) (netip.Addr,
 	}
 	if lo, err := netlink.LinkByName("lo"); err == nil {
 		_ = netlink.LinkSetUp(lo) // only local tools would miss it
+	}
+	// The service has IPv4 addresses only; neighbour discovery and router solicitations would be work for nobody.
+	if err := os.WriteFile("/proc/sys/net/ipv6/conf/all/disable_ipv6", []byte("1"), 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return netip.Addr{}, fmt.Errorf("turn IPv6 off: %w", err)
 	}
 	if err := netlink.LinkSetUp(link); err != nil {
 		return netip.Addr{}, fmt.Errorf("bring up %s: %w", link.Attrs().Name, err)
