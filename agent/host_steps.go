@@ -280,6 +280,13 @@ func (h *host) quiesceServer(ctx context.Context, s *pb.MigrationStep, _ func(*p
 		drained.Go(func() error { return h.net.Divert(drain, name, true) })
 		return nil
 	}
+	err := h.eachVolume(ctx, s, func(_ context.Context, v *storage.Volume) error {
+		v.Hasten(s.GetEpoch())
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
 	if err := h.platform.Quiesce(ctx, name, s.GetEpoch(), shut); err != nil {
 		stop()
 		_ = drained.Wait() // that it was given up says nothing new

@@ -147,11 +147,12 @@ func (s *source) mirror(c *change) ticket {
 	return t
 }
 
-// settled waits until the replica has the change on stable storage, or the link is broken and the change dirty again.
+// settled waits until the replica has the change on stable storage, or the link is broken and the change dirty again; or, in
+// the last moments before the fence, which drains all of it, not at all.
 func (s *source) settled(t ticket) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for !t.link.broken && t.link.durable < t.seq {
+	for !s.hasty && !t.link.broken && t.link.durable < t.seq {
 		s.changed.Wait()
 	}
 }

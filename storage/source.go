@@ -51,6 +51,7 @@ type source struct {
 	mirroring   bool // writes go on the stream themselves and wait for it
 	inSync      bool // … and nothing older is missing
 	wantSync    bool // return to sync by itself after a reconnect
+	hasty       bool // writers do not wait for the replica any more: the fence will
 	completed   bool // the replica has confirmed the completion marker
 	stopped     bool
 	refused     error // the session is over for good

@@ -7,9 +7,11 @@
 //
 // One connection, source to destination, all numbers big endian:
 //
-//	source       "GWC1", uint64 size of the memory, then one uint64 XXH3 hash for each region of 64 KiB
-//	destination  uint32 number of a region that differs, any number of times; 0xffffffff when all are equal
-//	source       for each number, in order, the region's bytes
+//	source       "GWC2", uint64 size of the memory, then one uint64 XXH3 hash for each region of 64 KiB
+//	destination  uint32 number of a region that differs, and the hashes of its 16 pages, any number of times; 0xffffffff at the end
+//	source       for each number, in order: uint16, a bit for each page that differs (page 0 is bit 0), then those pages
+//
+// Pages, not regions, are sent again: a few of them fit into what a connection that has been idle may send at once.
 //
 // What may not enter: where memory comes from, and what a machine is.
 package memcheck
@@ -23,7 +25,6 @@ import (
 	"io"
 	"net"
 	"runtime"
-	"slices"
 	"sync"
 
 	"github.com/zeebo/xxh3"
@@ -33,7 +34,8 @@ const (
 	// Region is the unit that is hashed and sent again, in bytes. Memory is a multiple of it.
 	Region = 64 << 10
 	page   = 4 << 10
-	magic  = "GWC1"
+	pages  = Region / page
+	magic  = "GWC2"
 	end    = ^uint32(0)
 )
 
@@ -112,15 +114,37 @@ func Offer(ctx context.Context, conn net.Conn, m Memory) error {
 		if int(n) >= len(own) {
 			return fmt.Errorf("%w: region %d of %d", ErrProtocol, n, len(own))
 		}
-		if _, err := conn.Write(m.Bytes()[int(n)*Region : (int(n)+1)*Region]); err != nil {
+		if out, err = answer(out[:0], conn, m.Bytes()[int(n)*Region:(int(n)+1)*Region]); err == nil {
+			_, err = conn.Write(out)
+		}
+		if err != nil {
 			return fmt.Errorf("memory check: send region %d: %w", n, err)
 		}
 	}
 }
 
+// answer appends to out what the destination lacks of a region, by the hashes that it sends of its own pages.
+func answer(out []byte, from io.Reader, region []byte) ([]byte, error) {
+	var theirs [8 * pages]byte
+	if _, err := io.ReadFull(from, theirs[:]); err != nil {
+		return nil, err
+	}
+	out = append(out, 0, 0)
+	var differing uint16
+	for i := range pages {
+		own := region[i*page : (i+1)*page]
+		if xxh3.Hash(own) != binary.BigEndian.Uint64(theirs[8*i:]) {
+			differing |= 1 << i
+			out = append(out, own...)
+		}
+	}
+	binary.BigEndian.PutUint16(out, differing)
+	return out, nil
+}
+
 // Repair is the destination's end: it compares, takes what differs, and returns the number of pages (4 KiB) that did. When
 // it returns without error the memories are equal. The machine must have loaded, and must not run. It closes conn.
-func Repair(ctx context.Context, conn net.Conn, m Memory) (pages int, err error) {
+func Repair(ctx context.Context, conn net.Conn, m Memory) (mended int, err error) {
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
@@ -139,6 +163,9 @@ func Repair(ctx context.Context, conn net.Conn, m Memory) (pages int, err error)
 		if own[i] != theirs[i] {
 			differing = append(differing, i)
 			ask = binary.BigEndian.AppendUint32(ask, uint32(i))
+			for at := i * Region; at < (i+1)*Region; at += page {
+				ask = binary.BigEndian.AppendUint64(ask, xxh3.Hash(m.Bytes()[at:at+page]))
+			}
 		}
 	}
 	// The source answers while it reads, so the questions are sent beside the reading of the answers.
@@ -147,9 +174,10 @@ func Repair(ctx context.Context, conn net.Conn, m Memory) (pages int, err error)
 		_, err := conn.Write(ask)
 		sent <- err
 	}()
-	region := make([]byte, Region)
 	for _, i := range differing {
-		if _, err = io.ReadFull(in, region); err != nil {
+		var n int
+		region := m.Bytes()[i*Region : (i+1)*Region]
+		if n, err = mend(region, in); err != nil {
 			err = fmt.Errorf("memory check: receive region %d: %w", i, err)
 			break
 		}
@@ -157,18 +185,18 @@ func Repair(ctx context.Context, conn net.Conn, m Memory) (pages int, err error)
 			err = fmt.Errorf("region %d: %w", i, ErrDiffers)
 			break
 		}
-		pages += mend(m.Bytes()[i*Region:(i+1)*Region], region)
+		mended += n
 	}
 	if err != nil {
 		_ = conn.Close()
 	}
 	if err := errors.Join(err, <-sent); err != nil {
-		return pages, err
+		return mended, err
 	}
 	if _, err := conn.Write(binary.BigEndian.AppendUint32(nil, end)); err != nil {
-		return pages, fmt.Errorf("memory check: tell the source: %w", err)
+		return mended, fmt.Errorf("memory check: tell the source: %w", err)
 	}
-	return pages, nil
+	return mended, nil
 }
 
 func readHashes(in io.Reader, want int) ([]uint64, error) {
@@ -193,13 +221,21 @@ func readHashes(in io.Reader, want int) ([]uint64, error) {
 	return all, nil
 }
 
-// mend makes to equal to from, page by page, and returns how many differed.
-func mend(to, from []byte) (pages int) {
-	for at := 0; at < len(to); at += page {
-		if !slices.Equal(to[at:at+page], from[at:at+page]) {
-			copy(to[at:at+page], from[at:at+page])
-			pages++
-		}
+// mend puts an answer into a region, and returns how many pages that were.
+func mend(region []byte, from io.Reader) (mended int, err error) {
+	var head [2]byte
+	if _, err := io.ReadFull(from, head[:]); err != nil {
+		return 0, err
 	}
-	return pages
+	differing := binary.BigEndian.Uint16(head[:])
+	for i := range pages {
+		if differing&(1<<i) == 0 {
+			continue
+		}
+		if _, err := io.ReadFull(from, region[i*page:(i+1)*page]); err != nil {
+			return mended, err
+		}
+		mended++
+	}
+	return mended, nil
 }

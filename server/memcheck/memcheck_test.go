@@ -87,8 +87,8 @@ func TestTheEndOfTheContextEndsBothEnds(t *testing.T) {
 }
 
 func FuzzReadHashes(f *testing.F) {
-	f.Add([]byte("GWC1\x00\x00\x00\x00\x00\x01\x00\x00\x01\x02\x03\x04\x05\x06\x07\x08"))
-	f.Add([]byte("GWC1"))
+	f.Add([]byte("GWC2\x00\x00\x00\x00\x00\x01\x00\x00\x01\x02\x03\x04\x05\x06\x07\x08"))
+	f.Add([]byte("GWC2"))
 	f.Add([]byte("nonsense and more of it"))
 	f.Fuzz(func(t *testing.T, in []byte) {
 		if all, err := readHashes(bytes.NewReader(in), 1); err == nil && len(all) != 1 {
