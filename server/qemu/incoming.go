@@ -51,7 +51,7 @@ func (m *machine) prepareIncoming(ctx context.Context, rec record) error {
 		}
 		return err
 	}
-	return m.setCapabilities(ctx, map[string]bool{"events": true, "late-block-activate": true, "dirty-bitmaps": rec.Ballast})
+	return nil
 }
 
 // waitsOrLoaded says whether an incoming machine is still good for this attempt: fresh, receiving, or loaded.
@@ -119,8 +119,14 @@ func (m *machine) accept(ctx context.Context, epoch uint64, conn net.Conn) (*str
 	if err := m.waits(epoch); err != nil {
 		return nil, err
 	}
-	if rec, _, _ := m.look(); rec.Stage != stageNone {
+	rec, _, _ := m.look()
+	if rec.Stage != stageNone {
 		return nil, errors.New("it has received a stream already: prepare it again")
+	}
+	// Here, and not when it is started: whoever started it may have been killed before it could.
+	err = m.setCapabilities(ctx, map[string]bool{"events": true, "late-block-activate": true, "dirty-bitmaps": rec.Ballast})
+	if err != nil {
+		return nil, err
 	}
 	ours, err := m.giveSocket(ctx)
 	if err != nil {
