@@ -195,7 +195,7 @@ func (g *Group) tellAll(m *member, empty bool) error {
 		return nil
 	}
 	for off := int64(0); off < m.v.size; {
-		start, end, ok, err := nextData(m.v.file, off, m.v.size)
+		start, end, ok, err := m.v.disk.NextData(off)
 		if err != nil || !ok {
 			return err
 		}

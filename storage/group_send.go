@@ -289,7 +289,7 @@ func (g *Group) takeRun(l *groupLink, m *member, off, n, hole int64, buf []byte)
 
 // holeOwed returns how much from off on is owed as a hole, in whole blocks and at most n.
 func (g *Group) holeOwed(m *member, off, n int64) (int64, error) {
-	start, _, _, err := nextData(m.v.file, off, m.v.size)
+	start, _, _, err := m.v.disk.NextData(off)
 	if err != nil || start <= off {
 		return 0, err
 	}
@@ -320,7 +320,7 @@ func (g *Group) readOwed(l *groupLink, m *member, p []byte, off int64) error {
 		}
 		g.mu.Unlock()
 		end = min(end, int64(len(p)))
-		from := m.v.file
+		var from io.ReaderAt = m.v.disk
 		if aside {
 			from = m.aside
 		}
