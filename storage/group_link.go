@@ -22,6 +22,7 @@ type groupLink struct {
 	seq     uint64
 	frames  uint64
 	content uint64
+	stalled time.Duration // in this epoch, waiting for the link
 	answers chan []byte
 	heard   time.Time
 	moved   time.Time // the standby has got further, or was busy
