@@ -68,7 +68,7 @@ func (s *source) ship(l *link, off, length int64, buf []byte) (int64, error) {
 		}
 	} else {
 		content = buf[:length]
-		if _, err := s.v.file.ReadAt(content, off); err != nil {
+		if _, err := s.v.disk.ReadAt(content, off); err != nil {
 			if err == io.EOF {
 				err = io.ErrUnexpectedEOF
 			}
@@ -93,7 +93,7 @@ func (s *source) ship(l *link, off, length int64, buf []byte) (int64, error) {
 
 // holeAt returns the length of the hole at off, at most length and in whole blocks; 0 when there is data.
 func (s *source) holeAt(off, length int64) (int64, error) {
-	start, _, _, err := nextData(s.v.file, off, s.v.size)
+	start, _, _, err := s.v.disk.NextData(off)
 	if err != nil {
 		return 0, err
 	}

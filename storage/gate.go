@@ -10,15 +10,21 @@ import (
 type gate struct {
 	mu     sync.Mutex
 	inside int
+	closed bool
 	opened chan struct{} // not nil while shut; closed by open
 	empty  chan struct{} // not nil while someone waits for the last one inside to leave
 }
 
-// enter waits for the gate to be open and counts the request as inside; each success needs one leave.
+// enter waits for the gate to be open and counts the request as inside; each success needs one leave. It fails once the gate is
+// closed.
 func (g *gate) enter(ctx context.Context) error {
 	for {
 		g.mu.Lock()
 		opened := g.opened
+		if g.closed {
+			g.mu.Unlock()
+			return ErrClosed
+		}
 		if opened == nil {
 			g.inside++
 			g.mu.Unlock()
@@ -31,6 +37,17 @@ func (g *gate) enter(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// tryEnter is enter if that needs no waiting.
+func (g *gate) tryEnter() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed || g.opened != nil {
+		return false
+	}
+	g.inside++
+	return true
 }
 
 func (g *gate) leave() {
@@ -62,7 +79,15 @@ func (g *gate) open() {
 	}
 }
 
-// drained waits until nothing is inside; only of use while the gate is shut.
+// close lets nobody in any more, and those go who are parked.
+func (g *gate) close() {
+	g.mu.Lock()
+	g.closed = true
+	g.mu.Unlock()
+	g.open()
+}
+
+// drained waits until nothing is inside; only of use while the gate is shut or closed.
 func (g *gate) drained(ctx context.Context) error {
 	g.mu.Lock()
 	if g.inside == 0 {

@@ -71,7 +71,8 @@ type Group struct {
 	base        uint64
 	known       bool // base is
 	wanted      uint64
-	keeps       []keep // cuts to be named
+	pause       time.Duration // between epochs that nobody waits for, at least
+	keeps       []keep        // cuts to be named
 	firstWrite  time.Time
 	cuts        []cutEpoch // on their way, oldest first
 	downSince   time.Time

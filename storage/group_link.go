@@ -22,6 +22,7 @@ type groupLink struct {
 	seq     uint64
 	frames  uint64
 	content uint64
+	stalled time.Duration // in this epoch, waiting for the link
 	answers chan []byte
 	heard   time.Time
 	moved   time.Time // the standby has got further, or was busy
@@ -195,7 +196,7 @@ func (g *Group) tellAll(m *member, empty bool) error {
 		return nil
 	}
 	for off := int64(0); off < m.v.size; {
-		start, end, ok, err := nextData(m.v.file, off, m.v.size)
+		start, end, ok, err := m.v.disk.NextData(off)
 		if err != nil || !ok {
 			return err
 		}

@@ -15,6 +15,10 @@ import (
 // askRun is how much is asked about at once, in bytes; a multiple of a block.
 const askRun = 1 << 20
 
+// restFor is how many times as long as the sender worked on an epoch, waiting for the link left out, it rests when nobody waits: so
+// much more coalesces, and writers have the disk to themselves.
+const restFor = 20
+
 // send ships one epoch after the other until the link breaks.
 func (g *Group) send(l *groupLink) error {
 	buf := make([]byte, askRun)
@@ -37,6 +41,8 @@ func (g *Group) send(l *groupLink) error {
 				return err
 			}
 		}
+		began := time.Now()
+		l.stalled = 0
 		for i := range g.members {
 			if err := g.handOver(l, i, buf[:frameRun]); err != nil {
 				return err
@@ -55,6 +61,7 @@ func (g *Group) send(l *groupLink) error {
 			return err
 		}
 		g.mu.Lock()
+		g.pause = min(restFor*(time.Since(began)-l.stalled), g.limits.Lag/8)
 		if !l.broken {
 			g.keeps = g.keeps[len(keeps):]
 			g.changed.Broadcast()
@@ -84,7 +91,9 @@ func (g *Group) put(l *groupLink, h wire.Header, content []byte) error {
 	}
 	l.sent = l.seq
 	g.mu.Unlock()
+	start := time.Now()
 	_, err := l.w.Write(f.B)
+	l.stalled += time.Since(start)
 	f.Release()
 	return err
 }
@@ -123,6 +132,8 @@ func (g *Group) nextCut(l *groupLink) (number uint64, cut time.Time, keeps []kee
 // dueLocked says whether an epoch is to be cut now, or else after what time, 0 for when something happens.
 func (g *Group) dueLocked(now time.Time) (bool, time.Duration) {
 	current, written := g.tracker.Current()
+	interval := max(g.limits.Interval, g.pause)
+	full := min(max(fullEpoch, g.limits.Bytes/4), g.limits.Bytes)
 	switch {
 	case len(g.cuts) >= maxUnderway:
 		return false, 0
@@ -132,10 +143,10 @@ func (g *Group) dueLocked(now time.Time) (bool, time.Duration) {
 		return false, 0
 	case g.firstWrite.IsZero():
 		g.firstWrite = now
-	case now.Sub(g.firstWrite) >= g.limits.Interval || g.tracker.Pending() >= fullEpoch && len(g.cuts) < 2:
+	case now.Sub(g.firstWrite) >= interval || g.tracker.Pending() >= full && len(g.cuts) < 2:
 		return true, 0
 	}
-	return false, g.limits.Interval - now.Sub(g.firstWrite)
+	return false, min(g.limits.Interval, max(interval-now.Sub(g.firstWrite), time.Millisecond))
 }
 
 // question is a range whose hashes were asked for.
@@ -289,7 +300,7 @@ func (g *Group) takeRun(l *groupLink, m *member, off, n, hole int64, buf []byte)
 
 // holeOwed returns how much from off on is owed as a hole, in whole blocks and at most n.
 func (g *Group) holeOwed(m *member, off, n int64) (int64, error) {
-	start, _, _, err := nextData(m.v.file, off, m.v.size)
+	start, _, _, err := m.v.disk.NextData(off)
 	if err != nil || start <= off {
 		return 0, err
 	}
@@ -320,7 +331,7 @@ func (g *Group) readOwed(l *groupLink, m *member, p []byte, off int64) error {
 		}
 		g.mu.Unlock()
 		end = min(end, int64(len(p)))
-		from := m.v.file
+		var from io.ReaderAt = m.v.disk
 		if aside {
 			from = m.aside
 		}

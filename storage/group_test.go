@@ -180,8 +180,7 @@ func TestVerifyNamesAFlippedBlockAndRepairsIt(t *testing.T) {
 	if len(found) != 0 {
 		t.Fatalf("equal volumes differ at %v", found)
 	}
-	_, err = east.volume("shop.log").file.WriteAt([]byte("rot"), 9000)
-	must(t, err)
+	rot(t, east.volume("shop.log"), 9000)
 	found, err = g.Verify(ctx, nil)
 	must(t, err, b.journal.Settle())
 	if len(found) != 1 || found[0] != (Difference{"shop.log", 8192, 4096}) {

@@ -3,7 +3,10 @@ package storage
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
+
+	"github.com/godwit-project/godwit/storage/disk/vfs"
 )
 
 // importChunk is how much Import copies at a time, in bytes.
@@ -25,22 +28,27 @@ func (v *Volume) importFrom(ctx context.Context, path string, progress func(done
 	} else if st.Clients > 0 || st.Mode != ModeLocal {
 		return fmt.Errorf("%w: %d clients, mode %s", ErrBusy, st.Clients, st.Mode)
 	}
-	f, err := os.Open(path)
+	return v.withDisk(func() error { return v.fill(ctx, path, progress) })
+}
+
+func (v *Volume) fill(ctx context.Context, path string, progress func(done, total int64)) error {
+	f, err := vfs.OS{}.Open(path, os.O_RDONLY)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	size, err := f.Seek(0, 2) // block devices tell their size only so
+	info, err := f.Info()
 	if err != nil {
 		return err
 	}
+	size := info.Size
 	if size > v.size {
 		return fmt.Errorf("the image has %d bytes, the volume %d: make the volume larger", size, v.size)
 	}
 	var extents []span
 	total := int64(0)
 	for off := int64(0); off < size; {
-		start, end, ok, err := nextData(f, off, size)
+		start, end, ok, err := f.NextData(off)
 		if err != nil {
 			return err
 		}
@@ -58,22 +66,22 @@ func (v *Volume) importFrom(ctx context.Context, path string, progress func(done
 	}
 	held := v.ranges.lock(0, v.size)
 	defer v.ranges.unlock(held)
-	if err := zeroRange(v.file, 0, v.size, false); err != nil {
+	if err := v.disk.Zero(0, v.size, false); err != nil {
 		return err
 	}
-	if err := copyExtents(ctx, v.file, f, extents, func(done int64) {
+	if err := copyExtents(ctx, v.disk, f, extents, func(done int64) {
 		if progress != nil {
 			progress(done, total)
 		}
 	}); err != nil {
 		return err
 	}
-	return v.local.sync()
+	return v.disk.Sync()
 }
 
 // copyExtents copies the ranges from one file to the same place in another, leaving out blocks of zeroes; the target reads
 // as zeroes before.
-func copyExtents(ctx context.Context, to, from *os.File, extents []span, progress func(done int64)) error {
+func copyExtents(ctx context.Context, to io.WriterAt, from io.ReaderAt, extents []span, progress func(done int64)) error {
 	buf := make([]byte, importChunk)
 	done := int64(0)
 	for _, e := range extents {

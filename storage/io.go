@@ -22,8 +22,8 @@ func (c client) ReadAt(ctx context.Context, p []byte, off int64) error {
 		return nbd.ErrHangUp
 	}
 	defer c.v.gate.leave()
-	_, err := c.v.file.ReadAt(p, off)
-	return err
+	_, err := c.v.disk.ReadAt(p, off)
+	return answer(err)
 }
 
 func (c client) WriteAt(ctx context.Context, p []byte, off int64, fua bool) error {
@@ -44,14 +44,14 @@ func (c client) Zero(ctx context.Context, off, length int64, allocate, fua bool)
 func (c client) Flush(context.Context) error {
 	m := c.v.member.Load()
 	if m == nil || m.group == nil {
-		return c.v.local.sync()
+		return answer(c.v.withDisk(c.v.disk.Sync))
 	}
 	number := m.group.promised()
-	err := c.v.local.sync()
+	err := c.v.withDisk(c.v.disk.Sync)
 	if err == nil {
 		m.settled(number, true)
 	}
-	return err
+	return answer(err)
 }
 
 func (c client) Extents(ctx context.Context, off, length int64, most int) ([]nbd.Extent, error) {
@@ -59,25 +59,7 @@ func (c client) Extents(ctx context.Context, off, length int64, most int) ([]nbd
 		return nil, nbd.ErrHangUp
 	}
 	defer c.v.gate.leave()
-	var out []nbd.Extent
-	end := off + length
-	for off < end && len(out) < most {
-		start, stop, ok, err := nextData(c.v.file, off, c.v.size)
-		if err != nil {
-			return nil, err
-		}
-		if start > off {
-			hole := min(start, end) - off
-			out = append(out, nbd.Extent{Length: hole, Hole: true, Zero: true})
-			off += hole
-		}
-		if ok && off < end && len(out) < most {
-			data := min(stop, end) - off
-			out = append(out, nbd.Extent{Length: data})
-			off += data
-		}
-	}
-	return out, nil
+	return c.v.disk.Backend().Extents(ctx, off, length, most)
 }
 
 // change is a write, or, without data, zeroes.
@@ -88,15 +70,9 @@ type change struct {
 	fua         bool
 }
 
-// write is the path of every change that a client makes: into the stream to the replica and into the file in one order,
+// write is the path of every change that a client makes: into the stream to the replica and onto the disk in one order,
 // then, if asked for, onto stable storage at one end or both.
 func (v *Volume) write(ctx context.Context, c change) error {
-	if *v.role.Load() == RoleReplica {
-		return fmt.Errorf("volume %s is a replica until promoted: %w", v.name, syscall.EPERM)
-	}
-	if c.length == 0 {
-		return nil
-	}
 	if m := v.member.Load(); m != nil {
 		m.admit(ctx)
 	}
@@ -104,6 +80,12 @@ func (v *Volume) write(ctx context.Context, c change) error {
 		return nbd.ErrHangUp
 	}
 	defer v.gate.leave()
+	if *v.role.Load() == RoleReplica { // asked inside, as a primary may have been demoted while the request was parked
+		return fmt.Errorf("volume %s is a replica until promoted: %w", v.name, syscall.EPERM)
+	}
+	if c.length == 0 {
+		return nil
+	}
 	first := c.off / changes.BlockSize * changes.BlockSize
 	held := v.ranges.lock(first, wholeBlocks(c.off+c.length-first))
 	src, m := v.source.Load(), v.member.Load()
@@ -121,7 +103,7 @@ func (v *Volume) write(ctx context.Context, c change) error {
 	}
 	v.ranges.unlock(held)
 	if err == nil && (c.fua || sent.link != nil || m != nil && m.mirrors()) {
-		err = v.local.sync()
+		err = v.disk.Sync()
 	}
 	if err == nil && sent.link != nil {
 		src.settled(sent)
@@ -129,14 +111,14 @@ func (v *Volume) write(ctx context.Context, c change) error {
 	if err == nil && m != nil {
 		m.settled(number, c.fua)
 	}
-	return err
+	return answer(err)
 }
 
-// apply makes the change in the base file.
+// apply makes the change on the disk.
 func (v *Volume) apply(c *change) error {
 	if c.data == nil {
-		return zeroRange(v.file, c.off, c.length, c.allocate)
+		return v.disk.Zero(c.off, c.length, c.allocate)
 	}
-	_, err := v.file.WriteAt(c.data, c.off)
+	_, err := v.disk.WriteAt(c.data, c.off)
 	return err
 }

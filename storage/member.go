@@ -88,7 +88,7 @@ func (m *member) save(s changes.Span) error {
 	defer copyBuffer.Put(buf)
 	for done := int64(0); done < s.Length; {
 		p := buf[:min(s.Length-done, int64(len(buf)))]
-		if _, err := m.v.file.ReadAt(p, s.Off+done); err != nil {
+		if _, err := m.v.disk.ReadAt(p, s.Off+done); err != nil {
 			return err
 		}
 		if _, err := m.aside.WriteAt(p, s.Off+done); err != nil {

@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+
+	"github.com/godwit-project/godwit/storage/disk/vfs"
 )
 
 const (
@@ -57,7 +59,7 @@ func (m *metadata) save(dir string) error {
 	if err != nil {
 		return err
 	}
-	return writeDurably(filepath.Join(dir, metaName), append(b, '\n'))
+	return vfs.Replace(vfs.OS{}, filepath.Join(dir, metaName), append(b, '\n'))
 }
 
 func loadMetadata(dir string) (metadata, error) {

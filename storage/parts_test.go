@@ -2,6 +2,7 @@ package storage
 
 import (
 	"io"
+	"os"
 	"testing"
 
 	"github.com/godwit-project/godwit/storage/wire"
@@ -14,6 +15,20 @@ func newTestReader(t *testing.T, r io.Reader) (*wire.Reader, error) {
 		t.Cleanup(rd.Close)
 	}
 	return rd, err
+}
+
+// rot flips a bit on the medium, past the volume.
+func rot(t *testing.T, v *Volume, off int64) {
+	t.Helper()
+	f, err := os.OpenFile(v.disk.Path(), os.O_RDWR, 0)
+	must(t, err)
+	defer f.Close()
+	p := make([]byte, 1)
+	_, err = f.ReadAt(p, off)
+	must(t, err)
+	p[0] ^= 1
+	_, err = f.WriteAt(p, off)
+	must(t, err)
 }
 
 func TestIsZero(t *testing.T) {

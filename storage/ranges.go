@@ -34,6 +34,18 @@ func (r *rangeLocks) lock(off, length int64) span {
 	return s
 }
 
+// tryLock is lock if that needs no waiting.
+func (r *rangeLocks) tryLock(off, length int64) (s span, ok bool) {
+	s = span{off, off + length}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.overlaps(s) {
+		return s, false
+	}
+	r.held = append(r.held, s)
+	return s, true
+}
+
 func (r *rangeLocks) unlock(s span) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

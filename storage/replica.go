@@ -318,7 +318,7 @@ func (in *incoming) complete(h *wire.Header, content []byte) error {
 		return fmt.Errorf("%w: marker for %d frames of %d bytes, %d of %d came", wire.ErrCorrupt,
 			h.Offset, binary.BigEndian.Uint64(content), in.frames, in.content)
 	}
-	if err := in.v.local.sync(); err != nil {
+	if err := in.v.disk.Sync(); err != nil {
 		return in.v.spoil(err)
 	}
 	in.v.mu.Lock()
@@ -351,7 +351,7 @@ func (in *incoming) commit() {
 		target := in.seq
 		in.unsaved = 0
 		in.mu.Unlock()
-		err := in.v.local.sync()
+		err := in.v.disk.Sync()
 		if err != nil {
 			err = in.v.spoil(err)
 		} else {

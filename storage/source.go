@@ -78,7 +78,7 @@ func newSource(v *Volume, epoch uint64, dial Dialer) (*source, error) {
 // scan marks all data of the file. Writers mark theirs already.
 func (s *source) scan() error {
 	for off := int64(0); off < s.v.size; {
-		start, end, ok, err := nextData(s.v.file, off, s.v.size)
+		start, end, ok, err := s.v.disk.NextData(off)
 		if err != nil || !ok {
 			return err
 		}

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/godwit-project/godwit/storage/disk/vfs"
 	"github.com/godwit-project/godwit/storage/journal"
 )
 
@@ -89,7 +90,7 @@ func (s *Store) createStandby(ctx context.Context, name string, volumes []Spec, 
 // makeStandby makes the folder, whose metadata are written last.
 func (s *Store) makeStandby(meta standbyMeta, complete bool) (*Standby, error) {
 	dir := filepath.Join(s.dir, standbyPrefix+meta.Name)
-	if err := errors.Join(os.RemoveAll(dir), os.Mkdir(dir, 0o700), syncDir(s.dir)); err != nil {
+	if err := errors.Join(os.RemoveAll(dir), os.Mkdir(dir, 0o700), vfs.OS{}.SyncDir(s.dir)); err != nil {
 		return nil, err
 	}
 	b, err := s.openStandby(dir, meta, complete)
@@ -108,7 +109,7 @@ func (m standbyMeta) save(dir string) error {
 	if err != nil {
 		return err
 	}
-	return writeDurably(filepath.Join(dir, standbyName), append(content, '\n'))
+	return vfs.Replace(vfs.OS{}, filepath.Join(dir, standbyName), append(content, '\n'))
 }
 
 // loadStandby brings a standby back, or removes one whose making was interrupted.
@@ -147,7 +148,7 @@ func (s *Store) openStandby(dir string, meta standbyMeta, complete bool) (*Stand
 		if m := v.metadata(); m.Group != meta.Name || m.Role != RoleReplica {
 			return nil, fmt.Errorf("%w: volume %s is %s of %q", ErrRole, v.name, m.Role, m.Group)
 		}
-		b.volumes, disks = append(b.volumes, v), append(disks, disk{v})
+		b.volumes, disks = append(b.volumes, v), append(disks, replicaDisk{v})
 	}
 	var err error
 	if b.journal, err = journal.Open(journal.Dir(dir), disks, complete); err != nil {
@@ -160,14 +161,17 @@ func (s *Store) openStandby(dir string, meta standbyMeta, complete bool) (*Stand
 	return b, nil
 }
 
-// disk is a volume as its journal sees it.
-type disk struct{ v *Volume }
+var _ journal.Salvager = replicaDisk{}
 
-func (d disk) Size() int64                              { return d.v.size }
-func (d disk) ReadAt(p []byte, off int64) (int, error)  { return d.v.file.ReadAt(p, off) }
-func (d disk) WriteAt(p []byte, off int64) (int, error) { return d.v.file.WriteAt(p, off) }
-func (d disk) Zero(off, length int64) error             { return zeroRange(d.v.file, off, length, false) }
-func (d disk) Sync() error                              { return d.v.local.sync() }
+// replicaDisk is a volume as its journal sees it.
+type replicaDisk struct{ v *Volume }
+
+func (d replicaDisk) Size() int64                              { return d.v.size }
+func (d replicaDisk) ReadAt(p []byte, off int64) (int, error)  { return d.v.disk.ReadAt(p, off) }
+func (d replicaDisk) Salvage(p []byte, off int64) error        { return d.v.disk.Salvage(p, off) }
+func (d replicaDisk) WriteAt(p []byte, off int64) (int, error) { return d.v.disk.WriteAt(p, off) }
+func (d replicaDisk) Zero(off, length int64) error             { return d.v.disk.Zero(off, length, false) }
+func (d replicaDisk) Sync() error                              { return d.v.disk.Sync() }
 
 // adopt takes a newer epoch over.
 func (b *Standby) adopt(volumes []Spec, epoch uint64) error {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/zeebo/xxh3"
 
+	"github.com/godwit-project/godwit/storage/disk"
 	"github.com/godwit-project/godwit/storage/wire"
 )
 
@@ -342,20 +343,43 @@ func (in *standbyLink) read(h *wire.Header) ([]byte, error) {
 	return p, b.journal.ReadAt(int(h.Volume), p, int64(h.Offset))
 }
 
+// hash answers what a range holds. A block that is not what was written here gets a hash that fits nothing, so that it is sent.
 func (in *standbyLink) hash(h *wire.Header) error {
 	p, err := in.read(h)
-	if err != nil {
+	rotten := errors.Is(err, disk.ErrCorrupt)
+	if err != nil && !rotten {
 		return err
 	}
 	hashes := make([]byte, 0, len(p)/wire.HashBlock*8+8)
 	for at := 0; at < len(p); at += wire.HashBlock {
-		hashes = binary.BigEndian.AppendUint64(hashes, xxh3.HashSeed(p[at:min(at+wire.HashBlock, len(p))], in.session))
+		block := p[at:min(at+wire.HashBlock, len(p))]
+		wrong := uint64(0)
+		if rotten {
+			if wrong, err = in.salvage(h.Volume, block, int64(h.Offset)+int64(at)); err != nil {
+				return err
+			}
+		}
+		hashes = binary.BigEndian.AppendUint64(hashes, xxh3.HashSeed(block, in.session)^wrong)
 	}
 	return in.answer(wire.Header{Type: wire.TypeHashes, Volume: h.Volume, Offset: h.Offset}, hashes)
 }
 
+// salvage reads one block, right or wrong; wrong has all bits set if it is not what was written.
+func (in *standbyLink) salvage(volume uint16, p []byte, off int64) (wrong uint64, err error) {
+	v := in.b.volumes[volume]
+	_, err = v.disk.ReadAt(p, off)
+	if errors.Is(err, disk.ErrCorrupt) {
+		return ^uint64(0), v.disk.Salvage(p, off)
+	}
+	return 0, err
+}
+
+// fetch answers with a range; with nothing if it is not right here.
 func (in *standbyLink) fetch(h *wire.Header) error {
 	p, err := in.read(h)
+	if errors.Is(err, disk.ErrCorrupt) {
+		p, err = nil, nil
+	}
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/godwit-project/godwit/storage/disk/vfs"
 	"github.com/godwit-project/godwit/storage/journal"
 )
 
@@ -115,7 +116,7 @@ func (s *Store) finishPromotion(meta standbyMeta, dir string) error {
 			return err
 		}
 	}
-	return errors.Join(os.RemoveAll(dir), syncDir(s.dir))
+	return errors.Join(os.RemoveAll(dir), vfs.OS{}.SyncDir(s.dir))
 }
 
 // DeleteStandby removes a standby and its volumes; one that is not there is a success.
@@ -142,7 +143,7 @@ func (s *Store) DeleteStandby(ctx context.Context, name string, epoch uint64) er
 		v.mu.Unlock()
 		err = errors.Join(err, s.Delete(ctx, v.name, max(epoch, v.metadata().Epoch)))
 	}
-	return errors.Join(err, os.RemoveAll(b.dir), syncDir(s.dir))
+	return errors.Join(err, os.RemoveAll(b.dir), vfs.OS{}.SyncDir(s.dir))
 }
 
 // Demote turns former primaries (or fenced ones) into a standby of their group at a newer epoch, whose owner is elsewhere. What

@@ -16,6 +16,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/godwit-project/godwit/storage/disk"
+	"github.com/godwit-project/godwit/storage/disk/vfs"
 )
 
 // deletedPrefix marks a folder whose volume is gone and whose space is being given back.
@@ -229,7 +232,7 @@ func (s *Store) roomForLocked(spec Spec) error {
 	promised := int64(0)
 	for _, v := range s.volumes {
 		if v.metadata().Role == RoleReplica {
-			promised += max(0, v.size-allocated(v.file))
+			promised += max(0, v.size-v.allocated())
 		}
 	}
 	if free-promised < spec.Size {
@@ -248,16 +251,12 @@ func (s *Store) makeLocked(meta metadata) (*Volume, error) {
 	if err := os.Mkdir(path, 0o700); err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(filepath.Join(path, baseName), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	err = errors.Join(f.Truncate(meta.Size), f.Sync(), f.Close())
+	err := disk.Create(filepath.Join(path, baseName), meta.Size, disk.Options{Checksums: true})
 	if err == nil {
 		err = meta.save(path)
 	}
 	if err == nil {
-		err = syncDir(s.dir)
+		err = vfs.OS{}.SyncDir(s.dir)
 	}
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(path))
@@ -337,10 +336,10 @@ func (s *Store) putAside(name string, epoch uint64) (gone string, err error) {
 		return "", err
 	}
 	gone = filepath.Join(s.dir, fmt.Sprintf("%s%s-%d", deletedPrefix, name, time.Now().UnixNano()))
-	closed := v.close()
+	closed := v.closeWith((*disk.Disk).Abandon)
 	if err := os.Rename(v.dir, gone); err != nil {
 		return "", errors.Join(err, closed)
 	}
 	delete(s.volumes, name)
-	return gone, syncDir(s.dir)
+	return gone, vfs.OS{}.SyncDir(s.dir)
 }

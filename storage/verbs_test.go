@@ -400,7 +400,7 @@ func TestInSyncModeAnAcknowledgedWriteIsAtTheReplicaAlready(t *testing.T) {
 		p := []byte{1, byte(i)}
 		must(t, client{a}.WriteAt(background, p, int64(i*1000), false))
 		got := make([]byte, 2)
-		_, err := b.file.ReadAt(got, int64(i*1000))
+		_, err := b.disk.ReadAt(got, int64(i*1000))
 		must(t, err)
 		if a.Status().Mode == ModeSync && !bytes.Equal(got, p) {
 			t.Fatalf("write %d is not at the replica", i)

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/godwit-project/godwit/storage/disk"
+	"github.com/godwit-project/godwit/storage/disk/vfs"
 	"github.com/godwit-project/godwit/storage/nbd"
 )
 
@@ -25,17 +27,21 @@ type Volume struct {
 	name   string
 	dir    string
 	size   int64
-	file   *os.File
+	disk   *disk.Disk
 	log    *slog.Logger
 	opts   *Options
 	bootID uint64
 
 	gate   gate
 	ranges *rangeLocks
-	local  *groupSync
 	role   atomic.Pointer[string]
 	source atomic.Pointer[source]
 	member atomic.Pointer[member]
+	fault  atomic.Pointer[string] // the last that the disk has reported
+
+	// using is held, for reading, by those who need the disk and are not inside the gate.
+	using    sync.RWMutex
+	unusable bool // the disk is closed
 
 	life context.Context // ends with close
 	end  context.CancelFunc
@@ -53,29 +59,27 @@ type Volume struct {
 }
 
 func openVolume(s *Store, dir string, meta metadata) (*Volume, error) {
-	f, err := os.OpenFile(filepath.Join(dir, baseName), os.O_RDWR, 0)
-	if err != nil {
-		return nil, fmt.Errorf("open volume %s: %w", meta.Name, err)
-	}
-	st, err := f.Stat()
-	if err == nil && st.Size() != meta.Size {
-		err = fmt.Errorf("%s has %d bytes, its metadata says %d", f.Name(), st.Size(), meta.Size)
-	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open volume %s: %w", meta.Name, err), f.Close())
-	}
 	v := &Volume{
-		name: meta.Name, dir: dir, size: meta.Size, file: f, meta: meta,
-		log: s.opts.Logger.With("volume", meta.Name), opts: &s.opts, bootID: s.bootID,
-		ranges: newRangeLocks(), local: newGroupSync(f),
+		name: meta.Name, dir: dir, size: meta.Size, meta: meta,
+		log: s.opts.Logger.With("volume", meta.Name), opts: &s.opts, bootID: s.bootID, ranges: newRangeLocks(),
 	}
 	v.changed.L = &v.mu
+	path := filepath.Join(dir, baseName)
+	if st, err := os.Stat(path); err != nil {
+		return nil, fmt.Errorf("open volume %s: %w", meta.Name, err)
+	} else if st.Size() != meta.Size {
+		return nil, fmt.Errorf("open volume %s: %s has %d bytes, its metadata says %d", meta.Name, path, st.Size(), meta.Size)
+	}
+	var err error
+	if v.disk, err = disk.Open(path, disk.Options{Checksums: true, Notify: v.hear}); err != nil {
+		return nil, fmt.Errorf("open volume %s: %w", meta.Name, err)
+	}
 	v.life, v.end = context.WithCancel(context.Background())
 	v.role.Store(&meta.Role)
 	if meta.Role != RoleReplica {
 		marks, err := openRegions(dir, meta.Size, s.bootID, false)
 		if err != nil {
-			return nil, errors.Join(fmt.Errorf("open volume %s: %w", meta.Name, err), f.Close())
+			return nil, errors.Join(fmt.Errorf("open volume %s: %w", meta.Name, err), v.disk.Close())
 		}
 		if marks != nil {
 			v.member.Store(&member{v: v, marks: marks})
@@ -87,8 +91,11 @@ func openVolume(s *Store, dir string, meta metadata) (*Volume, error) {
 	return v, nil
 }
 
-// close ends everything that runs for the volume, and the use of its file.
-func (v *Volume) close() error {
+// close ends everything that runs for the volume, and the use of its disk, which is durable then.
+func (v *Volume) close() error { return v.closeWith((*disk.Disk).Close) }
+
+// closeWith is close with another end for the disk.
+func (v *Volume) closeWith(end func(*disk.Disk) error) error {
 	v.mu.Lock()
 	if v.closed {
 		v.mu.Unlock()
@@ -107,10 +114,34 @@ func (v *Volume) close() error {
 	}
 	v.end()
 	v.wg.Wait()
+	v.gate.close()
+	err = errors.Join(err, v.gate.drained(context.Background()))
 	if m := v.member.Load(); m != nil {
 		err = errors.Join(err, m.marks.close())
 	}
-	return errors.Join(err, v.file.Close())
+	v.using.Lock()
+	defer v.using.Unlock()
+	v.unusable = true
+	return errors.Join(err, end(v.disk))
+}
+
+// withDisk calls f while the disk is open, and cannot be closed.
+func (v *Volume) withDisk(f func() error) error {
+	v.using.RLock()
+	defer v.using.RUnlock()
+	if v.unusable {
+		return fmt.Errorf("volume %s: %w", v.name, ErrClosed)
+	}
+	return f()
+}
+
+// allocated is what the disk occupies, in bytes; 0 when it is closed.
+func (v *Volume) allocated() (n int64) {
+	_ = v.withDisk(func() error {
+		n = v.disk.Allocated()
+		return nil
+	})
+	return n
 }
 
 func (v *Volume) metadata() metadata {
@@ -189,16 +220,16 @@ func (v *Volume) unmark() error {
 	if err := errors.Join(m.marks.close(), os.Remove(filepath.Join(v.dir, regionsName))); err != nil {
 		return err
 	}
-	return syncDir(v.dir)
+	return vfs.OS{}.SyncDir(v.dir)
 }
 
 // Status is a snapshot.
 func (v *Volume) Status() Status {
 	v.mu.Lock()
 	st := Status{
-		Name: v.name, Size: v.size, Allocated: allocated(v.file),
+		Name: v.name, Size: v.size, Allocated: v.allocated(),
 		Role: v.meta.Role, Epoch: v.meta.Epoch, Mode: ModeLocal, Complete: v.meta.Complete,
-		Path: v.file.Name(), Socket: v.meta.Socket, Err: v.trouble,
+		Path: v.disk.Path(), Socket: v.meta.Socket, Err: v.trouble,
 	}
 	if v.export != nil {
 		st.Clients = v.export.Clients()
@@ -207,6 +238,9 @@ func (v *Volume) Status() Status {
 		st.Connected = true
 		st.Copied = in.applied.Load()
 		st.Total, st.Shipped = st.Copied, in.received.Load()
+	}
+	if fault := v.fault.Load(); fault != nil && st.Err == "" {
+		st.Err = *fault
 	}
 	v.mu.Unlock()
 	if src := v.source.Load(); src != nil {

@@ -113,6 +113,12 @@ func (t *Tracker) Owed(vol int, off, length int64, spans []Span) []Span {
 	return spans
 }
 
+// AnyOwed says whether something in the range must be put aside before it is overwritten.
+func (t *Tracker) AnyOwed(vol int, off, length int64) bool {
+	var one [1]Span
+	return t.volumes[vol].owed.Any(off, length) && len(t.Owed(vol, off, length, one[:0])) > 0
+}
+
 // Aside says that the content of the range, which is owed, was copied aside.
 func (t *Tracker) Aside(vol int, off, length int64) { t.volumes[vol].aside.Mark(off, length) }
 

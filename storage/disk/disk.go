@@ -244,6 +244,13 @@ func (d *Disk) Close() error {
 	return errors.Join(err, d.closeFiles())
 }
 
+// Abandon closes a disk that is not needed any more, and makes nothing durable: as a killed process would.
+func (d *Disk) Abandon() error {
+	close(d.stop)
+	d.wg.Wait()
+	return d.closeFiles()
+}
+
 func (d *Disk) closeFiles() error {
 	var errs []error
 	if d.sums != nil {

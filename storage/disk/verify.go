@@ -214,6 +214,15 @@ func (d *Disk) repair(ctx context.Context, block int64, from Source) (repaired i
 	return int64(len(*p)), nil
 }
 
+// Salvage reads what is there, right or wrong: for those who keep it as it is.
+func (d *Disk) Salvage(p []byte, off int64) error {
+	err := d.inside(off, int64(len(p)))
+	if err == nil {
+		_, err = d.read(p, off)
+	}
+	return err
+}
+
 // Accept takes a range as it is: an operator's decision about blocks that cannot be repaired.
 func (d *Disk) Accept(r Range) error {
 	err := d.writable()

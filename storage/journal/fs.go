@@ -41,6 +41,12 @@ type Disk interface {
 	Sync() error
 }
 
+// Salvager is what a [Disk] offers besides, if its ReadAt refuses content that is not what was written.
+type Salvager interface {
+	// Salvage reads what is there, right or wrong.
+	Salvage(p []byte, off int64) error
+}
+
 // Dir is the FS of a folder of the system.
 type Dir string
 

@@ -68,7 +68,7 @@ func (o *overlay) save(from Disk, fresh *changes.Set, off, length int64) error {
 				continue
 			}
 			p := buf[:min(block, o.size-b)]
-			if err := readFull(from, p, b); err != nil {
+			if err := readAnyway(from, p, b); err != nil {
 				return err
 			}
 			if err := o.put(p, b); err != nil {
@@ -78,6 +78,15 @@ func (o *overlay) save(from Disk, fresh *changes.Set, off, length int64) error {
 		}
 	}
 	return nil
+}
+
+// readAnyway reads what is about to be overwritten. A block that rotted must not stop the epochs that would put it right.
+func readAnyway(from Disk, p []byte, off int64) error {
+	err := readFull(from, p, off)
+	if rotten, ok := from.(Salvager); ok && err != nil {
+		return rotten.Salvage(p, off)
+	}
+	return err
 }
 
 // put writes content, except zeroes: nothing was ever written there before.

@@ -1,0 +1,29 @@
+package storage
+
+import (
+	"errors"
+
+	"github.com/godwit-project/godwit/storage/disk"
+	"github.com/godwit-project/godwit/storage/nbd"
+)
+
+// hear takes what the disk has to tell. It is called with blocks held, so that it may wait for nothing of the volume's.
+func (v *Volume) hear(e disk.Event) {
+	text := e.String()
+	switch e.Kind {
+	case disk.EventUnverified, disk.EventRepaired:
+		v.log.Info("a disk reports", "event", text)
+		return
+	default:
+		v.log.Error("a disk reports", "event", text)
+		v.fault.Store(&text)
+	}
+}
+
+// answer is a disk's error as the NBD server wants it: a disk that somebody newer has taken is not answered for.
+func answer(err error) error {
+	if errors.Is(err, disk.ErrFenced) {
+		return nbd.ErrHangUp
+	}
+	return err
+}

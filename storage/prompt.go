@@ -1,0 +1,71 @@
+package storage
+
+import (
+	"time"
+
+	"github.com/godwit-project/godwit/storage/changes"
+	"github.com/godwit-project/godwit/storage/nbd"
+)
+
+var _ nbd.Prompt = client{}
+
+// TryReadAt is ReadAt if the gate is open and the page cache has the range.
+func (c client) TryReadAt(p []byte, off int64) (done bool, err error) {
+	if !c.v.gate.tryEnter() {
+		return false, nil
+	}
+	defer c.v.gate.leave()
+	done, err = c.v.disk.TryReadAt(p, off)
+	return done, answer(err)
+}
+
+// TryWriteAt is WriteAt if nobody is in the way, here or elsewhere: the gate is open, the range is free, and no other end has to
+// have the write before it is answered.
+func (c client) TryWriteAt(p []byte, off int64) (done bool, err error) {
+	v, n := c.v, int64(len(p))
+	if n == 0 || !v.gate.tryEnter() {
+		return false, nil
+	}
+	defer v.gate.leave()
+	if *v.role.Load() == RoleReplica {
+		return false, nil
+	}
+	first := off / changes.BlockSize * changes.BlockSize
+	held, ok := v.ranges.tryLock(first, wholeBlocks(off+n-first))
+	if !ok {
+		return false, nil
+	}
+	defer v.ranges.unlock(held)
+	src, m := v.source.Load(), v.member.Load()
+	if src != nil && src.mirrors() || m != nil && !m.tryBegin(off, n) {
+		return false, nil
+	}
+	done, err = v.disk.TryWriteAt(p, off)
+	if src != nil && done {
+		src.mark(off, n)
+	}
+	return done, answer(err)
+}
+
+// mirrors says that writes go on the stream themselves. One that holds its range, and is told no, is in time to mark it.
+func (s *source) mirrors() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mirroring
+}
+
+// tryBegin is begin for a write that will wait for nobody; false if it has to, or something must be put aside before.
+func (m *member) tryBegin(off, length int64) bool {
+	g := m.group
+	if g == nil {
+		m.marks.Mark(off, length)
+		return true
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.waiting && g.mode == ModeSync || g.tracker.AnyOwed(m.index, off, length) || g.exceededLocked(time.Now()) {
+		return false
+	}
+	g.markLocked(m.index, off, length)
+	return true
+}
