@@ -43,8 +43,10 @@ var rooms = map[string]room{
 	"server/memcheck":      {why: "compares two memories over a connection; it knows no machine"},
 	"server/qemu":          {may: "server server/memcheck server/qemu/qmp", why: "one platform; the agent chooses it"},
 	"server/qemu/qmp":      {why: "a client for QEMU's protocol; of use to anybody"},
-	"server/process":       {planned: true, may: "server", why: "one platform; the agent chooses it"},
-	"storage":              {may: "storage/nbd storage/wire", why: "volumes: the agent gives them their connections"},
+	"server/process":       {tests: "examples", why: "runs WebAssembly processes; it knows neither endpoints nor who hosts them"},
+	"storage":              {may: "storage/changes storage/journal storage/nbd storage/wire", why: "volumes: the agent gives them their connections"},
+	"storage/changes":      {why: "what the other end lacks, cut into epochs: pure, so that it can be simulated"},
+	"storage/journal":      {may: "storage/changes", why: "the replica's epochs on disk, over a file system that it declares itself"},
 	"storage/nbd":          {why: "an NBD server over an interface that it declares itself"},
 	"storage/disk":         {may: "storage/disk/vfs storage/nbd", tests: "storage/disk/crashfs", why: "where a volume's bytes are kept; it knows no volumes"},
 	"storage/disk/vfs":     {why: "the little of a file system that volumes need"},
@@ -52,11 +54,21 @@ var rooms = map[string]room{
 	"storage/wire":         {why: "the replication frames: bytes in, values out"},
 	"network":              {may: "network/bgp", why: "tunnel, switch and routes of an edge; the host's half as well"},
 	"network/bgp":          {why: "the embedded BGP speaker; it announces what it is told"},
-	"dvs":                  {may: "dvs/endpoint dvs/socket dvs/wire", tests: "dvs/node", why: "the client library that other people's programs link: nothing of the cluster in it"},
+	"dvs":                  {may: "dvs/endpoint dvs/ring dvs/socket dvs/wire", tests: "dvs/node", why: "the client library that other people's programs link: nothing of the cluster in it"},
 	"dvs/wire":             {may: "dvs/endpoint", why: "the frames between programs and nodes: bytes in, values out"},
+	"dvs/ring":             {may: "dvs/wire", why: "frames through memory that two processes share"},
 	"dvs/socket":           {may: "dvs/wire", why: "frames, and what is passed with them, over a unix socket"},
 	"dvs/endpoint":         {why: "what a move of an endpoint may do, pure: no I/O, so that it can be simulated"},
-	"dvs/node":             {may: "dvs dvs/endpoint dvs/socket dvs/wire", why: "a node introduces programs and relays between machines; the agent runs it"},
+	"dvs/node":             {may: "dvs/endpoint dvs/ring dvs/socket dvs/wire", tests: "dvs", why: "a node introduces programs and relays between machines; the agent runs it"},
+	"dvs/web":              {may: "dvs", tests: "dvs/node", why: "HTTP in, HTTP out, a session between: it knows no node"},
+
+	"dvs/replica":             {may: "dvs/replica/active dvs/replica/coding dvs/replica/passive dvs/replica/state dvs/replica/watch", tests: "dvs dvs/endpoint dvs/node dvs/replica/replicatest dvs/socket dvs/wire server/process", why: "drives a replica: its machine, its peers, its clock; it knows no endpoint: its host binds that"},
+	"dvs/replica/active":      {tests: "dvs/replica/replicatest", may: "dvs/replica/coding dvs/replica/state", why: "active replication, pure: no I/O, so that it can be simulated"},
+	"dvs/replica/coding":      {why: "fields of messages: bytes in, values out"},
+	"dvs/replica/passive":     {tests: "dvs/replica/replicatest", may: "dvs/replica/coding dvs/replica/state", why: "passive replication, pure: no I/O, so that it can be simulated"},
+	"dvs/replica/replicatest": {may: "dvs/replica/state", why: "what tests of replication share: a machine, and what its clients saw"},
+	"dvs/replica/state":       {may: "dvs/replica/coding", why: "what both kinds replicate, as values"},
+	"dvs/replica/watch":       {may: "dvs/replica/state", why: "whether a primary is dead, pure"},
 
 	// What is shared by those who drive them.
 	"wan":              {why: "connections between sites: it carries bytes and does not know whose"},
@@ -91,8 +103,8 @@ var rooms = map[string]room{
 	"lab/guest/image":        {why: "builds the guest's RAM disk"},
 	"lab/guest/cmd/mkinitrd": {may: "lab/guest/image", why: "its command line"},
 
-	"demo":  {may: "api api/godwit/v1 lab lab/probe", why: "a scenario as a user would play it"},
-	"bench": {may: "api api/godwit/v1 lab lab/probe storage storage/nbd", why: "measures from outside; storage also by itself, as its peers are"},
+	"bench":    {may: "api api/godwit/v1 lab lab/probe storage storage/nbd", why: "measures from outside; storage also by itself, as its peers are"},
+	"examples": {why: "builds the examples, for tests; they are customers' programs, and know nothing of Godwit but the ABI"},
 
 	"cmd/godwit": {
 		may:   "agent api api/godwit/v1 cluster cluster/identity controller demo lab lab/probe storage/disk storage/disk/vfs storage/nbd wan",

@@ -149,7 +149,7 @@ func (h *host) start(ctx context.Context, s *pb.StartService) error {
 	if err != nil {
 		return fmt.Errorf("start %s: %w", name, err)
 	}
-	if err := h.net.Attach(ctx, attachment, true); err != nil {
+	if err := h.net.Attach(ctx, attachment, network.GateOpen); err != nil {
 		return fmt.Errorf("start %s: %w", name, err)
 	}
 	m, err := h.machine(ctx, spec)

@@ -14,6 +14,7 @@ import (
 
 	pb "github.com/godwit-project/godwit/api/godwit/v1"
 	"github.com/godwit-project/godwit/migration"
+	"github.com/godwit-project/godwit/network"
 	"github.com/godwit-project/godwit/server"
 	"github.com/godwit-project/godwit/storage"
 	"github.com/godwit-project/godwit/wan"
@@ -190,7 +191,7 @@ func (h *host) prepareIncoming(ctx context.Context, s *pb.MigrationStep, _ func(
 	if err != nil {
 		return nil, err
 	}
-	if err := h.net.Attach(ctx, attachment, false); err != nil {
+	if err := h.net.Attach(ctx, attachment, network.GateShut); err != nil {
 		return nil, err
 	}
 	if err := h.shut(ctx, spec.GetName()); err != nil {
@@ -298,7 +299,7 @@ func (h *host) quiesceServer(ctx context.Context, s *pb.MigrationStep, _ func(*p
 func (h *host) shutAll(ctx context.Context, s *pb.MigrationStep) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return h.offerMemory(s) })
-	g.Go(func() error { return h.net.SetGate(ctx, s.GetService().GetName(), false) })
+	g.Go(func() error { return h.net.SetGate(ctx, s.GetService().GetName(), network.GateShut) })
 	g.Go(func() error {
 		return h.eachVolume(ctx, s, func(ctx context.Context, v *storage.Volume) error { return v.Shut(ctx, s.GetEpoch()) })
 	})
@@ -308,25 +309,30 @@ func (h *host) shutAll(ctx context.Context, s *pb.MigrationStep) error {
 // shut lets nothing pass between the world and a machine that must not run here; this host's other guests are led to
 // the edge, which knows where it does run.
 func (h *host) shut(ctx context.Context, name string) error {
-	if err := h.net.SetGate(ctx, name, false); err != nil {
+	if err := h.net.SetGate(ctx, name, network.GateShut); err != nil {
 		return err
 	}
 	return h.net.Divert(ctx, name, true)
 }
 
-// open undoes shut. The gate is last: who passes it, arrives.
-func (h *host) open(ctx context.Context, name string) error {
+// open undoes shut, both ways or inward alone. The gate is last: who passes it, arrives.
+func (h *host) open(ctx context.Context, name string, to network.Gate) error {
 	if err := h.net.Divert(ctx, name, false); err != nil {
 		return err
 	}
-	return h.net.SetGate(ctx, name, true)
+	return h.net.SetGate(ctx, name, to)
 }
 
+// loadedServer waits for the machine to have everything. From then on packets may come to it, which wait in its tap's queue:
+// so traffic can be let go to it by the same decision that lets it run.
 func (h *host) loadedServer(ctx context.Context, s *pb.MigrationStep, _ func(*pb.TaskProgress)) (*pb.StepFigures, error) {
 	if err := h.platform.Loaded(ctx, s.GetService().GetName(), s.GetEpoch()); err != nil {
 		return nil, err
 	}
-	return nil, h.repairMemory(ctx, s)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return h.repairMemory(ctx, s) })
+	g.Go(func() error { return h.open(ctx, s.GetService().GetName(), network.GateInward) })
+	return nil, g.Wait()
 }
 
 // activateServer promotes the volumes, which the guest needs, whether or not the command for that has come first; and opens
@@ -342,7 +348,7 @@ func (h *host) activateServer(ctx context.Context, s *pb.MigrationStep, _ func(*
 		_, err := h.promoteVolumes(both, s, nil)
 		return err
 	})
-	g.Go(func() error { return h.open(both, name) })
+	g.Go(func() error { return h.open(both, name, network.GateOpen) })
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
@@ -395,7 +401,7 @@ func (h *host) releaseServer(ctx context.Context, s *pb.MigrationStep, _ func(*p
 func (h *host) rollbackServer(ctx context.Context, s *pb.MigrationStep, _ func(*pb.TaskProgress)) (*pb.StepFigures, error) {
 	name := s.GetService().GetName()
 	h.checks.drop(name)
-	if err := h.open(ctx, name); err != nil {
+	if err := h.open(ctx, name, network.GateOpen); err != nil {
 		return nil, err
 	}
 	err := h.platform.Rollback(ctx, name, s.GetEpoch())

@@ -15,7 +15,9 @@ const (
 	diskPort    = "10809"
 	memoryPort  = "49152"
 	mirrorJob   = "mirror"
-	targetNode  = "target"
+	// mirrorPatience is ten times what the standard disk needs.
+	mirrorPatience = 2 * time.Minute
+	targetNode     = "target"
 )
 
 // measureBare starts the same guest in a QEMU alone and moves it there and back in the way that libvirt does.
@@ -134,11 +136,19 @@ func (h *handover) mirror(ctx context.Context) error {
 	mark := h.from.mark()
 	err = h.from.call(ctx, "blockdev-mirror", object{
 		"job-id": mirrorJob, "device": diskNode, "target": targetNode, "sync": "full",
+		// In QEMU's default, `background`, it is ready at an instant at which nothing is to copy and nothing on its way: with a
+		// write every 20 ms and a round trip of 20 ms that is a matter of luck, and once of more than three minutes.
+		"copy-mode": "write-blocking",
 	}, nil)
 	if err != nil {
 		return err
 	}
-	return h.from.awaitJob(ctx, mark, "BLOCK_JOB_READY", mirrorJob)
+	ctx, cancel := context.WithTimeoutCause(ctx, mirrorPatience, fmt.Errorf("the mirror of the disk was not ready after %v; look at the line", mirrorPatience))
+	defer cancel()
+	if err := h.from.awaitJob(ctx, mark, "BLOCK_JOB_READY", mirrorJob); err != nil {
+		return errors.Join(err, context.Cause(ctx))
+	}
+	return nil
 }
 
 // memory copies the memory until QEMU has stopped the guest for the last of it.

@@ -31,6 +31,7 @@ type caller struct {
 	line     uint64 // that was asked
 	patient  bool   // not NoWait
 	finished bool
+	closed   bool // of a Client
 	reply    endpoint.Reply
 	err      error
 }
@@ -167,6 +168,8 @@ func (c *caller) barredLocked() error {
 	switch {
 	case c.s.err != nil:
 		return c.s.err
+	case c.closed:
+		return ErrClosed
 	case c.own != nil && c.own.err != nil:
 		return c.own.err
 	case c.own != nil && c.own.move.stage >= freezing:

@@ -5,14 +5,12 @@ import (
 	"errors"
 
 	"github.com/godwit-project/godwit/dvs/endpoint"
+	"github.com/godwit-project/godwit/dvs/ring"
 	"github.com/godwit-project/godwit/dvs/wire"
 )
 
-// copyStep is how much of a copy travels in one message; directStep how much where two processes share memory: it fits into a ring.
-const (
-	copyStep   = 256 << 10
-	directStep = 32 << 10
-)
+// copyStep is how much of a copy travels at a time.
+const copyStep = ring.AreaSize
 
 // Access says what others may do with a buffer.
 type Access struct{ Read, Write bool }
@@ -53,13 +51,10 @@ func (c *caller) Copy(ctx context.Context, to, from Place, n uint64) error {
 		return fault("copy", from.Endpoint, ErrRange)
 	}
 	for n > 0 {
-		step := min(n, c.step(to, from))
-		data, err := c.fetch(ctx, from, uint32(step))
+		step := min(n, copyStep)
+		at, err := c.step(ctx, to, from, step)
 		if err != nil {
-			return fault("copy", from.Endpoint, err)
-		}
-		if err := c.store(ctx, to, data); err != nil {
-			return fault("copy", to.Endpoint, err)
+			return fault("copy", at, err)
 		}
 		from.Offset += step
 		to.Offset += step
@@ -68,44 +63,110 @@ func (c *caller) Copy(ctx context.Context, to, from Place, n uint64) error {
 	return nil
 }
 
-func (c *caller) step(places ...Place) uint64 {
-	c.s.mu.Lock()
-	defer c.s.mu.Unlock()
-	for _, p := range places {
-		own := c.own != nil && c.own.name == p.Endpoint
-		if r := c.s.names[p.Endpoint]; !own && (r == nil || r.channel == 0) {
-			return copyStep
-		}
+// step copies up to copyStep bytes, and names the endpoint at which it failed.
+func (c *caller) step(ctx context.Context, to, from Place, n uint64) (at string, err error) {
+	own, dest, err := c.ownPart(to, n)
+	if err != nil {
+		return to.Endpoint, err
 	}
-	return directStep
+	if own {
+		return from.Endpoint, c.fetch(ctx, from, dest)
+	}
+	own, data, err := c.ownPart(from, n)
+	if err == nil && !own {
+		data = make([]byte, n)
+		err = c.fetch(ctx, from, data)
+	}
+	if err != nil {
+		return from.Endpoint, err
+	}
+	return to.Endpoint, c.store(ctx, to, data)
 }
 
-func (c *caller) fetch(ctx context.Context, p Place, n uint32) ([]byte, error) {
-	m := wire.Range{Buffer: p.Buffer, Offset: p.Offset, Length: n}
-	if e := c.own; e != nil && e.name == p.Endpoint {
-		c.s.mu.Lock()
-		defer c.s.mu.Unlock()
-		return e.buffers[p.Buffer].slice(m.Offset, uint64(n))
+// ownPart returns a part of a buffer of the caller's own endpoint, if it is one.
+func (c *caller) ownPart(p Place, n uint64) (own bool, b []byte, err error) {
+	e := c.own
+	if e == nil || e.name != p.Endpoint {
+		return false, nil, nil
 	}
+	c.s.mu.Lock()
+	defer c.s.mu.Unlock()
+	b, err = e.buffers[p.Buffer].slice(p.Offset, n)
+	return true, b, err
+}
+
+// area takes the memory of the introduction to an endpoint for a copy, if it is there and free. It belongs to the caller until release.
+func (c *caller) area(name string) *ring.Channel {
+	c.s.mu.Lock()
+	defer c.s.mu.Unlock()
+	r := c.s.names[name]
+	if r == nil || r.channel == 0 || r.State != endpoint.Open {
+		return nil
+	}
+	ch := c.s.channels[r.channel]
+	if ch == nil || c.s.areas[ch] {
+		return nil
+	}
+	c.s.areas[ch] = true
+	return ch
+}
+
+// use calls f with the memory, and tells whether it is still there.
+func (c *caller) use(ch *ring.Channel, f func(area []byte)) bool {
+	c.s.mu.Lock()
+	defer c.s.mu.Unlock()
+	if !c.s.areas[ch] {
+		return false
+	}
+	f(ch.Area())
+	return true
+}
+
+func (c *caller) release(ch *ring.Channel) {
+	c.s.mu.Lock()
+	defer c.s.mu.Unlock()
+	delete(c.s.areas, ch)
+}
+
+func (c *caller) fetch(ctx context.Context, p Place, into []byte) error {
+	m := wire.Range{Buffer: p.Buffer, Offset: p.Offset, Length: uint32(len(into))}
+	ch := c.area(p.Endpoint)
+	m.Area = ch != nil
 	r, err := c.call(ctx, "copy", p.Endpoint, endpoint.Request{Kind: endpoint.CopyRead, Payload: m.Append(nil)})
-	if err == nil && len(r.Payload) != int(n) {
+	passed := false // through the memory
+	if ch != nil {
+		if passed = err == nil && len(r.Payload) == 0; passed && !c.use(ch, func(area []byte) { copy(into, area) }) {
+			return c.fetch(ctx, p, into) // the memory has gone, and the data with it
+		}
+		c.release(ch)
+	}
+	if err == nil && !passed && copy(into, r.Payload) != len(into) {
 		err = wire.ErrFrame
 	}
-	return r.Payload, bare(err)
+	return bare(err)
 }
 
 func (c *caller) store(ctx context.Context, p Place, data []byte) error {
-	if e := c.own; e != nil && e.name == p.Endpoint {
-		c.s.mu.Lock()
-		defer c.s.mu.Unlock()
-		b, err := e.buffers[p.Buffer].slice(p.Offset, uint64(len(data)))
-		copy(b, data)
-		return err
+	m := wire.Range{Buffer: p.Buffer, Offset: p.Offset, Length: uint32(len(data))}
+	if ch := c.area(p.Endpoint); ch != nil {
+		err := errInline
+		if c.use(ch, func(area []byte) { copy(area, data) }) {
+			m.Area = true
+			_, err = c.call(ctx, "copy", p.Endpoint, endpoint.Request{Kind: endpoint.CopyWrite, Payload: m.Append(nil)})
+			m.Area = false
+		}
+		c.release(ch)
+		if !errors.Is(err, errInline) {
+			return bare(err)
+		}
 	}
-	m := wire.Range{Buffer: p.Buffer, Offset: p.Offset, Length: uint32(len(data)), Data: data}
+	m.Data = data
 	_, err := c.call(ctx, "copy", p.Endpoint, endpoint.Request{Kind: endpoint.CopyWrite, Payload: m.Append(nil)})
 	return bare(err)
 }
+
+// errInline is the error of a copy that was to pass through memory that its owner has not.
+var errInline = errors.New("the data have to come along")
 
 // bare takes the operation off an error, because the caller names it itself.
 func bare(err error) error {
@@ -148,6 +209,12 @@ func (e *Endpoint) serveCopy(r endpoint.Request) (endpoint.Code, []byte) {
 	}
 	b := e.buffers[m.Buffer]
 	part, err := b.slice(m.Offset, uint64(m.Length))
+	data := m.Data
+	var area []byte
+	if ch := e.s.channels[e.s.paths[r.Caller]]; m.Area && ch != nil && e.s.paths[r.Caller] != 0 && m.Length <= copyStep {
+		area = ch.PeerArea()[:m.Length]
+		data = area
+	}
 	switch {
 	case errors.Is(err, ErrNoBuffer):
 		return endpoint.NoBuffer, nil
@@ -155,10 +222,15 @@ func (e *Endpoint) serveCopy(r endpoint.Request) (endpoint.Code, []byte) {
 		return endpoint.Range, nil
 	case r.Kind == endpoint.CopyRead && !b.Read, r.Kind == endpoint.CopyWrite && !b.Write:
 		return endpoint.Denied, nil
-	case r.Kind == endpoint.CopyWrite && len(m.Data) != len(part):
+	case r.Kind == endpoint.CopyWrite && m.Area && area == nil:
+		return endpoint.Inline, nil
+	case r.Kind == endpoint.CopyWrite && len(data) != len(part):
 		return endpoint.Range, nil
 	case r.Kind == endpoint.CopyWrite:
-		copy(part, m.Data)
+		copy(part, data)
+		return endpoint.OK, nil
+	case area != nil:
+		copy(area, part)
 		return endpoint.OK, nil
 	default:
 		return endpoint.OK, append([]byte(nil), part...)

@@ -15,8 +15,8 @@
 //
 // The caller's duties:
 //
-//   - A Session, and each Endpoint, makes one call at a time (Send, SendRec, Copy); others wait their turn. For more at once open more
-//     sessions.
+//   - A Session, and each Endpoint, makes one call at a time (Send, SendRec, Copy); others wait their turn. For more at once take
+//     a Client for each.
 //   - Every call ends by its context at the latest. NoWait makes a call that never waits for its peer.
 //   - An error says what is known of the request: see the groups in errors.go. Only ErrOutcomeUnknown and a deadline leave open whether
 //     it was executed.

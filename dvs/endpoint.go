@@ -18,8 +18,13 @@ type BindOptions struct {
 	// a migration is repeated; the last one counts.
 	Snapshot func() ([]byte, error)
 	Restore  func([]byte) error
-	// Standby waits to take over an endpoint that moves here. It needs Restore. Bind then returns when it has.
+	// Pieces makes it movable as well, and most of the state moves while the program runs. Snapshot and Restore are not needed then, and
+	// not used.
+	Pieces Pieces
+	// Standby waits to take over an endpoint that moves here. It needs Restore or Pieces. Bind then returns when it has.
 	Standby bool
+	// Queue bounds how many requests wait to be received: more fail with ErrOverrun. 0 is no bound but one request for each caller.
+	Queue int
 }
 
 // Message is what an endpoint received.
@@ -70,8 +75,12 @@ func (s *Session) bind(ctx context.Context, name string, o BindOptions) (*Endpoi
 	if err := checkName(name); err != nil {
 		return nil, err
 	}
-	if (o.Snapshot == nil) != (o.Restore == nil) && (!o.Standby || o.Restore == nil) {
-		return nil, errors.New("an endpoint that moves needs both Snapshot and Restore")
+	switch {
+	case o.Pieces != nil:
+	case o.Standby && o.Restore == nil:
+		return nil, errors.New("a standby needs Restore or Pieces")
+	case !o.Standby && (o.Snapshot == nil) != (o.Restore == nil):
+		return nil, errors.New("an endpoint that moves needs both Snapshot and Restore, or Pieces")
 	}
 	e := &Endpoint{name: name, id: endpoint.Resolve(s.container, name), opts: o, active: make(chan struct{})}
 	e.caller = newCaller(s, name, newIncarnation())
@@ -81,6 +90,7 @@ func (s *Session) bind(ctx context.Context, name string, o BindOptions) (*Endpoi
 		status = endpoint.Standby
 	}
 	e.box = endpoint.NewMailbox(e.id, endpoint.Version{}, status)
+	e.box.Limit(o.Queue)
 	s.mu.Lock()
 	if old := s.endpoints[e.id]; old != nil && old.box.Status() != endpoint.Left {
 		s.mu.Unlock()
@@ -92,7 +102,7 @@ func (s *Session) bind(ctx context.Context, name string, o BindOptions) (*Endpoi
 	_, err := s.ask(ctx, func(call uint32) []byte {
 		s.binding[call] = e
 		b := wire.Caller{Endpoint: e.id, Caller: e.core.ID()}.Append(nil)
-		return wire.Bind{Call: call, Name: name, Standby: o.Standby, Movable: o.Snapshot != nil}.Append(b)
+		return wire.Bind{Call: call, Name: name, Standby: o.Standby, Movable: o.movable()}.Append(b)
 	})
 	if err == nil && o.Standby {
 		err = e.waitActive(ctx)
@@ -172,15 +182,25 @@ func (e *Endpoint) Reply(m Message, payload []byte) error {
 	if len(payload) > e.s.maxLen {
 		return fault("reply", m.From, ErrTooLong)
 	}
+	return e.end("reply", m, endpoint.OK, slices.Clone(payload))
+}
+
+// Refuse answers a request with an error: the caller gets ErrRefused with the text, once, as it would get a reply.
+func (e *Endpoint) Refuse(m Message, text string) error {
+	const most = 4096
+	return e.end("refuse", m, endpoint.Failed, []byte(text[:min(len(text), most)]))
+}
+
+func (e *Endpoint) end(op string, m Message, code endpoint.Code, payload []byte) error {
 	e.s.mu.Lock()
 	defer e.s.mu.Unlock()
 	if e.s.err != nil {
-		return fault("reply", m.From, e.s.err)
+		return fault(op, m.From, e.s.err)
 	}
-	r, ok := e.box.Reply(m.caller, m.seq, endpoint.OK, slices.Clone(payload))
+	r, ok := e.box.Reply(m.caller, m.seq, code, payload)
 	e.freezeLocked()
 	if !ok {
-		return fault("reply", m.From, ErrNotWaiting)
+		return fault(op, m.From, ErrNotWaiting)
 	}
 	e.s.replyLocked(r)
 	return nil

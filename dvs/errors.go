@@ -28,6 +28,8 @@ var (
 
 // Errors while a call waits.
 var (
+	// ErrRefused comes with the text of the program that was asked.
+	ErrRefused = errors.New("the program that was asked refuses the request")
 	// ErrTimeout comes with context.DeadlineExceeded or context.Canceled. The request may still be executed, unless
 	// ErrNotBound or ErrMigrating comes with it too.
 	ErrTimeout = errors.New("no answer in time")
@@ -81,7 +83,7 @@ func coded(c endpoint.Code, text string) error {
 	err := map[endpoint.Code]error{
 		endpoint.Again: ErrAgain, endpoint.NotBound: ErrNotBound, endpoint.Held: ErrMigrating, endpoint.Range: ErrRange,
 		endpoint.NoBuffer: ErrNoBuffer, endpoint.Denied: ErrDenied, endpoint.NameUsed: ErrNameUsed, endpoint.BadName: ErrName,
-		endpoint.NoContainer: ErrContainer, endpoint.Busy: ErrBusy, endpoint.TooLong: ErrTooLong, endpoint.Overrun: ErrOverrun,
+		endpoint.Inline: errInline, endpoint.Failed: ErrRefused, endpoint.NoContainer: ErrContainer, endpoint.Busy: ErrBusy, endpoint.TooLong: ErrTooLong, endpoint.Overrun: ErrOverrun,
 		endpoint.OtherLine: errors.Join(ErrOutcomeUnknown, ErrDestinationDied),
 		endpoint.Died:      errors.Join(ErrOutcomeUnknown, ErrDestinationDied),
 		endpoint.NodeGone:  errors.Join(ErrOutcomeUnknown, ErrNodeGone),

@@ -18,11 +18,14 @@ const (
 	frozen   stage = 3 // the state has been sent
 )
 
+const notMovable = "the program gives neither Snapshot and Restore nor Pieces for this endpoint"
+
 // move is an endpoint's part in a migration.
 type move struct {
-	stage stage
-	epoch uint64
-	thaw  chan struct{} // not nil while the program may not run on
+	stage  stage
+	epoch  uint64
+	thaw   chan struct{} // not nil while the program may not run on
+	source source
 
 	// of a standby
 	staging  []byte
@@ -30,6 +33,12 @@ type move struct {
 	incoming uint64 // epoch of staging
 	staged   uint64 // epoch of the state that has been restored, or 0
 	caller   endpoint.CallerState
+	sink     sink
+}
+
+// settleLocked forgets the migration. What the program is just applying goes on.
+func (e *Endpoint) settleLocked() {
+	e.move = move{sink: sink{busy: e.move.sink.busy}, source: source{given: e.move.source.given}}
 }
 
 // onOrderLocked carries out what the node says. Orders may come again; each is answered.
@@ -41,11 +50,13 @@ func (s *Session) onOrderLocked(o wire.Order) {
 	}
 	switch o.Order {
 	case wire.OrderPrepare:
-		if e.box.Status() == endpoint.Active && e.opts.Snapshot == nil {
-			s.doneLocked(o, endpoint.Failed, "the program gives no Snapshot and Restore for this endpoint")
+		if e.box.Status() == endpoint.Active && !e.opts.movable() {
+			s.doneLocked(o, endpoint.Failed, notMovable)
 			return
 		}
 		s.doneLocked(o, endpoint.OK, "")
+	case wire.OrderBegin, wire.OrderRound:
+		e.roundLocked(o)
 	case wire.OrderHold:
 		e.holdLocked(o)
 	case wire.OrderResume:
@@ -57,7 +68,11 @@ func (s *Session) onOrderLocked(o wire.Order) {
 	case wire.OrderDiscard:
 		if e.box.Status() == endpoint.Standby {
 			e.box = endpoint.NewMailbox(e.id, endpoint.Version{}, endpoint.Standby)
-			e.move = move{}
+			e.box.Limit(e.opts.Queue)
+			e.settleLocked()
+			if e.opts.Pieces != nil {
+				e.sinkLocked(func() { _ = e.opts.Pieces.Reset() }) // frees what it can
+			}
 		}
 		s.doneLocked(o, endpoint.OK, "")
 	case wire.OrderLeave:
@@ -83,8 +98,8 @@ func (e *Endpoint) holdLocked(o wire.Order) {
 	case st != endpoint.Active && st != endpoint.Holding:
 		e.s.doneLocked(o, endpoint.Stale, "it is not the owner")
 		return
-	case e.opts.Snapshot == nil:
-		e.s.doneLocked(o, endpoint.Failed, "the program gives no Snapshot and Restore for this endpoint")
+	case !e.opts.movable():
+		e.s.doneLocked(o, endpoint.Failed, notMovable)
 		return
 	case e.move.stage == freezing && e.move.epoch == o.Epoch:
 		return // answered when it is done
@@ -101,6 +116,7 @@ func (e *Endpoint) resumeLocked(o wire.Order) {
 		return
 	}
 	e.box.Resume(o.Version)
+	e.endRoundsLocked()
 	e.move.stage = settled
 	e.thawLocked()
 	e.copiesLocked()
@@ -130,7 +146,7 @@ func (e *Endpoint) freezeLocked() {
 }
 
 func (e *Endpoint) freeze(epoch uint64) {
-	process, err := e.opts.Snapshot()
+	process, pieces, err := e.takeState(epoch)
 	s := e.s
 	s.mu.Lock()
 	o := wire.Order{Endpoint: e.id, Epoch: epoch, Order: wire.OrderHold}
@@ -144,7 +160,7 @@ func (e *Endpoint) freeze(epoch uint64) {
 	}
 	s.mu.Unlock()
 	if err == nil {
-		state.Caller, state.Process = e.core.State(), process
+		state.Caller, state.Process, state.Pieces = e.core.State(), process, pieces
 		err = s.sendState(e.id, epoch, state.Append(make([]byte, 0, len(process)+1024)))
 	}
 	s.mu.Lock()
@@ -158,6 +174,23 @@ func (e *Endpoint) freeze(epoch uint64) {
 		return
 	}
 	s.doneLocked(o, endpoint.OK, "")
+}
+
+// takeState takes the program's state: as bytes, or as pieces: then it returns the number of the last one, or 0 if there was none.
+func (e *Endpoint) takeState(epoch uint64) (process []byte, pieces uint64, err error) {
+	if e.opts.Pieces == nil {
+		process, err = e.opts.Snapshot()
+		return process, 0, err
+	}
+	if err = e.round(epoch, false, false); err != nil {
+		return nil, 0, err
+	}
+	e.s.mu.Lock()
+	defer e.s.mu.Unlock()
+	if src := e.move.source; src.given >= src.first {
+		pieces = src.given
+	}
+	return nil, pieces, nil
 }
 
 func (s *Session) sendState(id endpoint.ID, epoch uint64, b []byte) error {
@@ -224,27 +257,35 @@ func (e *Endpoint) stageLocked(o wire.Order) {
 		return
 	}
 	b := e.move.staging
-	s.wg.Go(func() {
-		state, err := endpoint.ParseState(b)
-		if err == nil {
-			err = e.opts.Restore(state.Process)
-		}
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if err == nil && e.move.incoming != o.Epoch {
-			err = errors.New("a newer migration has begun")
-		}
-		if err == nil {
-			state.Process = nil
-			err = e.box.Restore(state)
-		}
-		if err != nil {
-			s.doneLocked(o, endpoint.Failed, err.Error())
-			return
-		}
-		e.move.staged, e.move.caller = o.Epoch, state.Caller
-		s.doneLocked(o, endpoint.OK, "")
-	})
+	e.sinkLocked(func() { e.stage(o, b) })
+}
+
+// stage makes the state of what has come.
+func (e *Endpoint) stage(o wire.Order, b []byte) {
+	state, err := endpoint.ParseState(b)
+	switch {
+	case err != nil:
+	case e.opts.Pieces != nil:
+		err = e.completeSink(o.Epoch, state.Pieces)
+	default:
+		err = e.opts.Restore(state.Process)
+	}
+	s := e.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err == nil && e.move.incoming != o.Epoch {
+		err = errors.New("a newer migration has begun")
+	}
+	if err == nil {
+		state.Process = nil
+		err = e.box.Restore(state)
+	}
+	if err != nil {
+		s.doneLocked(o, endpoint.Failed, err.Error())
+		return
+	}
+	e.move.staged, e.move.caller = o.Epoch, state.Caller
+	s.doneLocked(o, endpoint.OK, "")
 }
 
 func (e *Endpoint) activateLocked(o wire.Order) {
@@ -259,8 +300,8 @@ func (e *Endpoint) activateLocked(o wire.Order) {
 		delete(e.s.callers, e.core.ID())
 		e.core.Restore(e.move.caller)
 		e.s.callers[e.core.ID()] = e.caller
-		e.move = move{}
-		_ = e.s.conn.Send(wire.Caller{Endpoint: e.id, Caller: e.core.ID()}.Append(nil))
+		e.settleLocked()
+		e.s.sendLocked(wire.Caller{Endpoint: e.id, Caller: e.core.ID()}.Append(nil), 0) // the way of its requests
 		e.openLocked()
 	}
 	e.s.doneLocked(o, endpoint.OK, "")

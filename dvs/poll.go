@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/godwit-project/godwit/dvs/ring"
 	"github.com/godwit-project/godwit/dvs/wire"
 )
 
@@ -24,6 +25,7 @@ const (
 // spin is the state of waiting, guarded by the session's lock.
 type spin struct {
 	spinners, sleepers int
+	waiting            int // goroutines in await: the page stays mapped for them
 	score, skipped     int
 	visits             uint64 // channels that had something
 	linger             int    // the score of spinning for others
@@ -52,7 +54,7 @@ func (w *waiter) signal() {
 }
 
 // kick rings the session's own bell.
-func (w *waiter) kick() { _, _ = w.s.bell.Write([]byte{1, 0, 0, 0, 0, 0, 0, 0}) }
+func (w *waiter) kick() { ring.Kick(w.s.bell) }
 
 func (w *waiter) reset() {
 	w.ready.Store(false)
@@ -64,6 +66,16 @@ func (w *waiter) reset() {
 
 // await waits until w is ready or ctx ends. The lock is not held.
 func (s *Session) await(ctx context.Context, w *waiter) error {
+	s.mu.Lock()
+	s.waiting++
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.waiting--; s.waiting == 0 && s.err != nil {
+			s.room.Broadcast()
+		}
+	}()
 	if s.spinFor(w) {
 		return nil
 	}
@@ -105,19 +117,22 @@ func (s *Session) leadUntil(ctx context.Context, w *waiter) error {
 		stop := context.AfterFunc(ctx, w.kick)
 		defer stop()
 	}
-	var b [8]byte
+	due := func() bool { return w.ready.Load() || ctx.Err() != nil || s.page.Rung() }
 	for {
 		w.leading.Store(true)
 		if w.ready.Load() || ctx.Err() != nil {
 			w.leading.Store(false)
 			return ctxUnless(w.ready.Load(), ctx)
 		}
-		_, err := s.bell.Read(b[:])
+		err := ring.Wait(s.bell, due)
 		w.leading.Store(false)
 		if err != nil {
 			return nil
 		}
 		s.mu.Lock()
+		if s.page.Rung() {
+			s.page.Wake()
+		}
 		s.pollLocked()
 		s.mu.Unlock()
 		s.lingerFor(w)
@@ -142,7 +157,7 @@ func (s *Session) lingerFor(w *waiter) {
 		s.linger = scoreTop
 	}
 	s.spinners++
-	s.page.asleep().Store(0)
+	s.page.Wake()
 	seen := s.visits
 	s.mu.Unlock()
 	end, gain := time.Now().Add(spinTime), -1
@@ -182,7 +197,7 @@ func (s *Session) spinFor(w *waiter) bool {
 		return w.ready.Load()
 	}
 	s.spinners++
-	s.page.asleep().Store(0)
+	s.page.Wake()
 	s.pollLocked()
 	s.mu.Unlock()
 	end := time.Now().Add(spinTime)
@@ -229,19 +244,19 @@ func (s *Session) restLocked() {
 	switch {
 	case s.page == nil || s.err != nil:
 	case s.spinners == 0 && s.sleepers > 0:
-		s.page.asleep().Store(1)
+		s.page.Sleep()
 		s.pollLocked()
 	default:
-		s.page.asleep().Store(0)
+		s.page.Wake()
 	}
 }
 
 // pollLocked takes in what peers have written.
 func (s *Session) pollLocked() {
-	if s.page == nil || s.err != nil || !s.page.pending() {
+	if s.page == nil || s.err != nil || !s.page.Pending() {
 		return
 	}
-	s.page.sweep(s.pollChannelLocked)
+	s.page.Sweep(s.pollChannelLocked)
 }
 
 // pollChannelLocked takes in what one peer has written, and writes what had no room before. A peer that breaks the rules is cut off.
@@ -252,13 +267,13 @@ func (s *Session) pollChannelLocked(index uint32) {
 	}
 	s.visits++
 	for {
-		f, ok, err := c.receive()
-		if err == nil && ok {
-			err = s.messageLocked(f, index)
+		f, err := c.Receive(false)
+		if err == nil && f != nil {
+			err = s.messageLocked(f.Frame(), index)
 		}
-		if err == nil && !ok {
-			if len(c.overflow) > 0 {
-				err = c.flush()
+		if err == nil && f == nil {
+			if c.Waiting() {
+				err = c.Flush()
 			}
 			if err == nil {
 				return
@@ -278,7 +293,7 @@ func (s *Session) pollChannelLocked(index uint32) {
 func (s *Session) cutLocked(index uint32) {
 	if c := s.channels[index]; c != nil {
 		delete(s.channels, index)
-		c.close()
+		s.closeLocked(c)
 		_ = s.conn.Send(wire.Revoke{Channel: index}.Append(nil)) // the node tells the peer
 	}
 	for _, r := range s.routes {

@@ -11,9 +11,8 @@ import (
 	"path/filepath"
 	"sync"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/godwit-project/godwit/dvs/endpoint"
+	"github.com/godwit-project/godwit/dvs/ring"
 	"github.com/godwit-project/godwit/dvs/socket"
 	"github.com/godwit-project/godwit/dvs/wire"
 )
@@ -37,13 +36,15 @@ type Session struct {
 	wg        sync.WaitGroup
 
 	mu        sync.Mutex
-	err       error // why nothing works any more
-	page      memory
+	err       error      // why nothing works any more
+	room      *sync.Cond // of those who give pieces of a state
+	page      ring.Memory
 	scratch   []byte
 	nextCall  uint32
 	calls     map[uint32]chan wire.Answer
 	binding   map[uint32]*Endpoint // by call
-	channels  map[uint32]*channel
+	channels  map[uint32]*ring.Channel
+	areas     map[*ring.Channel]bool // whose memory for copies is in use
 	routes    map[endpoint.ID]*route
 	names     map[string]*route // the same, by name
 	endpoints map[endpoint.ID]*Endpoint
@@ -89,9 +90,10 @@ func connect(ctx context.Context, path string, o Options) (*Session, error) {
 	}
 	s := &Session{
 		container: o.Container, conn: conn,
-		calls: map[uint32]chan wire.Answer{}, binding: map[uint32]*Endpoint{}, channels: map[uint32]*channel{}, routes: map[endpoint.ID]*route{}, names: map[string]*route{},
+		calls: map[uint32]chan wire.Answer{}, binding: map[uint32]*Endpoint{}, channels: map[uint32]*ring.Channel{}, areas: map[*ring.Channel]bool{}, routes: map[endpoint.ID]*route{}, names: map[string]*route{},
 		endpoints: map[endpoint.ID]*Endpoint{}, callers: map[uint64]*caller{}, paths: map[uint64]uint32{},
 	}
+	s.room = sync.NewCond(&s.mu)
 	s.caller = newCaller(s, "", newIncarnation())
 	s.callers[s.core.ID()] = s.caller
 	stop := context.AfterFunc(ctx, func() { conn.Shut(ctx.Err()) })
@@ -138,13 +140,20 @@ func (s *Session) hello(o Options) error {
 	if o.NodeOnly {
 		return nil
 	}
-	fds, err := s.conn.Files(2)
+	fds, err := s.conn.Files(5)
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fds[0])
-	if s.page, err = mapShared(fds[0], PageSize); err != nil {
-		_ = unix.Close(fds[1])
+	defer ring.Close(fds[0])
+	if s.page, err = ring.Map(fds[0], ring.PageSize); err != nil {
+		ring.Close(fds[1:]...)
+		return err
+	}
+	if s.channels[0], err = ring.Open(0, 0, fds[2:]); err != nil {
+		ring.Close(fds[1])
+		return err
+	}
+	if err := s.channels[0].Send(wire.Caller{Caller: s.core.ID()}.Append(nil)); err != nil { // so that the node uses the ring as well
 		return err
 	}
 	s.score, s.linger = scoreTop, scoreTop
@@ -163,12 +172,15 @@ func (s *Session) Close() {
 	s.conn.Close()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	for s.waiting > 0 { // they have been woken
+		s.room.Wait()
+	}
 	for i, c := range s.channels {
-		c.close()
+		s.closeLocked(c)
 		delete(s.channels, i)
 	}
 	if s.page != nil {
-		s.page.unmap()
+		s.page.Unmap()
 		s.page = nil
 	}
 }
@@ -191,6 +203,7 @@ func (s *Session) fail(err error) {
 		close(ch)
 		delete(s.calls, id)
 	}
+	s.room.Broadcast()
 	s.conn.Shut(err)
 	if s.bell != nil {
 		_ = s.bell.Close()
@@ -257,6 +270,18 @@ func (s *Session) fromNodeLocked(f wire.Frame) error {
 			s.onChunkLocked(m)
 		}
 		return err
+	case wire.KindPiece:
+		m, err := wire.ParsePiece(f.Body)
+		if err == nil {
+			s.onPieceLocked(m)
+		}
+		return err
+	case wire.KindCredit:
+		m, err := wire.ParseCredit(f.Body)
+		if err == nil {
+			s.onCreditLocked(m)
+		}
+		return err
 	default:
 		return s.messageLocked(f, 0)
 	}
@@ -306,7 +331,7 @@ func (s *Session) onIntroduceLocked(m wire.Introduce) error {
 	if err != nil {
 		return err
 	}
-	c, err := newChannel(m, fds)
+	c, err := ring.Open(m.PeerChannel, m.Side, fds)
 	if err != nil {
 		return err
 	}
@@ -324,17 +349,22 @@ func (s *Session) onRevokeLocked(index uint32) {
 		return
 	}
 	delete(s.channels, index)
-	c.close()
+	s.closeLocked(c)
 	for _, r := range s.routes {
 		if r.channel == index {
 			r.channel = 0
 		}
 	}
 	for caller, via := range s.paths {
-		if via == index {
+		if via == index && index != 0 {
 			delete(s.paths, caller)
 		}
 	}
+}
+
+func (s *Session) closeLocked(c *ring.Channel) {
+	delete(s.areas, c) // whoever was using it sees that it is gone
+	c.Close()
 }
 
 func (s *Session) onGoneLocked(caller uint64) {
@@ -346,8 +376,8 @@ func (s *Session) onGoneLocked(caller uint64) {
 
 // sendLocked sends a frame by a channel, or by the node when there is none.
 func (s *Session) sendLocked(frame []byte, via uint32) {
-	if c := s.channels[via]; c != nil {
-		if err := c.send(frame); err == nil {
+	if c := s.channels[via]; c != nil && (via != 0 || len(frame) <= ring.Long) {
+		if err := c.Send(frame); err == nil {
 			return
 		}
 		s.onRevokeLocked(via)

@@ -152,15 +152,16 @@ func (w *world) careless() bool {
 func (w *world) edgeStep(a *agent, o *op) (progress, error) {
 	e, near, far := w.edges[a.site], w.hosts[a.site], w.hosts[1-a.site]
 	switch o.Step {
-	case "network/destination/prepare", "network/source/prepare":
+	case "network/destination/prepare":
+		e.tunnel, e.delivers = o.Epoch, true
+	case "network/source/prepare":
 		e.tunnel = o.Epoch
 	case "network/source/quiesce":
 		e.held = true
 	case "network/destination/commit":
-		e.delivers = true
 	case "network/source/commit":
-		if !far.runs() || !w.edges[1-a.site].delivers {
-			return "", w.violate("traffic let go into the tunnel before the guest runs behind it")
+		if !far.inward || !w.edges[1-a.site].delivers {
+			return "", w.violate("traffic let go into the tunnel before its far end and the guest's host let it in")
 		}
 		e.intoTunnel, e.held = true, false
 	case "network/destination/optimize":

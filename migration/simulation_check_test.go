@@ -47,7 +47,7 @@ func (w *world) atRest() {
 		_ = w.violate("at rest: the service does not run at its site %d: %+v", w.store.owner, here)
 	case here.volume.session != 0 || here.volume.mirrored || here.volume.replica != 0 || here.stream.epoch != 0:
 		_ = w.violate("at rest: a session is left at site %d: %+v", w.store.owner, here)
-	case !there.gone() || there.tap || there.volume.exists:
+	case !there.gone() || there.tap || there.inward || there.volume.exists:
 		_ = w.violate("at rest: something is left at site %d: %+v", 1-w.store.owner, there)
 	}
 	for site, e := range w.edges {

@@ -16,6 +16,7 @@ type host struct {
 	qemu   qemuState // "" is none
 	memory int       // the last write that the guest knows of
 	tap    bool      // its gate is open
+	inward bool      // what comes for the guest waits for it, if it does not run yet
 	volume volume
 
 	stream stream // as its source
@@ -43,7 +44,7 @@ type edge struct {
 	held       bool
 	tunnel     uint64
 	intoTunnel bool
-	delivers   bool
+	delivers   bool // what comes through the tunnel, to the host; and this site's own traffic
 }
 
 func (h *host) runs() bool { return h.qemu == running }

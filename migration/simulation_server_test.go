@@ -31,6 +31,7 @@ func (w *world) serverStep(a *agent, o *op) (progress, error) {
 	case "server/destination/quiesce":
 		switch {
 		case h.qemu == loaded:
+			h.inward = true
 		case h.gone() || w.hosts[1-a.site].stream.broken:
 			return "", errors.New("the stream broke before all was loaded")
 		default:
@@ -43,7 +44,7 @@ func (w *world) serverStep(a *agent, o *op) (progress, error) {
 		return w.start(a.site, o)
 	case "server/destination/abort", "server/source/release":
 		if o.pc == 0 {
-			h.tap = false
+			h.tap, h.inward = false, false
 			return onward, nil
 		}
 		h.qemu, h.memory, h.stream = none, 0, stream{}
@@ -64,6 +65,7 @@ func (w *world) quiesceSource(h *host, o *op) (progress, error) {
 		return onward, nil
 	case 1:
 		h.tap = w.broken.noGate
+		h.inward = h.tap
 		return onward, nil
 	case 2:
 		h.volume.writable = w.broken.noGate || w.broken.noFence
@@ -81,7 +83,7 @@ func (w *world) quiesceSource(h *host, o *op) (progress, error) {
 func (w *world) start(site int, o *op) (progress, error) {
 	h := w.hosts[site]
 	if o.pc > 0 {
-		h.tap = true
+		h.tap, h.inward = true, true
 		return finished, nil
 	}
 	if !h.volume.writable {

@@ -31,12 +31,13 @@ func VirtualMachine() Plan {
 		step(Quiesced, "storage/destination/quiesce", "storage/source/quiesce"),
 
 		// The volume accepts writes before the guest runs: the host's agent, which does both, sees to that, and waits for no
-		// round trip to us in the middle of the blackout. Held traffic is let go into the tunnel when the guest runs
-		// and the tunnel's far end delivers.
+		// round trip to us in the middle of the blackout. Held traffic is let go into the tunnel at the same time: its far
+		// end has delivered since it was built, and the destination's host has let in what is for the guest since that was
+		// loaded. What comes before the guest runs waits in its queue.
 		step(Committed, "storage/destination/commit"),
 		step(Committed, "network/destination/commit"),
 		step(Committed, "server/destination/commit"),
-		step(Committed, "network/source/commit", "server/destination/commit", "network/destination/commit"),
+		step(Committed, "network/source/commit"),
 
 		// The destination announces before the source withdraws. What the source kept is cleared away when nothing needs
 		// its site any more: the work of it, just after Commit, would stand in the way of the guest's first moments. The

@@ -16,5 +16,5 @@
 // Dir: the process may be killed at any moment, traffic flows on, and the next one takes up what is there.
 //
 // What may not enter: knowledge of migrations' phases, of servers or volumes, of who decides. Nothing of ours is
-// imported, no program is started; the kernel is spoken to by netlink, nftables and the tun device alone.
+// imported, no program is started; the kernel is spoken to by netlink, bpf and the tun device alone.
 package network

@@ -163,9 +163,9 @@ func (h *hostHelper) handle(q request) reply {
 	case "close":
 		return failure(h.host.Close())
 	case "attach":
-		return failure(h.host.Attach(ctx, q.Attachment, q.Open))
+		return failure(h.host.Attach(ctx, q.Attachment, gateOf(q.Open)))
 	case "gate":
-		return failure(h.host.SetGate(ctx, q.Service, q.Open))
+		return failure(h.host.SetGate(ctx, q.Service, gateOf(q.Open)))
 	case "divert":
 		return failure(h.host.Divert(ctx, q.Service, q.Open))
 	case "detach":
@@ -190,6 +190,13 @@ func (h *hostHelper) handle(q request) reply {
 	default:
 		return failure(fmt.Errorf("no operation %q", q.Op))
 	}
+}
+
+func gateOf(open bool) Gate {
+	if open {
+		return GateOpen
+	}
+	return GateShut
 }
 
 // guest opens a tap as QEMU would and sends every UDP packet back to where it came from.

@@ -157,7 +157,11 @@ func (h *hold) letGo(turn func() error) error {
 			h.sendLocked(int(fd), p)
 		}
 		h.passing = true
+		h.drainLocked(int(fd))
+		// The reader passes on meanwhile: what waited here for the route to turn would be overtaken on the new way.
+		h.mu.Unlock()
 		turned = turn()
+		h.mu.Lock()
 		h.drainLocked(int(fd))
 	})
 	if err != nil {

@@ -42,7 +42,7 @@ type HostOptions struct {
 // hostRecord is an attachment as the journal has it.
 type hostRecord struct {
 	Attachment
-	Open bool
+	Gate Gate
 	Away bool `json:",omitempty"` // the addresses are not routed to the tap; see Divert
 }
 
@@ -54,6 +54,7 @@ type Host struct {
 
 	mu       sync.Mutex // held over journal and kernel changes
 	attached map[string]hostRecord
+	gates    map[string]*gate       // by tap
 	dhcp     map[string]*dhcpServer // by service
 	closed   bool
 }
@@ -74,7 +75,7 @@ func NewHost(opts HostOptions) (*Host, error) {
 	}
 	h := &Host{
 		log: opts.Logger.With("part", "network"), kernel: k, journal: j,
-		attached: j.all(), dhcp: map[string]*dhcpServer{},
+		attached: j.all(), gates: map[string]*gate{}, dhcp: map[string]*dhcpServer{},
 	}
 	if err := h.restore(); err != nil {
 		return nil, errors.Join(err, h.Close())
@@ -96,9 +97,9 @@ func (h *Host) restore() error {
 	return h.sweepLocked()
 }
 
-// Attach gives a service its tap, with the gate open or shut from the first moment, and everything that leads there.
+// Attach gives a service its tap, with the gate as asked from the first moment, and everything that leads there.
 // The tap outlives this process and has no reader until somebody opens it.
-func (h *Host) Attach(ctx context.Context, a Attachment, open bool) error {
+func (h *Host) Attach(ctx context.Context, a Attachment, gate Gate) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -112,7 +113,7 @@ func (h *Host) Attach(ctx context.Context, a Attachment, open bool) error {
 		return errors.New("network: host is closed")
 	}
 	old, had := h.attached[a.Service]
-	rec := hostRecord{Attachment: a, Open: open, Away: old.Away}
+	rec := hostRecord{Attachment: a, Gate: gate, Away: old.Away}
 	if err := h.saveLocked(rec); err != nil {
 		return fmt.Errorf("attach service %s: %w", a.Service, err)
 	}
@@ -168,9 +169,8 @@ func (h *Host) saveLocked(rec hostRecord) error {
 	return nil
 }
 
-// SetGate opens or shuts a service's gate. Shut, nothing passes from the guest or to it, also when this process dies;
-// routes stay.
-func (h *Host) SetGate(ctx context.Context, name string, open bool) error {
+// SetGate opens or shuts a service's gate. It stays so when this process dies; routes stay.
+func (h *Host) SetGate(ctx context.Context, name string, to Gate) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -180,11 +180,15 @@ func (h *Host) SetGate(ctx context.Context, name string, open bool) error {
 	if !ok {
 		return fmt.Errorf("gate of service %s: %w", name, ErrNotAttached)
 	}
-	rec.Open = open
+	rec.Gate = to
 	if err := h.saveLocked(rec); err != nil {
 		return fmt.Errorf("gate of service %s: %w", name, err)
 	}
-	if err := setGate(rec.Tap, open); err != nil {
+	link, err := h.ensureTap(rec.Tap)
+	if err != nil {
+		return fmt.Errorf("gate of service %s: %w", name, err)
+	}
+	if err := h.gateLocked(link, to); err != nil {
 		return fmt.Errorf("gate of service %s: %w", name, err)
 	}
 	return nil
@@ -211,7 +215,7 @@ func (h *Host) Divert(ctx context.Context, name string, away bool) error {
 	if err != nil {
 		return fmt.Errorf("divert service %s: %w", name, err)
 	}
-	// The routes alone: to build all of it anew would touch the gate, and that takes as long as a blackout should.
+	// The routes alone: nothing else of the attachment changes.
 	for _, a := range rec.Addresses {
 		if err := h.leadTo(link, a, rec); err != nil {
 			return fmt.Errorf("divert service %s: %w", name, err)
@@ -253,13 +257,6 @@ func (h *Host) Attachments() []Attachment {
 	return out
 }
 
-// GateOpen says whether a service's gate is open; false also when it is not attached.
-func (h *Host) GateOpen(name string) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.attached[name].Open
-}
-
 // Close ends the DHCP servers. Taps, routes and gates stay as they are.
 func (h *Host) Close() error {
 	h.mu.Lock()
@@ -272,6 +269,9 @@ func (h *Host) Close() error {
 	for name, d := range h.dhcp {
 		errs = append(errs, d.close())
 		delete(h.dhcp, name)
+	}
+	for tap := range h.gates {
+		errs = append(errs, h.forgetGateLocked(tap))
 	}
 	errs = append(errs, h.journal.close())
 	h.kernel.close()

@@ -25,7 +25,7 @@ func (h *Host) buildLocked(rec hostRecord) error {
 	if err != nil {
 		return err
 	}
-	if err := setGate(rec.Tap, rec.Open); err != nil {
+	if err := h.gateLocked(link, rec.Gate); err != nil {
 		return err
 	}
 	if err := h.kernel.netlink.LinkSetTxQLen(link, tapQueue); err != nil {
@@ -58,6 +58,30 @@ func (h *Host) ensureTap(name string) (netlink.Link, error) {
 		return nil, fmt.Errorf("network: look up tap %s: %w", name, err)
 	}
 	return link, nil
+}
+
+// gateLocked sets the gate of a tap, and installs it first where this process has not yet.
+func (h *Host) gateLocked(link netlink.Link, to Gate) error {
+	tap := link.Attrs().Name
+	if g := h.gates[tap]; g != nil && g.device == link.Attrs().Index {
+		return g.set(to)
+	}
+	g, err := installGate(h.kernel.netlink, link, to)
+	if err != nil {
+		return err
+	}
+	err = h.forgetGateLocked(tap)
+	h.gates[tap] = g
+	return err
+}
+
+func (h *Host) forgetGateLocked(tap string) error {
+	g := h.gates[tap]
+	if g == nil {
+		return nil
+	}
+	delete(h.gates, tap)
+	return g.close()
 }
 
 // addressGateway gives the tap the gateway's address and MAC. The address has link scope, so that it never becomes
@@ -94,14 +118,14 @@ func (h *Host) leadTo(link netlink.Link, a netip.Addr, rec hostRecord) error {
 	return h.kernel.permanentNeighbor(link, a, mac)
 }
 
-// dismantleLocked removes an attachment from the kernel; routes and neighbours go with the device.
+// dismantleLocked removes an attachment from the kernel; routes, neighbours and the gate go with the device.
 func (h *Host) dismantleLocked(a Attachment) error {
 	var errs []error
 	if d := h.dhcp[a.Service]; d != nil {
 		errs = append(errs, d.close())
 		delete(h.dhcp, a.Service)
 	}
-	errs = append(errs, h.kernel.removeLink(a.Tap), removeGate(a.Tap))
+	errs = append(errs, h.kernel.removeLink(a.Tap), h.forgetGateLocked(a.Tap))
 	return errors.Join(errs...)
 }
 
@@ -119,13 +143,6 @@ func (h *Host) sweepLocked() error {
 	for _, l := range links {
 		if !taps[l.Attrs().Name] {
 			errs = append(errs, h.kernel.removeLink(l.Attrs().Name))
-		}
-	}
-	gates, err := listGates()
-	errs = append(errs, err)
-	for _, tap := range gates {
-		if !taps[tap] {
-			errs = append(errs, removeGate(tap))
 		}
 	}
 	return errors.Join(errs...)

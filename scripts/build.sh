@@ -1,5 +1,5 @@
 #!/bin/bash
-# Leaves bin/godwit, and bin/guest/vmlinuz and initrd.gz, the lab's guest.
+# Leaves bin/godwit, bin/kv.wasm, the process of its demo, and bin/guest/vmlinuz and initrd.gz, the lab's guest.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/lib.sh
@@ -40,3 +40,5 @@ step "building bin/guest"
 build_guest
 step "building bin/godwit"
 quietly go build -trimpath -o bin/godwit ./cmd/godwit
+step "building bin/kv.wasm"
+GOOS=wasip1 GOARCH=wasm quietly go build -trimpath -buildmode=c-shared -o bin/kv.wasm ./examples/kv

@@ -15,7 +15,6 @@ programs() {
 		ip iproute2
 		ping iputils-ping
 		sysctl procps
-		nft nftables
 		bird bird2
 		qemu-img qemu-utils
 		nbdinfo libnbd-bin

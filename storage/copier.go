@@ -5,11 +5,12 @@ import (
 	"io"
 	"time"
 
+	"github.com/godwit-project/godwit/storage/changes"
 	"github.com/godwit-project/godwit/storage/wire"
 )
 
 const (
-	// frameRun is how much data one bulk frame carries, in bytes; a multiple of blockSize. 128 KiB are 10 ms at 100 Mbit/s.
+	// frameRun is how much data one bulk frame carries, in bytes; a multiple of changes.BlockSize. 128 KiB are 10 ms at 100 Mbit/s.
 	frameRun = 128 << 10
 	// retryRead is the pause after the local disk failed to deliver.
 	retryRead = time.Second
@@ -21,14 +22,14 @@ func (s *source) copy(l *link) {
 	cursor := int64(0)
 	for {
 		s.mu.Lock()
-		for !l.broken && (s.dirty.count == 0 || l.bulk >= l.window) {
+		for !l.broken && (s.dirty.Count() == 0 || l.bulk >= l.window) {
 			s.changed.Wait()
 		}
 		if l.broken {
 			s.mu.Unlock()
 			return
 		}
-		off, length := s.dirty.next(cursor, wire.MaxZero)
+		off, length := s.dirty.Next(cursor, wire.MaxZero)
 		s.mu.Unlock()
 		n, err := s.ship(l, off, min(length, s.v.size-off), buf)
 		if err != nil {
@@ -82,7 +83,7 @@ func (s *source) ship(l *link, off, length int64, buf []byte) (int64, error) {
 		s.mu.Unlock()
 		return 0, nil
 	}
-	s.dirty.clear(off, length)
+	s.dirty.Clear(off, length)
 	f := &flight{off: off, length: length, bulk: true}
 	l.reserve(f, false)
 	s.mu.Unlock()
@@ -99,7 +100,7 @@ func (s *source) holeAt(off, length int64) (int64, error) {
 	if start >= off+length {
 		return length, nil
 	}
-	return (start - off) / blockSize * blockSize, nil
+	return (start - off) / changes.BlockSize * changes.BlockSize, nil
 }
 
 // encode makes the frame of a flight; without content it is zeroes.

@@ -199,6 +199,8 @@ func (v *Volume) promotableLocked(epoch uint64) error {
 		return fmt.Errorf("%w: it is at epoch %d", ErrStale, m.Epoch)
 	case m.Role != RoleReplica || epoch != m.Epoch:
 		return fmt.Errorf("%w: it is %s at epoch %d", ErrRole, m.Role, m.Epoch)
+	case m.Group != "":
+		return fmt.Errorf("%w: it belongs to standby %s: promote that", ErrRole, m.Group)
 	case m.Spoiled:
 		return fmt.Errorf("%w: its disk has failed: %s", ErrIncomplete, v.trouble)
 	case !m.Complete:

@@ -57,9 +57,22 @@ func (g *groupSync) sync() error {
 	return nil
 }
 
+// withFd calls do with the descriptor, which cannot be closed meanwhile, nor become another file's.
+func withFd(f *os.File, do func(fd int) error) error {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var done error
+	if err := conn.Control(func(fd uintptr) { done = do(int(fd)) }); err != nil {
+		return err
+	}
+	return done
+}
+
 func fdatasync(f *os.File) error {
 	for {
-		err := unix.Fdatasync(int(f.Fd()))
+		err := withFd(f, unix.Fdatasync)
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
@@ -79,15 +92,14 @@ func zeroRange(f *os.File, off, length int64, allocate bool) error {
 	if allocate {
 		mode = unix.FALLOC_FL_ZERO_RANGE | unix.FALLOC_FL_KEEP_SIZE
 	}
-	err := unix.EINTR
+	err := error(unix.EINTR)
 	for errors.Is(err, unix.EINTR) {
-		errno, _ := unix.Fallocate(int(f.Fd()), mode, off, length).(unix.Errno)
-		err = errno
+		err = withFd(f, func(fd int) error { return unix.Fallocate(fd, mode, off, length) })
 	}
-	switch err {
-	case 0:
+	switch {
+	case err == nil:
 		return nil
-	case unix.EOPNOTSUPP, unix.ENOSYS:
+	case errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS):
 	default:
 		return fmt.Errorf("zero %d bytes at %d of %s: %w", length, off, f.Name(), err)
 	}
@@ -104,14 +116,21 @@ func zeroRange(f *os.File, off, length int64, allocate bool) error {
 
 // nextData finds the first run of data at or after off; ok is false when the rest up to size is a hole.
 func nextData(f *os.File, off, size int64) (start, end int64, ok bool, err error) {
-	start, err = unix.Seek(int(f.Fd()), off, unix.SEEK_DATA)
+	seek := func(from int64, whence int) (at int64, err error) {
+		err = withFd(f, func(fd int) (err error) {
+			at, err = unix.Seek(fd, from, whence)
+			return err
+		})
+		return at, err
+	}
+	start, err = seek(off, unix.SEEK_DATA)
 	if errors.Is(err, unix.ENXIO) || err == nil && start >= size {
 		return size, size, false, nil
 	}
 	if err != nil {
 		return 0, 0, false, fmt.Errorf("look for data in %s: %w", f.Name(), err)
 	}
-	end, err = unix.Seek(int(f.Fd()), start, unix.SEEK_HOLE)
+	end, err = seek(start, unix.SEEK_HOLE)
 	if err != nil {
 		return 0, 0, false, fmt.Errorf("look for a hole in %s: %w", f.Name(), err)
 	}
@@ -121,7 +140,7 @@ func nextData(f *os.File, off, size int64) (start, end int64, ok bool, err error
 // allocated is what the file occupies on disk, in bytes.
 func allocated(f *os.File) int64 {
 	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+	if err := withFd(f, func(fd int) error { return unix.Fstat(fd, &st) }); err != nil {
 		return 0
 	}
 	return st.Blocks * 512

@@ -51,6 +51,11 @@ func (v *Volume) importFrom(ctx context.Context, path string, progress func(done
 		total += end - start
 		off = end
 	}
+	if m := v.member.Load(); m != nil && m.group != nil {
+		return fmt.Errorf("%w: it is in group %s: unprotect that first", ErrBusy, m.group.name)
+	} else if m != nil {
+		m.marks.Mark(0, v.size)
+	}
 	held := v.ranges.lock(0, v.size)
 	defer v.ranges.unlock(held)
 	if err := zeroRange(v.file, 0, v.size, false); err != nil {

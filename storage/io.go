@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"syscall"
 
+	"github.com/godwit-project/godwit/storage/changes"
 	"github.com/godwit-project/godwit/storage/nbd"
 )
 
@@ -40,7 +41,18 @@ func (c client) Zero(ctx context.Context, off, length int64, allocate, fua bool)
 
 // Flush is answered in every role, a fenced volume's too: it lets nothing in, and what it promises is true. In sync mode
 // there is nothing to ask of the replica, since each acknowledged write is on stable storage there already.
-func (c client) Flush(context.Context) error { return c.v.local.sync() }
+func (c client) Flush(context.Context) error {
+	m := c.v.member.Load()
+	if m == nil || m.group == nil {
+		return c.v.local.sync()
+	}
+	number := m.group.promised()
+	err := c.v.local.sync()
+	if err == nil {
+		m.settled(number, true)
+	}
+	return err
+}
 
 func (c client) Extents(ctx context.Context, off, length int64, most int) ([]nbd.Extent, error) {
 	if err := c.v.gate.enter(ctx); err != nil {
@@ -85,12 +97,20 @@ func (v *Volume) write(ctx context.Context, c change) error {
 	if c.length == 0 {
 		return nil
 	}
+	if m := v.member.Load(); m != nil {
+		m.admit(ctx)
+	}
 	if err := v.gate.enter(ctx); err != nil {
 		return nbd.ErrHangUp
 	}
 	defer v.gate.leave()
-	held := v.ranges.lock(c.off, c.length)
-	src := v.source.Load()
+	first := c.off / changes.BlockSize * changes.BlockSize
+	held := v.ranges.lock(first, wholeBlocks(c.off+c.length-first))
+	src, m := v.source.Load(), v.member.Load()
+	number := uint64(0)
+	if m != nil {
+		number = m.begin(c.off, c.length)
+	}
 	var sent ticket
 	if src != nil {
 		sent = src.mirror(&c)
@@ -100,11 +120,14 @@ func (v *Volume) write(ctx context.Context, c change) error {
 		src.mark(c.off, c.length)
 	}
 	v.ranges.unlock(held)
-	if err == nil && (c.fua || sent.link != nil) {
+	if err == nil && (c.fua || sent.link != nil || m != nil && m.mirrors()) {
 		err = v.local.sync()
 	}
 	if err == nil && sent.link != nil {
 		src.settled(sent)
+	}
+	if err == nil && m != nil {
+		m.settled(number, c.fua)
 	}
 	return err
 }

@@ -249,7 +249,7 @@ func (s *source) breakLink(l *link, why error) {
 	l.broken = true
 	_ = l.conn.Close()
 	for _, f := range l.flights {
-		s.dirty.set(f.off, f.length)
+		s.dirty.Mark(f.off, f.length)
 		if f.frame != nil {
 			f.frame.Release()
 			f.frame = nil

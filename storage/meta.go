@@ -33,8 +33,10 @@ type metadata struct {
 	// Touched says that a source has been let in to write to this replica.
 	Touched bool `json:"touched,omitempty"`
 	// Spoiled says that the replica's disk failed, so that its content is unknown.
-	Spoiled bool   `json:"spoiled,omitempty"`
-	Socket  string `json:"socket,omitempty"`
+	Spoiled bool `json:"spoiled,omitempty"`
+	// Group is the standby that the volume belongs to, while it is a replica.
+	Group  string `json:"group,omitempty"`
+	Socket string `json:"socket,omitempty"`
 }
 
 var validName = regexp.MustCompile(`^[a-z0-9-][a-z0-9.-]*$`)

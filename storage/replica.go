@@ -178,6 +178,8 @@ func (v *Volume) admissibleLocked(in *incoming, hello wire.Hello) error {
 		return fmt.Errorf("replication of %s (%d bytes) came to volume %s (%d bytes)", hello.Name, hello.Size, m.Name, m.Size)
 	case m.Role != RoleReplica:
 		return fmt.Errorf("%w: volume %s is %s at epoch %d", ErrRole, m.Name, m.Role, m.Epoch)
+	case m.Group != "":
+		return fmt.Errorf("%w: volume %s belongs to standby %s", ErrRole, m.Name, m.Group)
 	case in.epoch != m.Epoch:
 		return fmt.Errorf("%w: session of epoch %d, the replica is at %d", ErrStale, in.epoch, m.Epoch)
 	case v.promoting:

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/godwit-project/godwit/storage/changes"
 	"github.com/godwit-project/godwit/storage/wire"
 )
 
@@ -41,7 +42,7 @@ type source struct {
 	mu          sync.Mutex
 	changed     sync.Cond
 	dial        Dialer
-	dirty       *bitmap
+	dirty       *changes.Set
 	link        *link // nil while down
 	connections uint64
 	linked      bool   // has been up once
@@ -66,7 +67,7 @@ func newSource(v *Volume, epoch uint64, dial Dialer) (*source, error) {
 	}
 	s := &source{
 		v: v, epoch: epoch, session: rand.Uint64(), enc: enc, dial: dial,
-		dirty: newBitmap(v.size), downSince: time.Now(), syncTurn: make(chan struct{}, 1),
+		dirty: changes.NewSet(v.size), downSince: time.Now(), syncTurn: make(chan struct{}, 1),
 	}
 	s.changed.L = &s.mu
 	s.ctx, s.cancel = context.WithCancel(context.Background())
@@ -90,7 +91,7 @@ func (s *source) scan() error {
 func (s *source) mark(off, length int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.dirty.set(off, length)
+	s.dirty.Mark(off, length)
 	s.changed.Broadcast()
 }
 
@@ -212,10 +213,10 @@ func (s *source) linkUp(conn net.Conn, welcome wire.Header) *link {
 	switch {
 	case complete && *s.v.role.Load() == RoleFenced:
 		// The marker was sent after we were fenced, and nothing was written since: it is true.
-		s.dirty.clear(0, s.v.size)
+		s.dirty.Clear(0, s.v.size)
 		s.completed = true
 	case !s.linked && !fresh, s.linked && (fresh || welcome.Offset != s.boot):
-		s.dirty.set(0, s.v.size)
+		s.dirty.Mark(0, s.v.size)
 	}
 	s.linked, s.boot = true, welcome.Offset
 	l := &link{conn: conn, next: 1, window: firstWindow, progress: time.Now(), done: make(chan struct{})}
@@ -293,7 +294,7 @@ func (s *source) commandLocked(l *link, typ wire.Type) uint64 {
 
 // remainingLocked is what the replica lacks, what is under way included, in bytes.
 func (s *source) remainingLocked() int64 {
-	n := min(s.dirty.count*blockSize, s.v.size)
+	n := min(s.dirty.Count()*changes.BlockSize, s.v.size)
 	if s.link != nil {
 		n += s.link.underway
 	}

@@ -16,6 +16,9 @@ const (
 	ModeLocal = "local"
 	// ModeAsync means that writes are acknowledged locally and shipped later.
 	ModeAsync = "async"
+	// ModeFlush means that writes are acknowledged locally, and that a flush, or a write with FUA, waits until everything
+	// acknowledged before it is on stable storage at both ends. Only groups have it.
+	ModeFlush = "flush"
 	// ModeSync means that each write is on stable storage at both ends before it is acknowledged.
 	ModeSync = "sync"
 )

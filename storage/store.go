@@ -45,7 +45,11 @@ type Store struct {
 	mu      sync.Mutex
 	volumes map[string]*Volume
 	damaged map[string]error // volumes that cannot be opened; nothing touches them
+	groups  map[string]*Group
+	standby map[string]*Standby
 	closed  bool
+
+	grouping sync.Mutex // one change of the groups and standbys at a time; before mu
 }
 
 // Open opens the store in dir, making the folder if need be. Every volume comes back in the role that is durable on disk, and
@@ -65,6 +69,7 @@ func Open(dir string, opts Options) (*Store, error) {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
 	s := &Store{dir: dir, opts: opts, volumes: map[string]*Volume{}, damaged: map[string]error{}, bootID: bootID()}
+	s.groups, s.standby = map[string]*Group{}, map[string]*Standby{}
 	if s.lock, err = os.OpenFile(filepath.Join(dir, ".lock"), os.O_CREATE|os.O_RDWR, 0o600); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
@@ -102,9 +107,20 @@ func (s *Store) load() error {
 			}
 			continue
 		}
+		if strings.HasPrefix(e.Name(), standbyPrefix) {
+			continue
+		}
 		if err := s.loadVolume(e.Name(), path); err != nil {
 			s.opts.Logger.Error("cannot open a volume", "volume", e.Name(), "err", err)
 			s.damaged[e.Name()] = err
+		}
+	}
+	for _, e := range entries {
+		if name, ok := strings.CutPrefix(e.Name(), standbyPrefix); ok {
+			if err := s.loadStandby(name, filepath.Join(s.dir, e.Name())); err != nil {
+				s.opts.Logger.Error("cannot open a standby", "standby", name, "err", err)
+				s.damaged[e.Name()] = err
+			}
 		}
 	}
 	return nil
@@ -144,8 +160,16 @@ func (s *Store) Close() error {
 	s.closed = true
 	volumes := s.volumes
 	s.volumes = map[string]*Volume{}
+	groups, standbys := s.groups, s.standby
+	s.groups, s.standby = map[string]*Group{}, map[string]*Standby{}
 	s.mu.Unlock()
 	var errs []error
+	for _, g := range groups {
+		errs = append(errs, g.close())
+	}
+	for _, b := range standbys {
+		errs = append(errs, b.close())
+	}
 	for _, v := range volumes {
 		errs = append(errs, v.close())
 	}
@@ -178,7 +202,7 @@ func (s *Store) create(ctx context.Context, spec Spec, meta metadata) (*Volume, 
 	}
 	if v := s.volumes[spec.Name]; v != nil {
 		have := v.metadata()
-		if have.Role == meta.Role && have.Epoch == meta.Epoch && have.Size == meta.Size {
+		if have.Role == meta.Role && have.Epoch == meta.Epoch && have.Size == meta.Size && have.Group == meta.Group {
 			return v, nil
 		}
 		return nil, fmt.Errorf("create volume %s as %s of %d bytes at epoch %d: %w as %s of %d bytes at epoch %d: delete that first",

@@ -66,7 +66,7 @@ func (s *source) synchronize(ctx context.Context, l *link) (err error) {
 		if l.broken {
 			return false, l.lost()
 		}
-		return s.dirty.count == 0, nil
+		return s.dirty.Count() == 0, nil
 	}); err != nil {
 		return err
 	}
@@ -125,7 +125,7 @@ func (s *source) complete(ctx context.Context, patience time.Duration) error {
 			timer.Reset(patience - down)
 			return false, nil
 		}
-		if l != nil && s.dirty.count == 0 && !l.marked && !s.completed {
+		if l != nil && s.dirty.Count() == 0 && !l.marked && !s.completed {
 			l.marked = true
 			s.commandLocked(l, wire.TypeComplete)
 		}

@@ -158,29 +158,35 @@ func (s *site) dialer(name string, choose func() (fault, int64)) Dialer {
 		if err != nil {
 			return nil, err
 		}
-		a, b, err := socketPair()
-		if err != nil {
-			return nil, err
-		}
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if s.gone {
-			return nil, errors.Join(net.ErrClosed, a.Close(), b.Close())
-		}
-		s.wg.Go(func() { _ = v.ServeReplica(context.Background(), b) })
-		f := &faulty{Conn: a}
-		if choose != nil {
-			var after int64
-			f.fault, after = choose()
-			f.left.Store(after)
-		}
-		return f, nil
+		return s.connect(choose, func(c net.Conn) { _ = v.ServeReplica(context.Background(), c) })
 	}
+}
+
+// connect makes a connection whose far end is served at this site.
+func (s *site) connect(choose func() (fault, int64), serve func(net.Conn)) (net.Conn, error) {
+	a, b, err := socketPair()
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.gone {
+		return nil, errors.Join(net.ErrClosed, a.Close(), b.Close())
+	}
+	s.wg.Go(func() { serve(b) })
+	f := &faulty{Conn: a}
+	if choose != nil {
+		var after int64
+		f.fault, after = choose()
+		f.left.Store(after)
+	}
+	return f, nil
 }
 
 // faults draws faults from rng until quiet says that it is enough.
 func faults(rng *rand.Rand, quiet *atomic.Bool) func() (fault, int64) {
 	var mu sync.Mutex
+	rng = rand.New(rand.NewPCG(rng.Uint64(), 1))
 	left := 12
 	return func() (fault, int64) {
 		mu.Lock()

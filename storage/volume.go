@@ -35,6 +35,7 @@ type Volume struct {
 	local  *groupSync
 	role   atomic.Pointer[string]
 	source atomic.Pointer[source]
+	member atomic.Pointer[member]
 
 	life context.Context // ends with close
 	end  context.CancelFunc
@@ -71,6 +72,15 @@ func openVolume(s *Store, dir string, meta metadata) (*Volume, error) {
 	v.changed.L = &v.mu
 	v.life, v.end = context.WithCancel(context.Background())
 	v.role.Store(&meta.Role)
+	if meta.Role != RoleReplica {
+		marks, err := openRegions(dir, meta.Size, s.bootID, false)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("open volume %s: %w", meta.Name, err), f.Close())
+		}
+		if marks != nil {
+			v.member.Store(&member{v: v, marks: marks})
+		}
+	}
 	if meta.Role == RoleFenced {
 		v.gate.shut()
 	}
@@ -97,6 +107,9 @@ func (v *Volume) close() error {
 	}
 	v.end()
 	v.wg.Wait()
+	if m := v.member.Load(); m != nil {
+		err = errors.Join(err, m.marks.close())
+	}
 	return errors.Join(err, v.file.Close())
 }
 
@@ -163,6 +176,22 @@ func (v *Volume) noteLocked(err error) {
 	}
 }
 
+// unmark forgets what a replica lacks.
+func (v *Volume) unmark() error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	m := v.member.Load()
+	if m == nil || m.group != nil {
+		return nil
+	}
+	v.member.Store(nil)
+	v.ranges.unlock(v.ranges.lock(0, v.size))
+	if err := errors.Join(m.marks.close(), os.Remove(filepath.Join(v.dir, regionsName))); err != nil {
+		return err
+	}
+	return syncDir(v.dir)
+}
+
 // Status is a snapshot.
 func (v *Volume) Status() Status {
 	v.mu.Lock()
@@ -182,6 +211,8 @@ func (v *Volume) Status() Status {
 	v.mu.Unlock()
 	if src := v.source.Load(); src != nil {
 		src.report(&st)
+	} else if m := v.member.Load(); m != nil && m.group != nil {
+		st.Mode = m.group.Status().Mode
 	}
 	return st
 }
@@ -193,6 +224,12 @@ func (v *Volume) deletable(epoch uint64) error {
 	m := &v.meta
 	if epoch < m.Epoch {
 		return fmt.Errorf("%w: asked at epoch %d, it is bound to %d", ErrStale, epoch, m.Epoch)
+	}
+	if m.Group != "" {
+		return fmt.Errorf("%w: it belongs to standby %s: delete that", ErrBusy, m.Group)
+	}
+	if member := v.member.Load(); member != nil && member.group != nil {
+		return fmt.Errorf("%w: it is in group %s: unprotect that first", ErrBusy, member.group.name)
 	}
 	if m.Role == RolePrimary && epoch > m.Epoch && epoch <= max(m.Attempt, m.Aborted) {
 		return fmt.Errorf("%w: it is primary at epoch %d and was never fenced for attempt %d", ErrStale, m.Epoch, epoch)

@@ -28,8 +28,9 @@ type app struct {
 	env      func(string) string
 	now      func() time.Time
 
-	server   string
-	identity string
+	server    string
+	identity  string
+	dvsSocket string
 }
 
 // usageError is a mistake in the command line.

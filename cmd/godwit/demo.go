@@ -18,7 +18,7 @@ func (a *app) demoCommand() *cobra.Command {
 	return group(&cobra.Command{
 		Use:   "demo",
 		Short: "Play a scenario on a fresh lab, and report",
-	}, a.demoPlannedCommand())
+	}, a.demoPlannedCommand(), a.demoDVSCommand())
 }
 
 func (a *app) demoPlannedCommand() *cobra.Command {

@@ -23,6 +23,8 @@ const (
 	formatJSON format = "json"
 	formatYAML format = "yaml"
 	formatWide format = "wide"
+	// formatTable names what commands that list things print anyway.
+	formatTable format = "table"
 )
 
 // outputFlag adds -o with the formats that the command has besides text.

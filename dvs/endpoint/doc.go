@@ -91,6 +91,7 @@ const (
 	OtherLine   Code = 19 // meant for a state that is lost
 	Unknown     Code = 17 // the mailbox does not know the request: send it again
 	Overrun     Code = 18 // too much is waiting
+	Inline      Code = 20 // the owner has not the memory that a copy was to pass through: send the data along
 )
 
 // Request is one message on its way to an endpoint.

@@ -63,6 +63,7 @@ type Mailbox struct {
 	version Version
 	line    uint64
 	status  Status
+	limit   int       // of the queue; 0 is none
 	queue   []Request // SendRec and Send, in order of arrival
 	copies  []Request
 	notes   []Note
@@ -78,6 +79,9 @@ func NewMailbox(id ID, version Version, status Status) *Mailbox {
 		noted: map[uint64]uint64{}, table: map[uint64]*entry{}, taken: map[key]struct{}{},
 	}
 }
+
+// Limit bounds how many requests wait to be taken; 0 is no bound. What is there already stays.
+func (m *Mailbox) Limit(most int) { m.limit = most }
 
 // Version returns the mailbox's own version.
 func (m *Mailbox) Version() Version { return m.version }
@@ -110,8 +114,10 @@ func (m *Mailbox) Offer(r Request, idle bool) (Outcome, Reply) {
 		m.remove(r.Caller)
 	}
 	if r.NoWait && !idle { // remembered, so that a repetition is not taken after all
-		m.table[r.Caller] = &entry{seq: r.Seq, stage: done, reply: m.reply(r, Again)}
-		return Answer, m.reply(r, Again)
+		return Answer, m.refuse(r, Again)
+	}
+	if m.limit > 0 && !r.Kind.Copies() && len(m.queue) >= m.limit {
+		return Answer, m.refuse(r, Overrun)
 	}
 	m.table[r.Caller] = &entry{seq: r.Seq, stage: waiting}
 	if r.Kind.Copies() {
@@ -270,6 +276,13 @@ func (m *Mailbox) known(e *entry, r Request) (Outcome, Reply) {
 	default:
 		return Ignored, Reply{}
 	}
+}
+
+// refuse remembers that a request was not executed, and never will be.
+func (m *Mailbox) refuse(r Request, code Code) Reply {
+	reply := m.reply(r, code)
+	m.table[r.Caller] = &entry{seq: r.Seq, stage: done, reply: reply}
+	return reply
 }
 
 func (m *Mailbox) reply(r Request, code Code) Reply {

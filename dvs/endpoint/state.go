@@ -12,7 +12,7 @@ import (
 var ErrState = errors.New("damaged endpoint state")
 
 // formatState is the first byte of an encoded State.
-const formatState = 1
+const formatState = 2
 
 // Past is what the table knows of one caller.
 type Past struct {
@@ -31,7 +31,8 @@ type State struct {
 	Noted   []Note // From is empty: the highest notification seen of each caller
 	Table   []Past
 	Caller  CallerState
-	Process []byte // the program's own bytes
+	Pieces  uint64 // number of the last piece of the program's own state, if it moves in pieces
+	Process []byte // the program's own bytes, if it does not
 }
 
 // Snapshot returns the state of a held and drained mailbox.
@@ -66,7 +67,7 @@ func (m *Mailbox) Restore(s State) error {
 		return fmt.Errorf("the state is endpoint %x's, this is %x", s.ID, m.id)
 	}
 	fresh := NewMailbox(m.id, m.version, Standby)
-	fresh.line = s.Line
+	fresh.line, fresh.limit = s.Line, m.limit
 	fresh.queue, fresh.copies, fresh.notes = slices.Clone(s.Queue), slices.Clone(s.Copies), slices.Clone(s.Notes)
 	for _, n := range s.Noted {
 		fresh.noted[n.Caller] = n.Seq
@@ -115,7 +116,7 @@ func (s State) Append(b []byte) []byte {
 		b = binary.LittleEndian.AppendUint16(b, uint16(p.Reply.Code))
 		b = appendBytes(b, p.Reply.Payload)
 	}
-	b = appendUints(b, s.Caller.ID, s.Caller.Seq, s.Caller.NoteSeq)
+	b = appendUints(b, s.Caller.ID, s.Caller.Seq, s.Caller.NoteSeq, s.Pieces)
 	return appendBytes(b, s.Process)
 }
 
@@ -158,6 +159,7 @@ func ParseState(b []byte) (State, error) {
 		s.Table = append(s.Table, p)
 	}
 	s.Caller = CallerState{ID: d.uint(), Seq: d.uint(), NoteSeq: d.uint()}
+	s.Pieces = d.uint()
 	s.Process = d.bytes()
 	if d.bad || len(d.b) != 0 {
 		return State{}, ErrState

@@ -39,6 +39,14 @@ func BenchmarkTwoNodes(b *testing.B) {
 			}
 			runClients(b, calls)
 		})
+		b.Run(fmt.Sprintf("dvs-one-session/%d", clients), func(b *testing.B) {
+			one := connect(b, c.socket["b"], dvs.Options{})
+			calls := make([]func() error, clients)
+			for i := range calls {
+				calls[i] = benchClient(b, one, "kv")
+			}
+			runClients(b, calls)
+		})
 		b.Run(fmt.Sprintf("dvs/%d", clients), func(b *testing.B) {
 			calls := make([]func() error, clients)
 			for i := range calls {

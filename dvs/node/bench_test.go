@@ -30,6 +30,7 @@ func BenchmarkRequestReply(b *testing.B) {
 	server.must(b, "bare", request{Socket: bare})
 	server.must(b, "netrpc", request{Socket: rpcs})
 
+	one := connect(b, path, dvs.Options{})
 	kinds := []struct {
 		name string
 		open func(b *testing.B) func() error
@@ -62,6 +63,7 @@ func BenchmarkRequestReply(b *testing.B) {
 			}
 		}},
 		{"dvs", func(b *testing.B) func() error { return benchSession(b, path, "direct", dvs.Options{}) }},
+		{"dvs-one-session", func(b *testing.B) func() error { return benchClient(b, one, "direct") }},
 		{"dvs-relayed", func(b *testing.B) func() error {
 			return benchSession(b, path, "relayed", dvs.Options{NodeOnly: true})
 		}},
@@ -85,6 +87,21 @@ func benchSession(b *testing.B, path, to string, o dvs.Options) func() error {
 	ctx := context.Background()
 	return func() error {
 		_, err := s.SendRec(ctx, to, p)
+		return err
+	}
+}
+
+// benchClient is one of many callers of one session.
+func benchClient(b *testing.B, s *dvs.Session, to string) func() error {
+	c, err := s.Client()
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(c.Close)
+	p := make([]byte, benchSize)
+	ctx := context.Background()
+	return func() error {
+		_, err := c.SendRec(ctx, to, p)
 		return err
 	}
 }
@@ -169,14 +186,29 @@ func BenchmarkCopy(b *testing.B) {
 // BenchmarkOutage moves a server with that much state from node to node while a client asks it, and reports the longest
 // time that a call took.
 func BenchmarkOutage(b *testing.B) {
-	for _, size := range []int{64 << 10, 2_500_000, 64 << 20} {
-		b.Run(fmt.Sprint(size), func(b *testing.B) {
+	for _, k := range []struct {
+		size, rate int // rate: pages that change in a second
+		paged      bool
+	}{
+		{64 << 10, 0, false},
+		{64 << 10, 0, true},
+		{2_500_000, 0, false},
+		{2_500_000, 0, true},
+		{2_500_000, 10_000, true},
+		{64 << 20, 0, false},
+		{64 << 20, 0, true},
+		{64 << 20, 10_000, true},
+		{64 << 20, 50_000, true},
+		{1 << 30, 0, true},
+		{1 << 30, 10_000, true},
+	} {
+		b.Run(fmt.Sprintf("size=%d/pieces=%v/dirty=%d", k.size, k.paged, k.rate), func(b *testing.B) {
 			c := startCluster(b, "a", "b")
-			c.serve(b, "a", "kv", false, size)
+			c.serveAs(b, "a", request{Endpoint: "kv", Size: k.size, Paged: k.paged, Rate: k.rate})
 			at, to := "a", "b"
 			var longest, total time.Duration
 			for range b.N {
-				standby := c.serve(b, to, "kv", true, 0)
+				standby := c.serveAs(b, to, request{Endpoint: "kv", Standby: true, Paged: k.paged, Rate: k.rate})
 				clients := c.clients(b, "a", "kv", 1)
 				progress(b, clients, 20)
 				began := time.Now()

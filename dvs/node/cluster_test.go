@@ -59,9 +59,21 @@ func (c *cluster) startNode(t testing.TB, name string) {
 // serve starts a server process on a node.
 func (c *cluster) serve(t testing.TB, on, name string, standby bool, size int) *child {
 	t.Helper()
+	return c.serveAs(t, on, request{Endpoint: name, Standby: standby, Size: size})
+}
+
+// servePaged starts one whose state moves in pieces.
+func (c *cluster) servePaged(t testing.TB, on, name string, standby bool, size int) *child {
+	t.Helper()
+	return c.serveAs(t, on, request{Endpoint: name, Standby: standby, Size: size, Paged: true})
+}
+
+func (c *cluster) serveAs(t testing.TB, on string, r request) *child {
+	t.Helper()
 	p := start(t, "server")
-	p.must(t, "serve", request{Socket: c.socket[on], Container: "c", Endpoint: name, Standby: standby, Size: size})
-	if standby {
+	r.Socket, r.Container = c.socket[on], "c"
+	p.must(t, "serve", r)
+	if name := r.Endpoint; r.Standby {
 		eventually(t, "a standby on "+on, func() bool { return c.info(t, on, name).Standby })
 	}
 	return p

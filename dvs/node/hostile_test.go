@@ -10,6 +10,7 @@ import (
 	"github.com/godwit-project/godwit/dvs"
 	"github.com/godwit-project/godwit/dvs/endpoint"
 	"github.com/godwit-project/godwit/dvs/node"
+	"github.com/godwit-project/godwit/dvs/ring"
 	"github.com/godwit-project/godwit/dvs/socket"
 	"github.com/godwit-project/godwit/dvs/wire"
 )
@@ -72,7 +73,7 @@ func TestAPeerThatDamagesARingIsCutOff(t *testing.T) {
 			e := bind(t, connect(t, path, dvs.Options{}), "s", dvs.BindOptions{})
 			echo(t, e)
 			i := intrude(t, path, true)
-			if _, err := i.Files(2); err != nil {
+			if _, err := i.Files(5); err != nil {
 				t.Fatal(err)
 			}
 			i.say(wire.Watch{Name: "s"}.Append(nil))
@@ -84,20 +85,21 @@ func TestAPeerThatDamagesARingIsCutOff(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			rings, err := unix.Mmap(fds[0], 0, dvs.RingsSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+			rings, err := unix.Mmap(fds[0], 0, ring.Size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 			if err != nil {
 				t.Fatal(err)
 			}
-			page, err := unix.Mmap(fds[1], 0, dvs.PageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+			page, err := unix.Mmap(fds[1], 0, ring.PageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 			if err != nil {
 				t.Fatal(err)
 			}
 			if err := unix.Ftruncate(fds[0], 0); err == nil {
 				t.Error("shared memory can be shrunk")
 			}
-			damage(rings[int(m.Side)*dvs.RingsSize/2:])
+			damage(rings[int(m.Side)*ring.Size/2:])
 			page[128+m.PeerChannel/8] |= 1 << (m.PeerChannel % 8)
 			page[64] |= 1
+			page[0] = 2 // the bell is rung
 			if _, err := unix.Write(fds[2], []byte{1, 0, 0, 0, 0, 0, 0, 0}); err != nil {
 				t.Fatal(err)
 			}

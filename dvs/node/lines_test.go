@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -154,6 +155,32 @@ func TestLine04And05RepliesMatch(t *testing.T) {
 		if m, err := e.ReceiveRequest(dvs.NoWait(patient(t))); err == nil { // it may have been taken back in time
 			wantErr(t, e.Reply(m, nil), nil)
 		}
+	})
+}
+
+// A request that is refused fails with the program's own text.
+func TestLine05ARequestCanBeRefused(t *testing.T) {
+	places(t, func(t *testing.T, server, client func() *dvs.Session) {
+		e := bind(t, server(), "s", dvs.BindOptions{})
+		c := client()
+		got := make(chan error, 1)
+		go func() {
+			_, err := c.SendRec(patient(t), "s", nil)
+			got <- err
+		}()
+		m, err := e.ReceiveRequest(patient(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := e.Refuse(m, "not today"); err != nil {
+			t.Error(err)
+		}
+		err = <-got
+		wantErr(t, err, dvs.ErrRefused)
+		if !strings.Contains(fmt.Sprint(err), "not today") {
+			t.Error(err)
+		}
+		wantErr(t, e.Refuse(m, "again"), dvs.ErrNotWaiting)
 	})
 }
 
@@ -343,6 +370,36 @@ func TestLine09DeathWakesEverybody(t *testing.T) {
 		wantErr(t, err, dvs.ErrClosed)
 		_, err = c.SendRec(dvs.NoWait(t.Context()), "s", nil)
 		wantErr(t, err, dvs.ErrNotBound)
+	})
+}
+
+// An endpoint that bounds its queue refuses what is too much, and takes more once there is room.
+func TestLine09AQueueThatIsFull(t *testing.T) {
+	places(t, func(t *testing.T, server, client func() *dvs.Session) {
+		e := bind(t, server(), "s", dvs.BindOptions{Queue: 2})
+		got := make(chan error, 2)
+		for range 2 {
+			c := client()
+			go func() { got <- c.Send(patient(t), "s", []byte("waits")) }()
+		}
+		eventually(t, "a full queue", func() bool { return e.Pending() == 2 })
+		c := client()
+		refused := make(chan error, 1)
+		go func() { refused <- c.Send(patient(t), "s", []byte("too much")) }()
+		eventually(t, "a refusal", func() bool { _ = e.Pending(); return len(refused) > 0 }) // a program that computes looks now and then
+		wantErr(t, <-refused, dvs.ErrOverrun)
+		for range 2 {
+			if _, err := e.Receive(patient(t), dvs.Any); err != nil {
+				t.Fatal(err)
+			}
+			if err := <-got; err != nil {
+				t.Error(err)
+			}
+		}
+		echo(t, e)
+		if _, err := c.SendRec(patient(t), "s", []byte("now")); err != nil {
+			t.Error(err)
+		}
 	})
 }
 

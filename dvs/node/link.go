@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/godwit-project/godwit/dvs/endpoint"
@@ -16,9 +17,6 @@ import (
 )
 
 const (
-	linkBatch  = 256 << 10 // bytes written at once, at most
-	linkRoom   = 16 << 20  // bytes queued before a moving state waits
-	ackAfter   = 32        // packets
 	dialPause  = 20 * time.Millisecond
 	dialLonger = time.Second
 )
@@ -33,26 +31,24 @@ type link struct {
 	dial Dial
 	wake *sync.Cond
 
-	incarnation uint64   // of what is sent: a new one means that earlier packets may be lost
-	sent        uint64   // number of the newest packet
-	queue       []packet // not acknowledged
-	next        int      // the first of the queue that this connection has not written
-	bytes       int
+	o LinkOptions
+
+	incarnation uint64 // of what is sent: a new one means that earlier packets may be lost
+	q           queue
 
 	peer     uint64 // incarnation of what is received
-	received uint64
+	received uint64 // packets of that
+	number   uint64 // of the next packet of this connection; 0 until it says so
 	acked    uint64 // what the peer has been told of received
 	beat     bool   // tell it now
+
+	wrote      atomic.Uint64 // bytes
+	reconnects uint64
 
 	conn  net.Conn
 	turn  int         // counts connections
 	timer *time.Timer // runs while there is none
 	away  bool        // for longer than the timeout
-}
-
-type packet struct {
-	number uint64
-	frame  []byte
 }
 
 func newIncarnation() uint64 {
@@ -63,13 +59,18 @@ func newIncarnation() uint64 {
 
 // Link makes another node known. With a dial function this node connects, and connects again, until Close; without, it waits for
 // Accept. Only one of the two should dial.
-func (n *Node) Link(name string, dial Dial) error {
+func (n *Node) Link(name string, dial Dial) error { return n.LinkWith(name, dial, LinkOptions{}) }
+
+// LinkWith is Link with options.
+func (n *Node) LinkWith(name string, dial Dial, o LinkOptions) error {
 	n.mu.Lock()
 	if n.closed || n.links[name] != nil || name == n.o.Name || name == "" {
 		n.mu.Unlock()
 		return fmt.Errorf("DVS node %s: a link to %q is there already, or cannot be", n.o.Name, name)
 	}
-	l := &link{n: n, name: name, dial: dial, wake: sync.NewCond(&n.mu), incarnation: newIncarnation(), away: true}
+	l := &link{
+		n: n, name: name, dial: dial, o: o, wake: sync.NewCond(&n.mu), incarnation: newIncarnation(), q: newQueue(), away: true,
+	}
 	n.links[name] = l
 	n.mu.Unlock()
 	if dial != nil {
@@ -80,10 +81,22 @@ func (n *Node) Link(name string, dial Dial) error {
 
 // Accept takes a connection that another node has dialled. It returns when the connection has ended.
 func (n *Node) Accept(c net.Conn) error {
+	return n.accept(c, "")
+}
+
+// AcceptFrom is Accept for a connection whose other end is known, from its certificate: a node that says another name is refused.
+func (n *Node) AcceptFrom(c net.Conn, name string) error {
+	if name == "" {
+		return errors.Join(errors.New("DVS node: the name of the node at the other end is needed"), c.Close())
+	}
+	return n.accept(c, name)
+}
+
+func (n *Node) accept(c net.Conn, name string) error {
 	if n.ctx.Err() != nil {
 		return errors.Join(net.ErrClosed, c.Close())
 	}
-	_, err := n.run(c, "")
+	_, err := n.run(c, name, false)
 	if n.ctx.Err() != nil {
 		return nil
 	}
@@ -99,7 +112,7 @@ func (l *link) keepDialing() {
 		cancel()
 		if err == nil {
 			var used bool
-			if used, err = n.run(c, l.name); used {
+			if used, err = n.run(c, l.name, true); used {
 				pause = dialPause
 			}
 		}
@@ -112,13 +125,13 @@ func (l *link) keepDialing() {
 	}
 }
 
-// run uses one connection until it breaks, and tells whether it was of use. want is the node at the other end, if it was dialled.
-func (n *Node) run(c net.Conn, want string) (used bool, err error) {
+// run uses one connection until it breaks, and tells whether it was of use. want is the node at the other end, if that is known.
+func (n *Node) run(c net.Conn, want string, dialled bool) (used bool, err error) {
 	stop := context.AfterFunc(n.ctx, func() { _ = c.Close() })
 	defer stop()
 	defer c.Close()
-	r := bufio.NewReaderSize(c, 64<<10)
-	l, turn, err := n.shake(c, r, want)
+	r := bufio.NewReaderSize(c, readBuffer)
+	l, turn, err := n.shake(c, r, want, dialled)
 	if err != nil {
 		return false, fmt.Errorf("DVS link to %s: %w", want, err)
 	}
@@ -139,10 +152,10 @@ func (n *Node) run(c net.Conn, want string) (used bool, err error) {
 }
 
 // shake exchanges hellos, and makes the connection the link's.
-func (n *Node) shake(c net.Conn, r *bufio.Reader, want string) (*link, int, error) {
+func (n *Node) shake(c net.Conn, r *bufio.Reader, want string, dialled bool) (*link, int, error) {
 	_ = c.SetDeadline(time.Now().Add(n.o.PeerTimeout))
 	var l *link
-	if want != "" {
+	if dialled {
 		n.mu.Lock()
 		l = n.links[want]
 		hello := l.helloLocked()
@@ -168,7 +181,7 @@ func (n *Node) shake(c net.Conn, r *bufio.Reader, want string) (*link, int, erro
 	if known == nil || want != "" && m.Node != want || m.Version != wire.Version || n.closed {
 		return nil, 0, fmt.Errorf("node %q of version %d was not expected", m.Node, m.Version)
 	}
-	if want == "" {
+	if !dialled {
 		l = known
 		if _, err := c.Write(l.helloLocked()); err != nil { // small: it fits into any socket
 			return nil, 0, err
@@ -193,6 +206,7 @@ func (l *link) upLocked(c net.Conn, m wire.LinkHello) {
 	}
 	if l.turn > 0 {
 		l.n.stats.Reconnects++
+		l.reconnects++
 	}
 	l.conn, l.away = c, false
 	l.turn++
@@ -206,14 +220,14 @@ func (l *link) upLocked(c net.Conn, m wire.LinkHello) {
 		l.peer, l.received = m.Incarnation, 0
 	}
 	if m.PeerIncarnation == l.incarnation {
-		l.ackLocked(m.Received)
+		l.q.ack(m.Received)
 	} else {
-		l.queue, l.bytes, l.sent = nil, 0, 0
+		l.q = newQueue()
 	}
-	l.next, l.acked = 0, l.received
+	l.q.again, l.acked, l.number = 0, l.received, 0
 	for _, r := range l.n.records {
 		if r.owner != nil {
-			l.sendLocked(announcement(r))
+			l.announceLocked(announcement(r))
 		}
 	}
 	l.wake.Broadcast()
@@ -229,7 +243,7 @@ func (l *link) downLocked() {
 		defer l.n.mu.Unlock()
 		if l.turn == turn && l.conn == nil && !l.n.closed {
 			l.away = true
-			l.incarnation, l.queue, l.bytes, l.sent, l.next = newIncarnation(), nil, 0, 0, 0
+			l.incarnation, l.q = newIncarnation(), newQueue()
 			l.cutLocked()
 			l.wake.Broadcast()
 		}
@@ -250,6 +264,7 @@ func (l *link) shutLocked() {
 
 // cutLocked tells those who wait for endpoints of the node that it is away.
 func (l *link) cutLocked() {
+	l.n.peerGoneLocked(l)
 	for _, r := range l.n.records {
 		if r.node == l.name && r.left { // nobody else can say that it is lost; if it is not, a newer version will
 			r.left, r.node = false, ""
@@ -262,167 +277,11 @@ func (l *link) cutLocked() {
 	}
 }
 
-func (l *link) sendLocked(f wire.Frame) {
-	if l.away {
-		return // it is told everything when it is back
-	}
-	l.sent++
-	l.n.stats.Out++
-	p := packet{number: l.sent, frame: wire.Packet{Number: l.sent, Frame: f}.Append(nil)}
-	l.queue = append(l.queue, p)
-	l.bytes += len(p.frame)
-	l.wake.Broadcast()
-}
-
-func (l *link) ackLocked(received uint64) {
-	k := 0
-	for k < len(l.queue) && l.queue[k].number <= received {
-		l.bytes -= len(l.queue[k].frame)
-		l.queue[k].frame = nil
-		k++
-	}
-	l.queue = l.queue[k:]
-	l.next = max(l.next-k, 0)
-	if k > 0 {
-		l.wake.Broadcast()
-	}
-}
-
-// write sends what is queued, as much as there is at a time.
-func (l *link) write(c net.Conn, turn int) {
-	var batch []byte
-	n := l.n
-	for {
-		n.mu.Lock()
-		due := func() bool { return l.next < len(l.queue) || l.beat || l.received-l.acked >= ackAfter }
-		for l.turn == turn && !due() {
-			l.wake.Wait()
-		}
-		if l.turn != turn {
-			n.mu.Unlock()
-			return
-		}
-		batch = batch[:0]
-		if l.received > l.acked || l.beat {
-			batch = wire.LinkAck{Received: l.received}.Append(batch)
-			l.acked, l.beat = l.received, false
-		}
-		for l.next < len(l.queue) && (len(batch) == 0 || len(batch)+len(l.queue[l.next].frame) <= linkBatch) {
-			batch = append(batch, l.queue[l.next].frame...)
-			l.next++
-		}
-		n.stats.Writes++
-		n.mu.Unlock()
-		if _, err := c.Write(batch); err != nil {
-			_ = c.Close()
-			return
-		}
-		if cap(batch) > 4*linkBatch {
-			batch = nil
-		}
-	}
-}
-
-// heartbeat makes the writer say something now and then.
-func (l *link) heartbeat(ended <-chan struct{}) {
-	t := time.NewTicker(l.n.o.PeerTimeout / 5)
-	defer t.Stop()
-	for {
-		select {
-		case <-ended:
-			return
-		case <-t.C:
-			l.n.mu.Lock()
-			l.beat = true
-			l.wake.Broadcast()
-			l.n.mu.Unlock()
-		}
-	}
-}
-
-// read takes in what the other node says.
-func (l *link) read(c net.Conn, r *bufio.Reader, turn int) error {
-	for {
-		if r.Buffered() == 0 {
-			_ = c.SetReadDeadline(time.Now().Add(l.n.o.PeerTimeout))
-		}
-		f, err := wire.Read(r)
-		if err != nil {
-			return err
-		}
-		l.n.mu.Lock()
-		if l.turn != turn {
-			l.n.mu.Unlock()
-			return net.ErrClosed
-		}
-		err = l.takeLocked(f)
-		l.n.mu.Unlock()
-		if err != nil {
-			return err
-		}
-	}
-}
-
-func (l *link) takeLocked(f wire.Frame) error {
-	switch f.Kind {
-	case wire.KindLinkAck:
-		m, err := wire.ParseLinkAck(f.Body)
-		if err == nil {
-			l.ackLocked(m.Received)
-		}
-		return err
-	case wire.KindPacket:
-		m, err := wire.ParsePacket(f.Body)
-		if err != nil {
-			return err
-		}
-		if m.Number <= l.received {
-			return nil
-		}
-		if m.Number != l.received+1 {
-			return fmt.Errorf("%w: packet %d after %d", wire.ErrFrame, m.Number, l.received)
-		}
-		l.received++
-		l.n.stats.In++
-		if l.received-l.acked >= ackAfter {
-			l.wake.Broadcast()
-		}
-		return l.packetLocked(m.Frame)
-	default:
-		return fmt.Errorf("%w: unexpected %s", wire.ErrFrame, f.Kind)
-	}
-}
-
-func (l *link) packetLocked(f wire.Frame) error {
-	switch f.Kind {
-	case wire.KindAnnounce:
-		m, err := wire.ParseAnnounce(f.Body)
-		if err == nil && m.Name != "" && m.Container != "" {
-			l.n.learnLocked(l, m)
-		}
-		return err
-	case wire.KindForward:
-		m, err := wire.ParseForward(f.Body)
-		if err != nil {
-			return err
-		}
-		return l.n.forwardedLocked(l, m)
-	case wire.KindState:
-		m, err := wire.ParseForward(f.Body)
-		if err != nil {
-			return err
-		}
-		return l.n.stateLocked(l, m)
-	default:
-		return fmt.Errorf("%w: unexpected %s", wire.ErrFrame, f.Kind)
-	}
-}
-
 // waitRoom blocks while too much is queued; false when the link is down for good.
 func (l *link) waitRoom() bool {
 	l.n.mu.Lock()
 	defer l.n.mu.Unlock()
-	for l.bytes > linkRoom && !l.away && !l.n.closed {
+	for l.q.bytes > linkRoom && !l.away && !l.n.closed {
 		l.wake.Wait()
 	}
 	return !l.away && !l.n.closed
@@ -432,7 +291,10 @@ func (l *link) waitRoom() bool {
 type LinkInfo struct {
 	Node   string
 	Up     bool
-	Queued int // packets not acknowledged
+	Queued int    // bytes not acknowledged
+	Wrote  uint64 // bytes, as they went over the connections
+	// Reconnects counts how often a connection has been replaced.
+	Reconnects uint64
 }
 
 // Links lists the links.
@@ -441,7 +303,7 @@ func (n *Node) Links() []LinkInfo {
 	defer n.mu.Unlock()
 	var all []LinkInfo
 	for _, l := range n.links {
-		all = append(all, LinkInfo{Node: l.name, Up: l.conn != nil, Queued: len(l.queue)})
+		all = append(all, LinkInfo{Node: l.name, Up: l.conn != nil, Queued: l.q.bytes, Wrote: l.wrote.Load(), Reconnects: l.reconnects})
 	}
 	return all
 }

@@ -10,7 +10,8 @@ import (
 )
 
 // fromProgram takes in a frame of a program. An error ends the session.
-func (n *Node) fromProgram(s *session, f wire.Frame) error {
+func (n *Node) fromProgram(s *session, e wire.Encoded) error {
+	f := e.Frame()
 	switch f.Kind {
 	case wire.KindBind:
 		m, err := wire.ParseBind(f.Body)
@@ -33,9 +34,15 @@ func (n *Node) fromProgram(s *session, f wire.Frame) error {
 	case wire.KindCaller:
 		m, err := wire.ParseCaller(f.Body)
 		if err == nil {
-			err = n.caller(s, m)
+			n.mu.Lock()
+			err = n.callerLocked(s, m)
+			n.mu.Unlock()
 		}
 		return err
+	case wire.KindGone:
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		return n.leftLocked(s, e)
 	case wire.KindRevoke:
 		m, err := wire.ParseRevoke(f.Body)
 		if err == nil {
@@ -57,11 +64,18 @@ func (n *Node) fromProgram(s *session, f wire.Frame) error {
 		if err != nil {
 			return err
 		}
-		return n.chunk(s, m)
+		return n.chunk(s, m, e)
+	case wire.KindPiece, wire.KindCredit:
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if f.Kind == wire.KindPiece {
+			return n.pieceLocked(s, e)
+		}
+		return n.creditLocked(s, e)
 	case wire.KindRequest, wire.KindReply, wire.KindProbe, wire.KindCancel:
 		n.mu.Lock()
 		defer n.mu.Unlock()
-		return n.messageLocked(s, f)
+		return n.messageLocked(s, e)
 	default:
 		return fmt.Errorf("%w: unexpected %s", wire.ErrFrame, f.Kind)
 	}
@@ -84,6 +98,8 @@ func (n *Node) bind(s *session, m wire.Bind) error {
 	a := wire.Answer{Call: m.Call}
 	live := r.state == endpoint.Open || r.state == endpoint.Moving
 	switch {
+	case n.maskLocked(s, m.Name)&MayBind == 0:
+		a.Code = endpoint.Denied
 	case m.Standby && r.standby == nil:
 		r.standby = s
 	case m.Standby, live && !r.cut:
@@ -97,6 +113,7 @@ func (n *Node) bind(s *session, m wire.Bind) error {
 	}
 	if a.Code == endpoint.OK {
 		s.served[r.id] = true
+		n.partLocked(s)
 	}
 	err := s.conn.Send(a.Append(nil))
 	if r.owner == s && a.Code == endpoint.OK {
@@ -137,11 +154,9 @@ func (n *Node) watch(s *session, name string) error {
 	return nil
 }
 
-// caller notes that a session makes the requests of an endpoint.
-func (n *Node) caller(s *session, m wire.Caller) error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if m.Caller == 0 || m.Endpoint == 0 || len(s.callers) >= maxNames {
+// callerLocked notes that a session makes the requests of an endpoint, or (endpoint 0) those of another caller without a name.
+func (n *Node) callerLocked(s *session, m wire.Caller) error {
+	if m.Caller == 0 || len(s.callers) >= maxNames {
 		return fmt.Errorf("a program may have %d callers, each with a number", maxNames)
 	}
 	if p, ok := n.callers[m.Caller]; ok && p.session != nil && p.session != s {
@@ -157,11 +172,24 @@ func (n *Node) caller(s *session, m wire.Caller) error {
 	return nil
 }
 
+// leftLocked forgets a caller that a program has given up.
+func (n *Node) leftLocked(s *session, e wire.Encoded) error {
+	m, err := wire.ParseGone(e.Body())
+	if err != nil {
+		return err
+	}
+	if id, own := s.callers[m.Caller]; own && id == 0 && m.Caller != s.caller {
+		delete(s.callers, m.Caller)
+		n.goneLocked(s.container, m.Caller)
+	}
+	return nil
+}
+
 // messageLocked passes on a message of a program.
-func (n *Node) messageLocked(s *session, f wire.Frame) error {
-	switch f.Kind {
+func (n *Node) messageLocked(s *session, f wire.Encoded) error {
+	switch f.Kind() {
 	case wire.KindReply:
-		m, err := wire.ParseReply(f.Body)
+		m, err := wire.ParseReply(f.Body())
 		if err != nil {
 			return err
 		}
@@ -169,10 +197,10 @@ func (n *Node) messageLocked(s *session, f wire.Frame) error {
 		if !ok || !s.served[m.To] || p.container != s.container {
 			return nil // the caller has gone
 		}
-		p.send(n, s.container, f.Append(nil))
+		p.send(n, s.container, f)
 		return nil
 	case wire.KindRequest:
-		m, err := wire.ParseRequest(f.Body)
+		m, err := wire.ParseRequest(f.Body())
 		if err != nil {
 			return err
 		}
@@ -182,20 +210,22 @@ func (n *Node) messageLocked(s *session, f wire.Frame) error {
 		switch {
 		case r == nil || !own && !(m.Kind == endpoint.Notify && s.served[m.To]):
 			return nil
+		case own && !n.maskLocked(s, r.name).allows(m.Kind):
+			s.denyLocked(m)
 		case m.Kind == endpoint.Notify && (r.shown() != endpoint.Open || !own && r.owner == s):
 			r.pendLocked(m)
 		case r.shown() == endpoint.Open:
-			n.routeLocked(r, m.Caller, f.Append(nil))
+			n.routeLocked(r, m.Caller, f)
 		}
 		return nil // a caller is told of the next route, and sends its request again
 	default:
-		m, err := wire.ParseInquiry(f.Body)
+		m, err := wire.ParseInquiry(f.Body())
 		if err != nil {
 			return err
 		}
 		if _, own := s.callers[m.Caller]; own {
 			if r := n.records[key{s.container, m.To}]; r != nil {
-				n.routeLocked(r, m.Caller, f.Append(nil))
+				n.routeLocked(r, m.Caller, f)
 			}
 		}
 		return nil
@@ -203,12 +233,12 @@ func (n *Node) messageLocked(s *session, f wire.Frame) error {
 }
 
 // send passes a frame on to a session or a link.
-func (p place) send(n *Node, container string, frame []byte) {
+func (p place) send(n *Node, container string, frame wire.Encoded) {
 	if p.session != nil {
 		n.stats.Relayed++
-		_ = p.session.conn.Send(frame)
+		p.session.sendLocked(frame)
 	} else if p.link != nil {
-		p.link.sendLocked(forward(container, frame))
+		p.link.sendLocked(container, frame)
 	}
 }
 
@@ -220,15 +250,15 @@ func (n *Node) forwardedLocked(l *link, m wire.Forward) error {
 		}
 		return n.records[key{m.Container, to}]
 	}
-	switch m.Frame.Kind {
+	switch m.Frame.Kind() {
 	case wire.KindReply:
-		q, err := wire.ParseReply(m.Frame.Body)
+		q, err := wire.ParseReply(m.Frame.Body())
 		if p, ok := n.callers[q.Caller]; err == nil && ok && p.container == m.Container && p.session != nil {
-			_ = p.session.conn.Send(m.Frame.Append(nil))
+			p.session.sendLocked(m.Frame)
 		}
 		return err
 	case wire.KindRequest:
-		q, err := wire.ParseRequest(m.Frame.Body)
+		q, err := wire.ParseRequest(m.Frame.Body())
 		if err != nil {
 			return err
 		}
@@ -237,58 +267,63 @@ func (n *Node) forwardedLocked(l *link, m wire.Forward) error {
 		case r != nil && q.Kind == endpoint.Notify && r.shown() != endpoint.Open:
 			r.pendLocked(q)
 		case r != nil && r.owner != nil:
-			_ = r.owner.conn.Send(m.Frame.Append(nil))
+			r.owner.sendLocked(m.Frame)
 		case q.Kind == endpoint.Notify && r != nil:
-			n.routeLocked(r, q.Caller, m.Frame.Append(nil))
+			n.routeLocked(r, q.Caller, m.Frame)
 		case q.Kind != endpoint.Notify:
 			refusal := endpoint.Reply{To: q.To, Caller: q.Caller, Seq: q.Seq, Code: endpoint.Held}
 			if r != nil {
 				refusal.Version = r.version
 			}
-			l.sendLocked(forward(m.Container, wire.AppendReply(nil, refusal)))
+			l.sendLocked(m.Container, wire.AppendReply(nil, refusal))
 		}
 		return nil
 	case wire.KindProbe, wire.KindCancel:
-		q, err := wire.ParseInquiry(m.Frame.Body)
+		q, err := wire.ParseInquiry(m.Frame.Body())
 		if err != nil {
 			return err
 		}
 		if r := here(q.Caller, q.To); r != nil && r.owner != nil {
-			_ = r.owner.conn.Send(m.Frame.Append(nil))
+			r.owner.sendLocked(m.Frame)
 		}
 		return nil
 	case wire.KindGone:
-		q, err := wire.ParseGone(m.Frame.Body)
+		q, err := wire.ParseGone(m.Frame.Body())
 		if p, ok := n.callers[q.Caller]; err == nil && ok && p.link == l {
 			delete(n.callers, q.Caller)
 		}
-		frame := m.Frame.Append(nil)
 		for s := range n.sessions {
 			if s.container == m.Container && len(s.served) > 0 {
-				_ = s.conn.Send(frame)
+				_ = s.conn.Send(m.Frame)
 			}
 		}
 		return err
 	default:
-		return fmt.Errorf("%w: unexpected %s", wire.ErrFrame, m.Frame.Kind)
+		return fmt.Errorf("%w: unexpected %s", wire.ErrFrame, m.Frame.Kind())
 	}
 }
 
 // errGone is the cause when a session or a link ends while an order is under way.
 var errGone = errors.New("it has gone")
 
-// order sends an order and waits for its answer.
-func (n *Node) order(ctx context.Context, send func(frame []byte) bool, o wire.Order) error {
+// awaited is an answer that is waited for, and the program here that has to give it, if it is one.
+type awaited struct {
+	ch   chan wire.Done
+	from *session
+}
+
+// order sends an order and waits for its answer. from is the program that has to answer, or nil if it is at another node.
+func (n *Node) order(ctx context.Context, from *session, send func(frame []byte) bool, o wire.Order) error {
 	k := wire.Order{Endpoint: o.Endpoint, Epoch: o.Epoch, Order: o.Order}
 	ch := make(chan wire.Done, 1)
 	n.mu.Lock()
-	n.orders[k] = ch
+	n.orders[k] = awaited{ch, from}
 	ok := send(o.Append(nil))
 	n.mu.Unlock()
 	defer func() {
 		n.mu.Lock()
 		defer n.mu.Unlock()
-		if n.orders[k] == ch {
+		if n.orders[k].ch == ch {
 			delete(n.orders, k)
 		}
 	}()
@@ -310,8 +345,8 @@ func (n *Node) order(ctx context.Context, send func(frame []byte) bool, o wire.O
 
 func (n *Node) doneLocked(d wire.Done) {
 	k := wire.Order{Endpoint: d.Endpoint, Epoch: d.Epoch, Order: d.Order.Order}
-	if ch := n.orders[k]; ch != nil {
+	if a, ok := n.orders[k]; ok {
 		delete(n.orders, k)
-		ch <- d
+		a.ch <- d
 	}
 }

@@ -58,6 +58,17 @@ func standby(t testing.TB, n wired, s *words) chan *dvs.Endpoint {
 	t.Helper()
 	o := movable(s)
 	o.Standby = true
+	_, got := standbyWith(t, n, o)
+	return got
+}
+
+func waitStandby(t testing.TB, n wired, o dvs.BindOptions) *dvs.Session {
+	s, _ := standbyWith(t, n, o)
+	return s
+}
+
+func standbyWith(t testing.TB, n wired, o dvs.BindOptions) (*dvs.Session, chan *dvs.Endpoint) {
+	t.Helper()
 	got := make(chan *dvs.Endpoint, 1)
 	session := connect(t, n.path, dvs.Options{})
 	var wg sync.WaitGroup
@@ -77,7 +88,7 @@ func standby(t testing.TB, n wired, s *words) chan *dvs.Endpoint {
 		}
 		return false
 	})
-	return got
+	return session, got
 }
 
 // waiting makes an endpoint wait for a message that never comes, as a program does that is idle. It ends with the endpoint.
@@ -318,63 +329,6 @@ func TestLine20APartitionMakesNoSecondOwner(t *testing.T) {
 	}
 	_, err = e.Receive(patient(t), dvs.Any)
 	wantErr(t, err, dvs.ErrMoved)
-}
-
-// Line 26, in part: a link that breaks again and again loses and doubles nothing.
-func TestLine26ReconnectsLoseNothing(t *testing.T) {
-	a, b, w := severable(t, 20*time.Second)
-	e := bind(t, connect(t, a.path, dvs.Options{}), "s", dvs.BindOptions{})
-	counts := map[string]int{}
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			m, err := e.ReceiveRequest(context.Background())
-			if err != nil {
-				return
-			}
-			counts[string(m.Payload)]++
-			_ = e.Reply(m, m.Payload)
-		}
-	})
-	const clients, each = 4, 60
-	errs := make(chan error, clients)
-	for i := range clients {
-		c := connect(t, b.path, dvs.Options{})
-		go func() {
-			for k := range each {
-				want := fmt.Sprint(i, " ", k)
-				got, err := c.SendRec(patient(t), "s", []byte(want))
-				if err != nil || string(got) != want {
-					errs <- fmt.Errorf("%s: %q, %w", want, got, err)
-					return
-				}
-				if k%10 == 5 {
-					w.sever(false)
-				}
-			}
-			errs <- nil
-		}()
-	}
-	for range clients {
-		if err := <-errs; err != nil {
-			t.Error(err)
-		}
-	}
-	if err := e.Unbind(patient(t)); err != nil {
-		t.Error(err)
-	}
-	wg.Wait()
-	for what, n := range counts {
-		if n != 1 {
-			t.Errorf("%s was executed %d times", what, n)
-		}
-	}
-	if len(counts) != clients*each {
-		t.Errorf("%d requests were executed", len(counts))
-	}
-	if a.Stats().Reconnects == 0 {
-		t.Error("the link never broke")
-	}
 }
 
 // Line 15: copies that are made while the owner of the buffer moves end well, and the data are whole.

@@ -37,6 +37,10 @@ type Options struct {
 	Log  *slog.Logger
 	// Admit says whether a program may enter a container; nil admits all. Its error is shown to the program.
 	Admit func(p Program, container string) error
+	// Permit says what a program may do with an endpoint of its container, wherever that is; nil permits all. It must be quick, and say
+	// the same as long as the program's session lasts. Programs that may not do everything with each other's endpoints do not share memory:
+	// what they say passes through the node, which checks it.
+	Permit func(p Program, container, endpoint string) Mask
 	// PeerTimeout is how long another node may be away before those who wait for its endpoints are told. Default 5 s.
 	PeerTimeout time.Duration
 	// Claim gives an epoch for a name that a program binds: higher than any before. nil takes the next that this node
@@ -61,7 +65,7 @@ type Node struct {
 	records   map[key]*record
 	callers   map[uint64]place // where requests of a caller last came from
 	links     map[string]*link
-	orders    map[wire.Order]chan wire.Done
+	orders    map[wire.Order]awaited
 	stats     Stats
 }
 
@@ -97,7 +101,7 @@ func New(o Options) (*Node, error) {
 	}
 	n := &Node{
 		o: o, sessions: map[*session]struct{}{}, records: map[key]*record{}, callers: map[uint64]place{}, links: map[string]*link{},
-		orders: map[wire.Order]chan wire.Done{},
+		orders: map[wire.Order]awaited{},
 	}
 	var b [8]byte
 	_, _ = rand.Read(b[:]) // never fails
@@ -175,6 +179,11 @@ type EndpointInfo struct {
 	PID             int
 	Standby         bool // a program here waits to take it over
 	Watchers        int
+	Fence           uint64 // the highest epoch that was tried here: a new one has to be above it
+	// Rounds, Moved and LastRound are of the newest move that converged from here: rounds while the program ran, the bytes they carried, and
+	// those of the last one.
+	Rounds           int
+	Moved, LastRound uint64
 }
 
 // Endpoints lists what the node knows.
@@ -185,7 +194,8 @@ func (n *Node) Endpoints() []EndpointInfo {
 	for _, r := range n.records {
 		i := EndpointInfo{
 			Container: r.container, Name: r.name, Version: r.version, State: r.shown(), Node: r.node,
-			Standby: r.standby != nil, Watchers: len(r.watchers),
+			Standby: r.standby != nil, Watchers: len(r.watchers), Fence: r.fence.Epoch,
+			Rounds: r.work.rounds.Count, Moved: r.work.rounds.Bytes, LastRound: r.work.rounds.Last,
 		}
 		if r.owner != nil {
 			i.Node, i.Program, i.PID = n.o.Name, r.owner.program.Name, r.owner.program.PID

@@ -31,6 +31,8 @@ type server struct {
 	mu    sync.Mutex
 	state state
 	err   error
+	// touched, if set, is told of every byte of the memory that changes.
+	touched func(at uint64)
 }
 
 // serve runs a server that answers "client count" with the total. It comes back when the name is bound; a standby at once.
@@ -49,6 +51,14 @@ func (h *helper) serve(r request) error {
 	}
 	h.server[r.Endpoint] = v
 	o := dvs.BindOptions{Standby: r.Standby, Snapshot: v.snapshot, Restore: v.restore}
+	if r.Paged {
+		p := newPaged(v)
+		v.touched = p.touched
+		o = dvs.BindOptions{Standby: r.Standby, Pieces: p}
+		if r.Rate > 0 {
+			h.wg.Go(func() { p.scribble(h.ctx, r.Rate) })
+		}
+	}
 	bound := make(chan error, 1)
 	h.wg.Go(func() {
 		defer s.Close()
@@ -129,7 +139,11 @@ func (v *server) handle(m dvs.Message) []byte {
 	v.state.Last[client] = count
 	v.state.Total++
 	if len(v.state.Memory) > 0 {
-		v.state.Memory[v.state.Total%uint64(len(v.state.Memory))]++
+		at := v.state.Total * 7919 * pageSize % uint64(len(v.state.Memory))
+		v.state.Memory[at]++
+		if v.touched != nil {
+			v.touched(at)
+		}
 	}
 	return fmt.Append(nil, client, " ", count)
 }

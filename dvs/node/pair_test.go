@@ -22,6 +22,8 @@ type wiring struct {
 	cut    bool
 	live   []net.Conn
 	accept func(net.Conn)
+	// secure, if set, makes both ends of a connection secure.
+	secure func(client, server net.Conn) (net.Conn, net.Conn)
 }
 
 func (w *wiring) dial(context.Context) (net.Conn, error) {
@@ -44,6 +46,9 @@ func (w *wiring) dial(context.Context) (net.Conn, error) {
 		return nil, err
 	}
 	w.live = append(w.live, a, b)
+	if w.secure != nil {
+		a, b = w.secure(a, b)
+	}
 	w.accept(b)
 	return a, nil
 }
@@ -66,15 +71,20 @@ func pair(t testing.TB) (a, b wired) {
 
 func severable(t testing.TB, timeout time.Duration) (a, b wired, w *wiring) {
 	t.Helper()
+	return linkedWith(t, timeout, node.LinkOptions{})
+}
+
+func linkedWith(t testing.TB, timeout time.Duration, o node.LinkOptions) (a, b wired, w *wiring) {
+	t.Helper()
 	var wg sync.WaitGroup
 	t.Cleanup(wg.Wait)
 	a.Node, a.path = startNode(t, node.Options{Name: "a", PeerTimeout: timeout})
 	b.Node, b.path = startNode(t, node.Options{Name: "b", PeerTimeout: timeout})
 	w = &wiring{accept: func(c net.Conn) { wg.Go(func() { _ = a.Accept(c) }) }}
-	if err := a.Link("b", nil); err != nil {
+	if err := a.LinkWith("b", nil, o); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.Link("a", w.dial); err != nil {
+	if err := b.LinkWith("a", w.dial, o); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "a link", func() bool { return a.Links()[0].Up && b.Links()[0].Up })

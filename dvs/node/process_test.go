@@ -40,6 +40,8 @@ type request struct {
 	Addr      string        `json:",omitempty"`
 	NodeOnly  bool          `json:",omitempty"`
 	Standby   bool          `json:",omitempty"`
+	Paged     bool          `json:",omitempty"` // the state moves in pieces
+	Rate      int           `json:",omitempty"` // pages of it that change in a second besides
 	Size      int           `json:",omitempty"`
 	Count     int           `json:",omitempty"`
 	Timeout   time.Duration `json:",omitempty"`

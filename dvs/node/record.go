@@ -75,13 +75,8 @@ func (n *Node) changedLocked(r *record) {
 func (n *Node) publishLocked(r *record) {
 	n.changedLocked(r)
 	for _, l := range n.links {
-		l.sendLocked(announcement(r))
+		l.announceLocked(announcement(r))
 	}
-}
-
-func announcement(r *record) wire.Frame {
-	a := wire.Announce{Container: r.container, Name: r.name, Version: r.version, Line: r.line, State: r.state}
-	return wire.Frame{Kind: wire.KindAnnounce, Body: a.Body()}
 }
 
 // endLocked ends an endpoint that is here, because it was unbound or its process died.
@@ -108,12 +103,11 @@ func (n *Node) learnLocked(l *link, a wire.Announce) {
 			n.setLocked(l, r, a)
 		}
 	case r.owner != nil:
-		l.sendLocked(announcement(r))
+		l.announceLocked(announcement(r))
 	case c > 0 || c == 0 && r.node == l.name && r.cut:
 		n.setLocked(l, r, a)
 	case c <= 0 && r.node != l.name && a.State == endpoint.Open && r.shown() != endpoint.Open && r.shown() != endpoint.Moving:
-		b := wire.Announce{Container: a.Container, Name: a.Name, Version: r.version, Line: r.line, State: endpoint.Nowhere}
-		l.sendLocked(wire.Frame{Kind: wire.KindAnnounce, Body: b.Body()})
+		l.endOfLocked(r)
 	}
 }
 
@@ -147,24 +141,18 @@ func (n *Node) setLocked(l *link, r *record, a wire.Announce) {
 func (n *Node) orderLocked(s *session, o wire.Order) { _ = s.conn.Send(o.Append(nil)) }
 
 // routeLocked passes a message on to where the endpoint is. It is false if it is nowhere now.
-func (n *Node) routeLocked(r *record, caller uint64, frame []byte) bool {
+func (n *Node) routeLocked(r *record, caller uint64, frame wire.Encoded) bool {
 	switch {
 	case r.owner != nil:
 		n.stats.Relayed++
-		_ = r.owner.conn.Send(frame)
+		r.owner.sendLocked(frame)
 		return true
 	case r.node != "" && n.links[r.node] != nil && !r.cut:
-		n.links[r.node].sendLocked(forward(r.container, frame))
+		n.links[r.node].sendLocked(r.container, frame)
 		return true
 	default:
 		return false
 	}
-}
-
-// forward wraps a frame (with its length) for a link.
-func forward(container string, frame []byte) wire.Frame {
-	f := wire.Forward{Container: container, Frame: wire.Frame{Kind: wire.Kind(frame[4]), Body: frame[5:]}}
-	return wire.Frame{Kind: wire.KindForward, Body: f.Body()}
 }
 
 // pendLocked keeps a notification until its endpoint is somewhere.

@@ -3,11 +3,10 @@ package node
 import (
 	"fmt"
 	"net"
+	"sync"
 
-	"golang.org/x/sys/unix"
-
-	"github.com/godwit-project/godwit/dvs"
 	"github.com/godwit-project/godwit/dvs/endpoint"
+	"github.com/godwit-project/godwit/dvs/ring"
 	"github.com/godwit-project/godwit/dvs/socket"
 	"github.com/godwit-project/godwit/dvs/wire"
 )
@@ -21,6 +20,7 @@ type session struct {
 	direct    bool
 	page      int // descriptors, if direct
 	bell      int
+	desk      *desk                  // likewise
 	callers   map[uint64]endpoint.ID // the session's own is of endpoint 0
 	served    map[endpoint.ID]bool   // what it has ever been bound to
 	watched   map[*record]struct{}   // whose routes it wants
@@ -38,19 +38,26 @@ func (n *Node) session(c *net.UnixConn) {
 	}
 	defer conn.Close()
 	s, err := n.welcome(conn, program)
-	if err != nil {
+	if s == nil {
 		n.o.Log.Info("DVS program refused", "pid", program.PID, "err", err)
 		return
 	}
-	for {
-		f, err := conn.Read()
-		if err == nil {
-			err = n.fromProgram(s, f)
+	desk := s.desk
+	var attendant sync.WaitGroup
+	if desk != nil {
+		attendant.Go(func() { n.attend(s, desk) })
+	}
+	for err == nil {
+		var e wire.Encoded
+		if e, err = conn.ReadEncoded(); err == nil {
+			err = n.fromProgram(s, e)
 		}
-		if err != nil {
-			n.drop(s, err)
-			return
-		}
+	}
+	n.drop(s, err)
+	if desk != nil {
+		_ = desk.bell.Close()
+		attendant.Wait()
+		desk.close()
 	}
 }
 
@@ -97,11 +104,11 @@ func (n *Node) welcome(conn *socket.Conn, program Program) (*session, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.closed {
-		s.closeFiles()
+		s.refuse(fds)
 		return nil, net.ErrClosed
 	}
 	if p, ok := n.callers[m.Caller]; ok && p.session != nil {
-		s.closeFiles()
+		s.refuse(fds)
 		return nil, refuse("the caller is in use")
 	}
 	n.sessions[s] = struct{}{}
@@ -110,62 +117,42 @@ func (n *Node) welcome(conn *socket.Conn, program Program) (*session, error) {
 	return s, conn.Send(w.Append(nil), fds...)
 }
 
-// share makes the session's page and bell, and returns copies for the program.
-func (s *session) share() ([]int, error) {
-	page, err := sealed("dvs page", dvs.PageSize)
-	if err != nil {
+// share makes the session's page, bell and desk, and returns the program's descriptors.
+func (s *session) share() (fds []int, err error) {
+	if s.page, err = ring.Make("dvs page", ring.PageSize); err != nil {
 		return nil, err
 	}
-	bell, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
-	if err != nil {
-		_ = unix.Close(page)
-		return nil, fmt.Errorf("make an eventfd: %w", err)
+	if s.bell, err = ring.Bell(); err != nil {
+		s.closeFiles()
+		return nil, err
 	}
-	s.page, s.bell = page, bell
-	fds, err := dup(page, bell)
+	d, rest, err := newDesk(s.page, s.bell)
+	if err == nil {
+		if fds, err = ring.Dup(s.page, s.bell); err != nil {
+			ring.Close(rest...)
+			d.close()
+		}
+	}
 	if err != nil {
 		s.closeFiles()
+		return nil, err
 	}
-	return fds, err
+	s.desk = d
+	return append(fds, rest...), nil
+}
+
+// refuse gives back what share has made.
+func (s *session) refuse(fds []int) {
+	ring.Close(fds...)
+	s.closeFiles()
+	if s.desk != nil {
+		s.desk.close()
+	}
 }
 
 func (s *session) closeFiles() {
-	if s.page >= 0 {
-		_ = unix.Close(s.page)
-		_ = unix.Close(s.bell)
-		s.page, s.bell = -1, -1
-	}
-}
-
-// sealed makes memory to share whose size nobody can change.
-func sealed(name string, size int64) (int, error) {
-	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
-	if err != nil {
-		return -1, fmt.Errorf("make shared memory: %w", err)
-	}
-	if err = unix.Ftruncate(fd, size); err == nil {
-		_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_SEAL)
-	}
-	if err != nil {
-		_ = unix.Close(fd)
-		return -1, fmt.Errorf("make shared memory: %w", err)
-	}
-	return fd, nil
-}
-
-func dup(fds ...int) ([]int, error) {
-	var all []int
-	for _, fd := range fds {
-		d, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
-		if err != nil {
-			for _, o := range all {
-				_ = unix.Close(o)
-			}
-			return nil, fmt.Errorf("copy a descriptor: %w", err)
-		}
-		all = append(all, d)
-	}
-	return all, nil
+	ring.Close(s.page, s.bell)
+	s.page, s.bell = -1, -1
 }
 
 // introduceLocked connects two programs, and returns the number that a has for it; 0 if they cannot be.
@@ -176,23 +163,16 @@ func (n *Node) introduceLocked(a, b *session) uint32 {
 	if i, ok := a.channels[b]; ok {
 		return i
 	}
+	if !n.mayMeetLocked(a, b) {
+		return 0
+	}
 	i, j := a.freeChannel(), b.freeChannel()
 	if i == 0 || j == 0 {
 		return 0
 	}
-	rings, err := sealed("dvs rings", dvs.RingsSize)
+	forA, forB, err := ringsLocked(a, b)
 	if err != nil {
 		n.o.Log.Warn("DVS programs not introduced", "err", err)
-		return 0
-	}
-	defer unix.Close(rings)
-	forA, errA := dup(rings, b.page, b.bell)
-	forB, errB := dup(rings, a.page, a.bell)
-	if errA != nil || errB != nil {
-		for _, fd := range append(forA, forB...) {
-			_ = unix.Close(fd)
-		}
-		n.o.Log.Warn("DVS programs not introduced", "err", errA, "err2", errB)
 		return 0
 	}
 	a.used[i], b.used[j] = true, true
@@ -237,6 +217,7 @@ func (n *Node) drop(s *session, err error) {
 	s.conn.Shut(net.ErrClosed)
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	s.desk = nil
 	n.o.Log.Debug("DVS program gone", "pid", s.program.PID, "container", s.container, "err", err)
 	delete(n.sessions, s)
 	for peer, i := range s.channels {
@@ -255,6 +236,7 @@ func (n *Node) drop(s *session, err error) {
 	for _, r := range n.records {
 		if r.standby == s {
 			r.standby = nil
+			n.standbyGoneLocked(r)
 			gone := wire.Order{Endpoint: r.id, Epoch: r.fence.Epoch, Order: wire.OrderStage}
 			n.reportLocked(s, wire.Done{Order: gone, Code: endpoint.NoStandby, Text: "the standby has ended"})
 		}
@@ -262,10 +244,10 @@ func (n *Node) drop(s *session, err error) {
 			n.endLocked(r, endpoint.Dead)
 		}
 	}
-	for o, ch := range n.orders {
-		if s.served[o.Endpoint] {
+	for o, a := range n.orders {
+		if a.from == s {
 			delete(n.orders, o)
-			ch <- wire.Done{Order: o, Code: endpoint.Died, Text: "the process has ended"}
+			a.ch <- wire.Done{Order: o, Code: endpoint.Died, Text: "the process has ended"}
 		}
 	}
 	for c := range s.callers {
@@ -284,6 +266,6 @@ func (n *Node) goneLocked(container string, caller uint64) {
 		}
 	}
 	for _, l := range n.links {
-		l.sendLocked(forward(container, frame))
+		l.sendLocked(container, frame)
 	}
 }

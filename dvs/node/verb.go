@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/godwit-project/godwit/dvs/endpoint"
 	"github.com/godwit-project/godwit/dvs/wire"
@@ -34,6 +35,8 @@ func (r *Refusal) Unwrap() error {
 		return ErrNoStandby
 	case endpoint.NotBound, endpoint.Died:
 		return ErrNotHere
+	case endpoint.NodeGone:
+		return errNoPeer
 	default:
 		return nil
 	}
@@ -47,6 +50,9 @@ type Command struct {
 	Verb                string
 	Epoch               uint64
 	Peer                string // the node at the other end
+	// Outage is how long the process may stand still while the last of its state moves: converge goes on until that is so, or
+	// does not get better. 0 is endpoint.DefaultOutage.
+	Outage time.Duration
 }
 
 func (c Command) step() string { return c.Participant + "/" + c.Role + "/" + c.Verb }
@@ -58,6 +64,9 @@ type work struct {
 	epoch  uint64
 	dest   string // where a state is sent
 	report *link  // who wants to know that it was restored
+	from   *link  // where the pieces for the standby come from; nil is here
+	pieces uint64 // bytes of the round
+	rounds endpoint.Rounds
 }
 
 func newWork() work {
@@ -71,7 +80,7 @@ func newWork() work {
 //
 //	process/destination/prepare    a standby is there
 //	endpoint/source/prepare        the owner is here and can move
-//	process/source/converge        nothing: the state of a native process moves at once
+//	process/source/converge        the state is sent in rounds of pieces while the process runs, if it gives pieces
 //	endpoint/source/quiesce        hold; request in work ends; state sent to the peer and restored there. Callers wait in their own process
 //	endpoint/destination/commit    the standby becomes the owner, everybody is told
 //	endpoint/source/commit         the old owner is told to end
@@ -138,6 +147,8 @@ func (n *Node) carryOut(ctx context.Context, r *record, c Command) error {
 		return n.orderTo(ctx, r, c, wire.OrderPrepare, func() *session { return r.standby }, ErrNoStandby)
 	case "endpoint/source/prepare":
 		return n.orderTo(ctx, r, c, wire.OrderPrepare, func() *session { return r.owner }, ErrNotHere)
+	case "process/source/converge":
+		return n.converge(ctx, r, c)
 	case "endpoint/source/quiesce":
 		return n.quiesce(ctx, r, c)
 	case "endpoint/destination/commit":
@@ -166,21 +177,15 @@ func (n *Node) orderTo(ctx context.Context, r *record, c Command, o wire.Orders,
 		return none
 	}
 	send := func(frame []byte) bool { return s.conn.Send(frame) == nil }
-	return n.order(ctx, send, wire.Order{Endpoint: r.id, Epoch: c.Epoch, Order: o, Version: version})
+	return n.order(ctx, s, send, wire.Order{Endpoint: r.id, Epoch: c.Epoch, Order: o, Version: version})
 }
 
 // quiesce holds the endpoint, and has its state restored at the peer.
 func (n *Node) quiesce(ctx context.Context, r *record, c Command) error {
+	if err := n.headFor(r, c); err != nil {
+		return err
+	}
 	n.mu.Lock()
-	if r.owner == nil {
-		n.mu.Unlock()
-		return ErrNotHere
-	}
-	if c.Peer != n.o.Name && n.links[c.Peer] == nil {
-		n.mu.Unlock()
-		return fmt.Errorf("no link to node %q", c.Peer)
-	}
-	r.work.dest, r.work.report = c.Peer, nil
 	if r.state == endpoint.Open {
 		r.state = endpoint.Moving
 		r.version.Serial++
@@ -191,7 +196,13 @@ func (n *Node) quiesce(ctx context.Context, r *record, c Command) error {
 		return err
 	}
 	stage := wire.Order{Endpoint: r.id, Epoch: c.Epoch, Order: wire.OrderStage}
-	return n.order(ctx, func(frame []byte) bool { return n.toPeerLocked(r, frame) }, stage)
+	var from *session
+	if c.Peer == n.o.Name {
+		n.mu.Lock()
+		from = r.standby
+		n.mu.Unlock()
+	}
+	return n.order(ctx, from, func(frame []byte) bool { return n.toPeerLocked(r, frame) }, stage)
 }
 
 // toPeerLocked sends an order or a piece of a state to where the endpoint is moving.
@@ -203,21 +214,19 @@ func (n *Node) toPeerLocked(r *record, frame []byte) bool {
 	if l == nil || l.away {
 		return false
 	}
-	f := forward(r.container, frame)
-	f.Kind = wire.KindState
-	l.sendLocked(f)
+	l.stateLocked(r.container, frame)
 	return true
 }
 
 // chunk passes on a piece of a state. The program waits while the link is busy.
-func (n *Node) chunk(s *session, m wire.Chunk) error {
+func (n *Node) chunk(s *session, m wire.Chunk, e wire.Encoded) error {
 	n.mu.Lock()
 	r := n.records[key{s.container, m.Endpoint}]
 	if r == nil || r.owner != s || r.work.epoch != m.Epoch {
 		n.mu.Unlock()
 		return nil
 	}
-	n.toPeerLocked(r, m.Append(nil))
+	n.toPeerLocked(r, e)
 	l, there := n.links[r.work.dest], r.standby
 	here := r.work.dest == n.o.Name
 	n.mu.Unlock()
@@ -232,23 +241,21 @@ func (n *Node) chunk(s *session, m wire.Chunk) error {
 
 // stateLocked takes in a piece of a state from another node, the order to restore it, or the answer to that.
 func (n *Node) stateLocked(l *link, m wire.Forward) error {
-	switch m.Frame.Kind {
+	switch m.Frame.Kind() {
 	case wire.KindChunk:
-		q, err := wire.ParseChunk(m.Frame.Body)
+		q, err := wire.ParseChunk(m.Frame.Body())
 		if r := n.records[key{m.Container, q.Endpoint}]; err == nil && r != nil && r.standby != nil && q.Epoch >= r.fence.Epoch {
-			_ = r.standby.conn.Send(m.Frame.Append(nil))
+			_ = r.standby.conn.Send(m.Frame)
 		}
 		return err
 	case wire.KindOrder:
-		q, err := wire.ParseOrder(m.Frame.Body)
+		q, err := wire.ParseOrder(m.Frame.Body())
 		if err != nil {
 			return err
 		}
 		r := n.records[key{m.Container, q.Endpoint}]
 		refuse := func(code endpoint.Code, text string) {
-			f := forward(m.Container, wire.Done{Order: q, Code: code, Text: text}.Append(nil))
-			f.Kind = wire.KindState
-			l.sendLocked(f)
+			l.stateLocked(m.Container, wire.Done{Order: q, Code: code, Text: text}.Append(nil))
 		}
 		switch {
 		case q.Order != wire.OrderStage:
@@ -262,14 +269,16 @@ func (n *Node) stateLocked(l *link, m wire.Forward) error {
 			n.orderLocked(r.standby, q)
 		}
 		return nil
+	case wire.KindPiece, wire.KindCredit:
+		return n.arrivedLocked(l, m)
 	case wire.KindDone:
-		q, err := wire.ParseDone(m.Frame.Body)
+		q, err := wire.ParseDone(m.Frame.Body())
 		if err == nil {
 			n.doneLocked(q)
 		}
 		return err
 	default:
-		return fmt.Errorf("%w: unexpected %s", wire.ErrFrame, m.Frame.Kind)
+		return fmt.Errorf("%w: unexpected %s", wire.ErrFrame, m.Frame.Kind())
 	}
 }
 
@@ -279,9 +288,7 @@ func (n *Node) reportLocked(s *session, d wire.Done) bool {
 	if r == nil || r.work.report == nil || d.Order.Order != wire.OrderStage {
 		return false
 	}
-	f := forward(r.container, d.Append(nil))
-	f.Kind = wire.KindState
-	r.work.report.sendLocked(f)
+	r.work.report.stateLocked(r.container, d.Append(nil))
 	r.work.report = nil
 	return true
 }
@@ -300,7 +307,7 @@ func (n *Node) commit(ctx context.Context, r *record, c Command) error {
 	}
 	v := endpoint.Version{Epoch: c.Epoch}
 	send := func(frame []byte) bool { return s.conn.Send(frame) == nil }
-	if err := n.order(ctx, send, wire.Order{Endpoint: r.id, Epoch: c.Epoch, Order: wire.OrderActivate, Version: v}); err != nil {
+	if err := n.order(ctx, s, send, wire.Order{Endpoint: r.id, Epoch: c.Epoch, Order: wire.OrderActivate, Version: v}); err != nil {
 		return err
 	}
 	n.mu.Lock()
@@ -335,7 +342,7 @@ func (n *Node) leave(ctx context.Context, r *record, c Command) error {
 	}
 	n.mu.Unlock()
 	send := func(frame []byte) bool { return s.conn.Send(frame) == nil }
-	err := n.order(ctx, send, wire.Order{Endpoint: r.id, Epoch: c.Epoch, Order: wire.OrderLeave})
+	err := n.order(ctx, s, send, wire.Order{Endpoint: r.id, Epoch: c.Epoch, Order: wire.OrderLeave})
 	if errors.Is(err, errGone) || errors.Is(err, ErrNotHere) {
 		return nil
 	}

@@ -73,6 +73,9 @@ func (c *Conn) Peer() (cred unix.Ucred, err error) {
 // Read returns the next frame.
 func (c *Conn) Read() (wire.Frame, error) { return wire.Read(c.r) }
 
+// ReadEncoded returns the next frame as it came.
+func (c *Conn) ReadEncoded() (wire.Encoded, error) { return wire.ReadEncoded(c.r) }
+
 // Files takes n descriptors that came with the frame just read. They belong to the caller.
 func (c *Conn) Files(n int) ([]int, error) {
 	if len(c.files) < n {

@@ -24,8 +24,10 @@
 //	Order     10  u64 endpoint, u64 epoch, u8 order (see Orders), u64 epoch, u64 serial: the endpoint's version from now on
 //	Done      11  u64 endpoint, u64 epoch, u8 order, u16 code, u64 epoch, u64 serial, text
 //	Chunk     12  u64 endpoint, u64 epoch, u64 offset, u64 total, bytes: the state of a moving endpoint
-//	Gone      13  u64 caller: it has ended, forget its replies
-//	Caller    14  u64 endpoint, u64 caller: the requests of this caller are mine
+//	Gone      13  u64 caller: it has ended, forget its replies; from a program, of a caller of its own
+//	Caller    14  u64 endpoint, u64 caller: the requests of this caller are mine; endpoint 0 is none
+//	Piece     15  u64 endpoint, u64 epoch, u64 number (from 1), u8 flags (1 first of an attempt), bytes: of a state that moves in pieces
+//	Credit    20  u64 endpoint, u64 epoch, u64 number of the newest piece applied, u16 code, text
 //
 // An endpoint's number is the first 8 bytes of SHA-256 over container, a zero byte and name, read as a little-endian
 // number, with the lowest bit set.
@@ -46,8 +48,11 @@
 //
 //	LinkHello 32  u16 version, u64 incarnation, u64 the other's incarnation as known (or 0), u64 packets received of that, str node
 //	LinkAck   33  u64 packets received
-//	Packet    34  u64 number, then a frame without its length: Forward, Announce, Gone, Chunk, Staged
-//	Forward   35  str container, then a message without its length
-//	Announce  36  str container, str name, u64 epoch, u64 serial, u64 line, u8 state
-//	State     37  str container, then Chunk's or Done's frame without its length
+//	LinkStart 34  u64 number of the next packet; once on each connection, before any
+//	Forward   35  str container, then a message's frame; a packet
+//	Announce  36  str container, str name, u64 epoch, u64 serial, u64 line, u8 state; a packet
+//	State     37  str container, then a frame of Chunk, Order, Done, Piece or Credit; a packet
+//	Pressed   38  u32 bytes, then as many bytes of frames of this list, compressed together (a block of S2)
+//
+// Packets have numbers that nobody sends: they count from LinkStart on. What has not been acknowledged is sent again after a reconnect.
 package wire

@@ -70,7 +70,15 @@ func (f *fields) take(n int) []byte {
 	return p
 }
 
-func (f *fields) u8() byte    { return f.take(1)[0] }
+func (f *fields) u8() byte { return f.take(1)[0] }
+
+// flag is a byte that says yes or no.
+func (f *fields) flag() bool {
+	b := f.u8()
+	f.bad = f.bad || b > 1
+	return b == 1
+}
+
 func (f *fields) u16() uint16 { return binary.LittleEndian.Uint16(f.take(2)) }
 func (f *fields) u32() uint32 { return binary.LittleEndian.Uint32(f.take(4)) }
 func (f *fields) u64() uint64 { return binary.LittleEndian.Uint64(f.take(8)) }

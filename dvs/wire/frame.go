@@ -26,16 +26,19 @@ const (
 	KindChunk     Kind = 12
 	KindGone      Kind = 13
 	KindCaller    Kind = 14
+	KindPiece     Kind = 15
 	KindRequest   Kind = 16
 	KindReply     Kind = 17
 	KindProbe     Kind = 18
 	KindCancel    Kind = 19
+	KindCredit    Kind = 20
 	KindLinkHello Kind = 32
 	KindLinkAck   Kind = 33
-	KindPacket    Kind = 34
+	KindLinkStart Kind = 34
 	KindForward   Kind = 35
 	KindAnnounce  Kind = 36
 	KindState     Kind = 37
+	KindPressed   Kind = 38
 )
 
 // String returns the number: a frame of an unknown kind is only ever named in an error.
@@ -45,6 +48,30 @@ func (k Kind) String() string { return fmt.Sprintf("frame kind %d", uint8(k)) }
 type Frame struct {
 	Kind Kind
 	Body []byte
+}
+
+// Encoded is a whole frame, with its length. It is what Complete says, and what an Append of this package returns.
+type Encoded []byte
+
+// Kind returns the frame's kind.
+func (e Encoded) Kind() Kind { return Kind(e[lengthSize]) }
+
+// Body returns the frame's body, which shares its memory.
+func (e Encoded) Body() []byte { return e[lengthSize+1:] }
+
+// Frame returns the frame, which shares its memory.
+func (e Encoded) Frame() Frame { return Frame{Kind: e.Kind(), Body: e.Body()} }
+
+// Complete tells whether b is one frame, neither more nor less.
+func Complete(b []byte) error {
+	if len(b) < lengthSize {
+		return fmt.Errorf("%w: %d bytes", ErrFrame, len(b))
+	}
+	n, err := Length(b)
+	if err == nil && n != len(b)-lengthSize {
+		err = fmt.Errorf("%w: length %d of %d bytes", ErrFrame, n, len(b)-lengthSize)
+	}
+	return err
 }
 
 // Append encodes the frame.
@@ -62,27 +89,43 @@ func Length(b []byte) (int, error) {
 	return int(n), nil
 }
 
-// Inner takes apart a frame without its length.
-func Inner(b []byte) (Frame, error) {
-	if len(b) < 1 {
-		return Frame{}, fmt.Errorf("%w: empty", ErrFrame)
-	}
-	return Frame{Kind: Kind(b[0]), Body: b[1:]}, nil
-}
-
-// Read reads one frame. The memory it takes grows with what arrives, not with what the length promises.
+// Read reads one frame.
 func Read(r *bufio.Reader) (Frame, error) {
-	head, err := r.Peek(lengthSize)
+	e, err := ReadEncoded(r)
 	if err != nil {
 		return Frame{}, err
+	}
+	return e.Frame(), nil
+}
+
+// Buffered returns the next frame if it is in the reader's buffer in full. It stays there: Discard it when it has been dealt with. nil
+// means that there is none.
+func Buffered(r *bufio.Reader) (Encoded, error) {
+	if r.Buffered() < lengthSize {
+		return nil, nil
+	}
+	head, err := r.Peek(lengthSize)
+	if err != nil {
+		return nil, err
+	}
+	n, err := Length(head)
+	if err != nil || r.Buffered() < lengthSize+n {
+		return nil, err
+	}
+	return r.Peek(lengthSize + n)
+}
+
+// ReadEncoded reads one frame. The memory it takes grows with what arrives, not with what the length promises.
+func ReadEncoded(r *bufio.Reader) (Encoded, error) {
+	head, err := r.Peek(lengthSize)
+	if err != nil {
+		return nil, err
 	}
 	n, err := Length(head)
 	if err != nil {
-		return Frame{}, err
+		return nil, err
 	}
-	if _, err := r.Discard(lengthSize); err != nil {
-		return Frame{}, err
-	}
+	n += lengthSize
 	const step = 1 << 20
 	b := make([]byte, 0, min(n, step))
 	for len(b) < n {
@@ -96,8 +139,8 @@ func Read(r *bufio.Reader) (Frame, error) {
 			if err == io.EOF {
 				err = io.ErrUnexpectedEOF
 			}
-			return Frame{}, err
+			return nil, err
 		}
 	}
-	return Inner(b)
+	return b, nil
 }

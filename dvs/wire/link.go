@@ -41,47 +41,67 @@ func ParseLinkAck(body []byte) (LinkAck, error) {
 	return m, f.done(KindLinkAck)
 }
 
-// Packet carries one frame over a link, numbered from 1 in each incarnation.
-type Packet struct {
-	Number uint64
-	Frame  Frame
-}
+// LinkStart says what number the next packet has; those after it count on.
+type LinkStart struct{ Number uint64 }
 
 // Append encodes the frame.
-func (m Packet) Append(b []byte) []byte {
+func (m LinkStart) Append(b []byte) []byte {
 	start := len(b)
-	b = append(u64(begin(b, KindPacket), m.Number), byte(m.Frame.Kind))
-	return end(append(b, m.Frame.Body...), start)
+	return end(u64(begin(b, KindLinkStart), m.Number), start)
 }
 
-// ParsePacket decodes a Packet. The frame shares memory with the body.
-func ParsePacket(body []byte) (Packet, error) {
+// ParseLinkStart decodes a LinkStart.
+func ParseLinkStart(body []byte) (LinkStart, error) {
 	f := fields{b: body}
-	m := Packet{Number: f.u64()}
-	m.Frame.Kind = Kind(f.u8())
-	m.Frame.Body = f.rest(MaxFrame)
-	return m, f.done(KindPacket)
+	m := LinkStart{Number: f.u64()}
+	f.bad = f.bad || m.Number == 0
+	return m, f.done(KindLinkStart)
 }
 
-// Forward carries a frame of one container.
+// Pressed carries frames that were compressed together, in the block format of S2 (an extension of Snappy).
+type Pressed struct {
+	Size  uint32 // of the frames
+	Block []byte
+}
+
+// MaxPressed bounds the frames in one Pressed, in bytes.
+const MaxPressed = 1 << 20
+
+// Append encodes the frame.
+func (m Pressed) Append(b []byte) []byte {
+	start := len(b)
+	return end(append(u32(begin(b, KindPressed), m.Size), m.Block...), start)
+}
+
+// ParsePressed decodes a Pressed. The block shares memory with the body.
+func ParsePressed(body []byte) (Pressed, error) {
+	f := fields{b: body}
+	m := Pressed{Size: f.u32()}
+	m.Block = f.rest(MaxFrame)
+	f.bad = f.bad || m.Size > MaxPressed
+	return m, f.done(KindPressed)
+}
+
+// Forward carries a frame of one container: a message as a packet of kind Forward, a part of a move as one of kind State.
 type Forward struct {
 	Container string
-	Frame     Frame
+	Frame     Encoded
 }
 
-// Body encodes the body: it travels in a Packet.
-func (m Forward) Body() []byte {
-	b := make([]byte, 0, len(m.Container)+len(m.Frame.Body)+3)
-	b = append(str(b, m.Container), byte(m.Frame.Kind))
-	return append(b, m.Frame.Body...)
+// Append encodes the packet.
+func (m Forward) Append(b []byte, k Kind) []byte {
+	start := len(b)
+	return end(append(str(begin(b, k), m.Container), m.Frame...), start)
 }
 
 // ParseForward decodes the body of a Forward or a State. The frame shares memory with it.
 func ParseForward(body []byte) (Forward, error) {
 	f := fields{b: body}
 	m := Forward{Container: f.str(MaxName)}
-	m.Frame.Kind = Kind(f.u8())
-	m.Frame.Body = f.rest(MaxFrame)
+	m.Frame = f.rest(MaxFrame)
+	if !f.bad && Complete(m.Frame) != nil {
+		f.bad, m.Frame = true, nil
+	}
 	return m, f.done(KindForward)
 }
 
@@ -93,9 +113,11 @@ type Announce struct {
 	State           endpoint.RouteState
 }
 
-// Body encodes the body: it travels in a Packet.
-func (m Announce) Body() []byte {
-	return append(u64(version(str(str(nil, m.Container), m.Name), m.Version), m.Line), byte(m.State))
+// Append encodes the packet.
+func (m Announce) Append(b []byte) []byte {
+	start := len(b)
+	b = version(str(str(begin(b, KindAnnounce), m.Container), m.Name), m.Version)
+	return end(append(u64(b, m.Line), byte(m.State)), start)
 }
 
 // ParseAnnounce decodes the body of an Announce.

@@ -62,18 +62,19 @@ type Range struct {
 	Buffer string
 	Offset uint64
 	Length uint32
+	Area   bool // the data pass through the area of the introduction
 	Data   []byte
 }
 
-// Append encodes the payload: str buffer, u64 offset, u32 length, data.
+// Append encodes the payload: str buffer, u64 offset, u32 length, u8 flags (1 area), data.
 func (m Range) Append(b []byte) []byte {
-	return append(u32(u64(str(b, m.Buffer), m.Offset), m.Length), m.Data...)
+	return append(append(u32(u64(str(b, m.Buffer), m.Offset), m.Length), flags(m.Area)), m.Data...)
 }
 
 // ParseRange decodes the payload of a copy. The data shares memory with it.
 func ParseRange(payload []byte) (Range, error) {
 	f := fields{b: payload}
-	m := Range{Buffer: f.str(MaxName), Offset: f.u64(), Length: f.u32()}
+	m := Range{Buffer: f.str(MaxName), Offset: f.u64(), Length: f.u32(), Area: f.flag()}
 	m.Data = f.rest(MaxPayload)
 	return m, f.done(KindRequest)
 }

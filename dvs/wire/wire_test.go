@@ -28,13 +28,16 @@ var parsers = map[wire.Kind]func([]byte) (any, error){
 	wire.KindChunk:     parser(wire.ParseChunk),
 	wire.KindGone:      parser(wire.ParseGone),
 	wire.KindCaller:    parser(wire.ParseCaller),
+	wire.KindPiece:     parser(wire.ParsePiece),
+	wire.KindCredit:    parser(wire.ParseCredit),
 	wire.KindRequest:   parser(wire.ParseRequest),
 	wire.KindReply:     parser(wire.ParseReply),
 	wire.KindProbe:     parser(wire.ParseInquiry),
 	wire.KindCancel:    parser(wire.ParseInquiry),
 	wire.KindLinkHello: parser(wire.ParseLinkHello),
 	wire.KindLinkAck:   parser(wire.ParseLinkAck),
-	wire.KindPacket:    parser(wire.ParsePacket),
+	wire.KindLinkStart: parser(wire.ParseLinkStart),
+	wire.KindPressed:   parser(wire.ParsePressed),
 	wire.KindForward:   parser(wire.ParseForward),
 	wire.KindAnnounce:  parser(wire.ParseAnnounce),
 	wire.KindState:     parser(wire.ParseForward),
@@ -46,7 +49,6 @@ func parser[T any](parse func([]byte) (T, error)) func([]byte) (any, error) {
 
 // encode is the reverse of the parsers, with the frame's length.
 func encode(k wire.Kind, v any) []byte {
-	body := func(b []byte) []byte { return wire.Frame{Kind: k, Body: b}.Append(nil) }
 	switch m := v.(type) {
 	case endpoint.Request:
 		return wire.AppendRequest(nil, m)
@@ -55,9 +57,7 @@ func encode(k wire.Kind, v any) []byte {
 	case wire.Inquiry:
 		return m.Append(nil, k)
 	case wire.Forward:
-		return body(m.Body())
-	case wire.Announce:
-		return body(m.Body())
+		return m.Append(nil, k)
 	case interface{ Append([]byte) []byte }:
 		return m.Append(nil)
 	default:
@@ -68,7 +68,7 @@ func encode(k wire.Kind, v any) []byte {
 func samples() map[wire.Kind]any {
 	v := endpoint.Version{Epoch: 9, Serial: 2}
 	order := wire.Order{Endpoint: 7, Epoch: 9, Order: wire.OrderHold, Version: v}
-	inner := wire.Frame{Kind: wire.KindGone, Body: []byte("12345678")}
+	inner := wire.Encoded(wire.Gone{Caller: 5}.Append(nil))
 	return map[wire.Kind]any{
 		wire.KindHello:     wire.Hello{Version: 1, Direct: true, Caller: 5, Container: "shop", Program: "stock"},
 		wire.KindWelcome:   wire.Welcome{Version: 1, MaxPayload: 1 << 20, Node: "a"},
@@ -84,13 +84,16 @@ func samples() map[wire.Kind]any {
 		wire.KindChunk:     wire.Chunk{Endpoint: 7, Epoch: 9, Offset: 1, Total: 5, Data: []byte("data")},
 		wire.KindGone:      wire.Gone{Caller: 5},
 		wire.KindCaller:    wire.Caller{Endpoint: 7, Caller: 5},
+		wire.KindPiece:     wire.Piece{Endpoint: 7, Epoch: 9, Number: 3, First: true, Data: []byte("data")},
+		wire.KindCredit:    wire.Credit{Endpoint: 7, Epoch: 9, Number: 3, Code: endpoint.Failed, Text: "why"},
 		wire.KindRequest:   endpoint.Request{Kind: endpoint.SendRec, NoWait: true, From: "me", To: 7, Caller: 5, Seq: 6, Line: 3, Payload: []byte("?")},
 		wire.KindReply:     endpoint.Reply{Caller: 5, Seq: 6, To: 7, Code: endpoint.Held, Version: v, Payload: []byte("!")},
 		wire.KindProbe:     wire.Inquiry{To: 7, Caller: 5, Seq: 6},
 		wire.KindCancel:    wire.Inquiry{To: 7, Caller: 5, Seq: 6},
 		wire.KindLinkHello: wire.LinkHello{Version: 1, Incarnation: 5, PeerIncarnation: 6, Received: 7, Node: "a"},
 		wire.KindLinkAck:   wire.LinkAck{Received: 7},
-		wire.KindPacket:    wire.Packet{Number: 8, Frame: inner},
+		wire.KindLinkStart: wire.LinkStart{Number: 8},
+		wire.KindPressed:   wire.Pressed{Size: 9, Block: []byte("block")},
 		wire.KindForward:   wire.Forward{Container: "shop", Frame: inner},
 		wire.KindAnnounce:  wire.Announce{Container: "shop", Name: "stock", Version: v, Line: 3, State: endpoint.Open},
 		wire.KindState:     wire.Forward{Container: "shop", Frame: inner},
@@ -168,7 +171,7 @@ func FuzzFrame(f *testing.F) {
 
 // FuzzRange does the same for the payload of copies.
 func FuzzRange(f *testing.F) {
-	f.Add(wire.Range{Buffer: "b", Offset: 1, Length: 2, Data: []byte("xy")}.Append(nil))
+	f.Add(wire.Range{Buffer: "b", Offset: 1, Length: 2, Area: true, Data: []byte("xy")}.Append(nil))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if m, err := wire.ParseRange(b); err == nil && !bytes.Equal(m.Append(nil), b) {
 			t.Fatalf("%+v", m)

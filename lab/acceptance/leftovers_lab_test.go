@@ -18,7 +18,7 @@ import (
 
 var labNodes = []string{"client", "core", "witness", "west-edge", "west-host", "east-edge", "east-host"}
 
-// inventory is what there is in a lab, one line for each thing: links, routes, rules, nft tables, neighbours, processes,
+// inventory is what there is in a lab, one line for each thing: links, routes, rules, neighbours, processes,
 // files and objects. Two of them are compared.
 type inventory []string
 
@@ -28,7 +28,7 @@ func (w *world) inventory(t *testing.T) inventory {
 	var all inventory
 	for _, node := range labNodes {
 		const script = `ip -o link | cut -d: -f2 | sed 's/^/link /'; ip -o route show table all | sed 's/^/route /'; ip rule | sed 's/^/rule /'
-			nft list ruleset | sed 's/^/nft /'; ip neigh show nud permanent | sed 's/^/neighbour /'`
+			ip neigh show nud permanent | sed 's/^/neighbour /'`
 		r := w.exec(t, node, "sh", "-c", script)
 		if r.code != 0 {
 			t.Fatalf("look into %s: %v", node, r)

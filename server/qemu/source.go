@@ -124,7 +124,7 @@ func (m *machine) startStream(ctx context.Context, dial func(context.Context) (n
 func (m *machine) setUp(ctx context.Context) error {
 	rec, _, _ := m.look()
 	err := m.setCapabilities(ctx, map[string]bool{
-		"events": true, "pause-before-switchover": true, "late-block-activate": true, "dirty-bitmaps": rec.Ballast,
+		"events": true, "pause-before-switchover": true, "late-block-activate": true, "dirty-bitmaps": rec.Ballast, "xbzrle": true,
 	})
 	if err != nil {
 		return err

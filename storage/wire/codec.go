@@ -43,7 +43,8 @@ func (f *Frame) Release() {
 const minCompress = 1024
 
 // Encode makes a frame of h and the content. Data of at least 1 KiB is compressed if that saves an eighth; the content is
-// copied, so the caller keeps it. Length and Payload are set here, except the Length of zero frames.
+// copied, so the caller keeps it. Length and Payload are set here, except the
+// Length of frames that only name a range.
 func (e *Encoder) Encode(h Header, content []byte) *Frame {
 	f, _ := e.pool.Get().(*Frame)
 	if f == nil {
@@ -52,12 +53,12 @@ func (e *Encoder) Encode(h Header, content []byte) *Frame {
 	if cap(f.B) < HeaderSize+len(content) {
 		f.B = make([]byte, 0, HeaderSize+len(content)+len(content)/64+256)
 	}
-	if h.Type != TypeZero {
+	if h.Type != TypeZero && h.Type != TypeAsk && h.Type != TypeFetch {
 		h.Length = uint32(len(content))
 	}
 	h.Flags &^= FlagZstd
 	b := f.B[:HeaderSize]
-	if h.Type == TypeData && len(content) >= minCompress {
+	if (h.Type == TypeData || h.Type == TypeHashes) && len(content) >= minCompress {
 		b = e.zstd.EncodeAll(content, b)
 		if len(b)-HeaderSize < len(content)-len(content)/8 {
 			h.Flags |= FlagZstd

@@ -6,7 +6,7 @@
 //	     0    4  magic "GWR1"
 //	     4    1  type
 //	     5    1  flags: 1 payload is zstd, 2 sync (the sender waits for stable storage)
-//	     6    2  zero
+//	     6    2  number of the volume within its group; zero elsewhere
 //	     8    8  epoch of the attempt
 //	    16    8  sequence number; data frames count 1, 2, 3… from the start of each connection
 //	    24    8  offset in the volume, bytes
@@ -29,6 +29,18 @@
 //
 // Data, zero, barrier and complete are the sequenced types.
 //
+// A group of volumes has one connection, with frames of its own (data and zero are shared); the source's are all sequenced:
+//
+//	10 open      source   payload Open: version, session, connection, group and volumes
+//	11 opened    replica  payload Opened: lineage, last consistent point
+//	12 begin     source   offset: number of the epoch that begins
+//	13 commit    source   offset: number of the epoch that ends; payload Commit
+//	14 committed replica  offset: number of the last epoch that is on stable storage
+//	15 ask       source   wants the hashes of a range as the replica has it at its last consistent point
+//	16 hashes    replica  offset: where; payload: xxh3 of each block of 4 KiB, seeded with the session, 8 bytes each
+//	17 keep      source   payload: seconds (0: for ever) and the name of a cut of what is committed before it on the stream
+//	18 fetch     source   wants the content of a range, which comes as data
+//
 // What may not enter: anything that knows files or sessions.
 package wire
 
@@ -50,8 +62,13 @@ const (
 	MaxData = 1 << 20
 	// MaxZero bounds the range of a zero frame, in bytes.
 	MaxZero = 1 << 30
+	// MaxAsk bounds the range that hashes are asked for, in bytes.
+	MaxAsk = 16 << 20
+	// HashBlock is the size of the blocks that are hashed, in bytes.
+	HashBlock = 4096
 
 	maxControl = 4096
+	maxOpen    = 64 << 10
 	magic      = 0x47575231
 )
 
@@ -69,6 +86,15 @@ const (
 	TypeComplete  Type = 7
 	TypeAck       Type = 8
 	TypeCompleted Type = 9
+	TypeOpen      Type = 10
+	TypeOpened    Type = 11
+	TypeBegin     Type = 12
+	TypeCommit    Type = 13
+	TypeCommitted Type = 14
+	TypeAsk       Type = 15
+	TypeHashes    Type = 16
+	TypeKeep      Type = 17
+	TypeFetch     Type = 18
 )
 
 // Flags of a frame.
@@ -89,6 +115,7 @@ const (
 type Header struct {
 	Type    Type
 	Flags   uint8
+	Volume  uint16
 	Epoch   uint64
 	Seq     uint64
 	Offset  uint64
@@ -100,7 +127,8 @@ type Header struct {
 // put writes the header without its checksum into b and returns the seed for the checksum.
 func (h *Header) put(b []byte) uint64 {
 	binary.BigEndian.PutUint32(b[0:], magic)
-	b[4], b[5], b[6], b[7] = byte(h.Type), h.Flags, 0, 0
+	b[4], b[5] = byte(h.Type), h.Flags
+	binary.BigEndian.PutUint16(b[6:], h.Volume)
 	binary.BigEndian.PutUint64(b[8:], h.Epoch)
 	binary.BigEndian.PutUint64(b[16:], h.Seq)
 	binary.BigEndian.PutUint64(b[24:], h.Offset)
@@ -115,7 +143,7 @@ func parseHeader(b []byte) (h Header, seed uint64, err error) {
 		return h, 0, fmt.Errorf("%w: no magic number", ErrCorrupt)
 	}
 	h = Header{
-		Type: Type(b[4]), Flags: b[5],
+		Type: Type(b[4]), Flags: b[5], Volume: binary.BigEndian.Uint16(b[6:]),
 		Epoch:   binary.BigEndian.Uint64(b[8:]),
 		Seq:     binary.BigEndian.Uint64(b[16:]),
 		Offset:  binary.BigEndian.Uint64(b[24:]),
@@ -123,7 +151,7 @@ func parseHeader(b []byte) (h Header, seed uint64, err error) {
 		Payload: binary.BigEndian.Uint32(b[36:]),
 		Sum:     binary.BigEndian.Uint64(b[40:]),
 	}
-	if b[6] != 0 || b[7] != 0 || h.Flags&^(FlagZstd|FlagSync) != 0 {
+	if h.Flags&^(FlagZstd|FlagSync) != 0 {
 		return h, 0, fmt.Errorf("%w: unknown flags", ErrCorrupt)
 	}
 	return h, xxh3.Hash(b[:40]), h.check()
@@ -144,9 +172,39 @@ func (h *Header) check() error {
 		ok = h.Length > 0 && h.Length <= MaxZero && h.Payload == 0 && h.Flags&FlagZstd == 0
 	case TypeComplete:
 		ok = h.Payload == 8 && h.Length == 8 && h.Flags&FlagZstd == 0
+	default:
+		ok = h.checkGroup()
+	}
+	if h.Volume != 0 && (h.Type < TypeData || h.Type == TypeBarrier) {
+		ok = false
 	}
 	if !ok || h.Offset > 1<<62 {
 		return fmt.Errorf("%w: type %d with length %d and payload %d", ErrCorrupt, h.Type, h.Length, h.Payload)
 	}
 	return nil
+}
+
+// checkGroup holds the bounds of the types that only groups have.
+func (h *Header) checkGroup() bool {
+	switch h.Type {
+	case TypeOpen:
+		return h.Payload <= maxOpen && h.Length == h.Payload && h.Flags == 0
+	case TypeOpened:
+		return h.Payload == openedSize && h.Length == h.Payload && h.Flags == 0
+	case TypeCommit:
+		return h.Payload == commitSize && h.Length == h.Payload && h.Flags == 0
+	case TypeBegin, TypeCommitted:
+		return h.Payload == 0 && h.Length == 0 && h.Flags == 0
+	case TypeAsk:
+		return h.Length > 0 && h.Length <= MaxAsk && h.Payload == 0 && h.Offset%HashBlock == 0 && h.Flags == 0
+	case TypeFetch:
+		return h.Length > 0 && h.Length <= MaxData && h.Payload == 0 && h.Flags == 0
+	case TypeHashes:
+		return h.Length > 0 && h.Length <= MaxAsk/HashBlock*8 && h.Length%8 == 0 && h.Payload <= h.Length &&
+			(h.Flags == FlagZstd || h.Flags == 0 && h.Payload == h.Length)
+	case TypeKeep:
+		return h.Payload > 8 && h.Payload <= maxControl && h.Length == h.Payload && h.Flags == 0
+	default:
+		return false
+	}
 }

@@ -6,7 +6,7 @@ import (
 )
 
 // Version of the protocol. Both ends must have the same.
-const Version = 1
+const Version = 2
 
 // Hello opens a connection from the source.
 type Hello struct {

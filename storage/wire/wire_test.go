@@ -36,6 +36,7 @@ func samples(e *Encoder) [][]byte {
 		noise[i] = byte(rng.Uint32())
 	}
 	hello := Hello{Version: Version, Session: 7, Connection: 1, Size: 1 << 30, Name: "shop.root"}
+	group := Open{Version: Version, Session: 7, Connection: 1, Name: "shop", Volumes: []OpenVolume{{"shop.root", 1 << 30}, {"shop.log", 512}}}
 	var out [][]byte
 	for _, s := range []struct {
 		h Header
@@ -50,6 +51,16 @@ func samples(e *Encoder) [][]byte {
 		{Header{Type: TypeBarrier, Flags: FlagSync, Epoch: 9, Seq: 4}, nil},
 		{Header{Type: TypeComplete, Epoch: 9, Seq: 5, Offset: 4}, make([]byte, 8)},
 		{Header{Type: TypeAck, Epoch: 9, Seq: 5, Offset: 2}, nil},
+		{Header{Type: TypeOpen, Epoch: 9}, group.Append(nil)},
+		{Header{Type: TypeOpened, Epoch: 9}, (&Opened{Lineage: 3, Committed: 4, Time: 5, Flags: OpenedComplete}).Append(nil)},
+		{Header{Type: TypeBegin, Epoch: 9, Seq: 1, Offset: 7}, nil},
+		{Header{Type: TypeData, Epoch: 9, Seq: 2, Volume: 3, Offset: 4096}, noise},
+		{Header{Type: TypeCommit, Epoch: 9, Seq: 3, Offset: 7}, (&Commit{Time: 1, Frames: 1, Content: 4096}).Append(nil)},
+		{Header{Type: TypeCommitted, Epoch: 9, Offset: 7}, nil},
+		{Header{Type: TypeAsk, Epoch: 9, Seq: 4, Volume: 1, Length: MaxAsk}, nil},
+		{Header{Type: TypeHashes, Epoch: 9, Volume: 1}, bytes.Repeat([]byte("8 bytes."), MaxAsk/HashBlock)},
+		{Header{Type: TypeKeep, Epoch: 9, Seq: 5}, AppendKeep(nil, 60, "noon")},
+		{Header{Type: TypeFetch, Epoch: 9, Seq: 6, Volume: 2, Length: 512}, nil},
 	} {
 		out = append(out, bytes.Clone(e.Encode(s.h, s.c).B))
 	}
@@ -77,7 +88,7 @@ func TestFramesSurviveTheWire(t *testing.T) {
 func TestEverySingleBitFlipIsFound(t *testing.T) {
 	for i, frame := range samples(newEncoder(t)) {
 		for bit := range len(frame) * 8 {
-			if bit > HeaderSize*8 && bit%97 != 0 {
+			if bit > HeaderSize*8 && bit%97 != 0 || len(frame) > 8192 && bit > 64 {
 				continue
 			}
 			bad := bytes.Clone(frame)
@@ -120,6 +131,16 @@ func FuzzHello(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if hello, err := ParseHello(data); err == nil && !bytes.Equal(hello.Append(nil), data) {
 			t.Fatalf("hello %+v does not encode to itself", hello)
+		}
+	})
+}
+
+func FuzzOpen(f *testing.F) {
+	o := Open{Version: Version, Name: "a", Volumes: []OpenVolume{{"a.root", 512}}}
+	f.Add(o.Append(nil))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if open, err := ParseOpen(data); err == nil && open.Version == Version && !bytes.Equal(open.Append(nil), data) {
+			t.Fatalf("%+v does not encode to itself", open)
 		}
 	})
 }

@@ -1,0 +1,96 @@
+package dvshost
+
+import "time"
+
+// ProcessInfo is one process of this node.
+type ProcessInfo struct {
+	Container string `json:"container"`
+	Name      string `json:"name"`
+	State     string `json:"state"`  // running, standby
+	Module    string `json:"module"` // SHA-256
+	Memory    int64  `json:"memoryBytes"`
+	Calls     uint64 `json:"calls"`
+	Failures  uint64 `json:"failures"` // calls that trapped or took too long, and were undone
+	Unsent    uint64 `json:"unsent"`   // messages of its own that nobody took in time
+}
+
+// EndpointInfo is one endpoint that the node knows.
+type EndpointInfo struct {
+	Container string `json:"container"`
+	Name      string `json:"name"`
+	State     string `json:"state"` // nowhere, active, moving, dead, cut off
+	Node      string `json:"node"`
+	Epoch     uint64 `json:"epoch"`
+	Serial    uint64 `json:"serial"`
+	Program   string `json:"program"`
+	PID       int    `json:"pid"`
+	Standby   bool   `json:"standby"`
+	Watchers  int    `json:"watchers"`
+}
+
+// LinkInfo is another node.
+type LinkInfo struct {
+	Node        string  `json:"node"`
+	Address     string  `json:"address"`
+	State       string  `json:"state"` // up, down
+	RoundTripMs float64 `json:"roundTripMs"`
+	Err         string  `json:"error,omitempty"`
+}
+
+// StatsInfo counts what passed through the node itself.
+type StatsInfo struct {
+	Node          string `json:"node"`
+	Processes     int    `json:"processes"`
+	Endpoints     int    `json:"endpoints"`
+	Introductions uint64 `json:"introductions"`
+	Relayed       uint64 `json:"relayed"` // messages between programs here that could not be introduced
+	PacketsOut    uint64 `json:"packetsOut"`
+	PacketsIn     uint64 `json:"packetsIn"`
+	Writes        uint64 `json:"writes"` // to links
+	Reconnects    uint64 `json:"reconnects"`
+}
+
+// PrepareRequest asks for a standby.
+type PrepareRequest struct {
+	Container string        `json:"container"`
+	Name      string        `json:"name"`
+	From      string        `json:"from"`
+	Epoch     uint64        `json:"epoch"`
+	Module    string        `json:"module"`
+	Memory    int64         `json:"memory"`
+	Time      time.Duration `json:"time"`
+	Message   int           `json:"message"`
+}
+
+// DropRequest ends one.
+type DropRequest struct {
+	Container string `json:"container"`
+	Name      string `json:"name"`
+	From      string `json:"from"`
+	Epoch     uint64 `json:"epoch"`
+}
+
+// MoveRequest asks for a move.
+type MoveRequest struct {
+	Container string `json:"container"`
+	Name      string `json:"name"`
+	To        string `json:"to"`
+	Frozen    bool   `json:"frozen"`
+}
+
+// DrainRequest asks for a move of everything.
+type DrainRequest struct {
+	To     []string `json:"to"`
+	Frozen bool     `json:"frozen"`
+}
+
+// DrainInfo says what was moved; Err what was not.
+type DrainInfo struct {
+	Moved []MoveInfo `json:"moved"`
+	Err   string     `json:"error,omitempty"`
+}
+
+// errorInfo is the body of an answer that is no 200.
+type errorInfo struct {
+	Error string `json:"error"`
+}

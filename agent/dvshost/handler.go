@@ -1,0 +1,209 @@
+package dvshost
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/godwit-project/godwit/dvs"
+	"github.com/godwit-project/godwit/dvs/node"
+	"github.com/godwit-project/godwit/server/process"
+)
+
+// Limits of what is taken in, in bytes.
+const (
+	maxJSON   = 1 << 20
+	maxPages  = 8 << 20
+	maxUpload = 64 << 20
+)
+
+// Handler serves what a person may ask, as JSON over HTTP:
+//
+//	GET  /v1/ps, /v1/endpoints, /v1/links, /v1/stats
+//	POST /v1/run?container=&name=&memory=&time=    the module
+//	POST /v1/call?container=&name=&timeout=        the request; the answer is the reply
+//	POST /v1/migrate, /v1/drain, /v1/stop          MoveRequest, DrainRequest, MoveRequest
+func (h *Host) Handler() http.Handler {
+	m := http.NewServeMux()
+	m.HandleFunc("GET /v1/ps", read(func(context.Context) any { return orEmpty(h.List()) }))
+	m.HandleFunc("GET /v1/endpoints", read(func(context.Context) any { return orEmpty(h.Endpoints()) }))
+	m.HandleFunc("GET /v1/links", read(func(ctx context.Context) any { return orEmpty(h.Links(ctx)) }))
+	m.HandleFunc("GET /v1/stats", read(func(context.Context) any { return h.Stats() }))
+	m.HandleFunc("POST /v1/run", h.handleRun)
+	m.HandleFunc("POST /v1/call", h.handleCall)
+	m.HandleFunc("POST /v1/migrate", asked(func(ctx context.Context, r MoveRequest) (any, error) {
+		return h.Move(ctx, r.Container, r.Name, r.To, r.Frozen)
+	}))
+	m.HandleFunc("POST /v1/drain", asked(func(ctx context.Context, r DrainRequest) (any, error) {
+		moved, err := h.Drain(ctx, r.To, r.Frozen)
+		return DrainInfo{Moved: orEmpty(moved), Err: text(err)}, nil
+	}))
+	m.HandleFunc("POST /v1/stop", asked(func(ctx context.Context, r MoveRequest) (any, error) {
+		return struct{}{}, h.Stop(ctx, r.Container, r.Name)
+	}))
+	return m
+}
+
+// PeerHandler serves what other hosts may ask.
+func (h *Host) PeerHandler() http.Handler {
+	m := http.NewServeMux()
+	m.HandleFunc("GET /v1/name", read(func(context.Context) any { return h.o.Name }))
+	m.HandleFunc("PUT /v1/module", h.handleModule)
+	m.HandleFunc("PUT /v1/pages", h.handlePages)
+	m.HandleFunc("POST /v1/prepare", asked(func(ctx context.Context, r PrepareRequest) (any, error) {
+		return struct{}{}, h.Prepare(ctx, r)
+	}))
+	m.HandleFunc("POST /v1/drop", asked(func(ctx context.Context, r DropRequest) (any, error) {
+		return struct{}{}, h.Drop(ctx, r)
+	}))
+	m.HandleFunc("POST /v1/do", asked(func(ctx context.Context, c node.Command) (any, error) {
+		return struct{}{}, h.do(context.WithoutCancel(ctx), c)
+	}))
+	return m
+}
+
+func text(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
+func orEmpty[T any](all []T) []T {
+	if all == nil {
+		return []T{}
+	}
+	return all
+}
+
+func read(f func(context.Context) any) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) { answer(w, f(r.Context()), nil) }
+}
+
+// asked takes a request in JSON.
+func asked[T any](f func(context.Context, T) (any, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		var q T
+		d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxJSON))
+		d.DisallowUnknownFields()
+		if err := d.Decode(&q); err != nil {
+			answer(w, nil, fmt.Errorf("the request is not understood: %w", err))
+			return
+		}
+		out, err := f(r.Context(), q)
+		answer(w, out, err)
+	}
+}
+
+func answer(w http.ResponseWriter, out any, err error) {
+	w.Header().Set("Content-Type", "application/json")
+	if err != nil {
+		w.WriteHeader(status(err))
+		out = errorInfo{Error: err.Error()}
+	}
+	_ = json.NewEncoder(w).Encode(out) // who has gone needs no answer
+}
+
+func status(err error) int {
+	switch {
+	case errors.Is(err, ErrModule):
+		return http.StatusFailedDependency
+	case errors.Is(err, node.ErrOver):
+		return http.StatusGone
+	case errors.Is(err, ErrNoProcess), errors.Is(err, ErrNoPeer), errors.Is(err, dvs.ErrNotBound):
+		return http.StatusNotFound
+	default:
+		return http.StatusBadRequest
+	}
+}
+
+func (h *Host) handleRun(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	limits, err := parseLimits(q.Get("memory"), q.Get("time"))
+	var module []byte
+	if err == nil {
+		module, err = io.ReadAll(http.MaxBytesReader(w, r.Body, maxUpload))
+	}
+	if err == nil {
+		err = h.Run(r.Context(), q.Get("container"), q.Get("name"), module, limits)
+	}
+	answer(w, struct{}{}, err)
+}
+
+func parseLimits(memory, length string) (l process.Limits, err error) {
+	if memory != "" {
+		if l.Memory, err = strconv.ParseInt(memory, 10, 64); err != nil {
+			return l, fmt.Errorf("memory %q: want bytes", memory)
+		}
+	}
+	if length != "" {
+		if l.Time, err = time.ParseDuration(length); err != nil {
+			return l, fmt.Errorf("time %q: want a length like 1s", length)
+		}
+	}
+	return l, nil
+}
+
+func (h *Host) handleCall(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	timeout, err := time.ParseDuration(q.Get("timeout"))
+	if err != nil {
+		timeout = 10 * time.Second
+	}
+	payload, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxUpload))
+	if err != nil {
+		answer(w, nil, err)
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), timeout)
+	defer cancel()
+	reply, err := h.Call(ctx, q.Get("container"), q.Get("name"), payload)
+	if err != nil {
+		answer(w, nil, err)
+		return
+	}
+	w.Header().Set("Content-Type", "application/octet-stream")
+	_, _ = w.Write(reply) // who has gone needs no answer
+}
+
+func (h *Host) handleModule(w http.ResponseWriter, r *http.Request) {
+	module, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxUpload))
+	if err == nil {
+		_, err = h.o.Engine.Load(r.Context(), module)
+	}
+	answer(w, struct{}{}, err)
+}
+
+func (h *Host) handlePages(w http.ResponseWriter, r *http.Request) {
+	answer(w, struct{}{}, h.takePages(w, r))
+}
+
+func (h *Host) takePages(w http.ResponseWriter, r *http.Request) error {
+	q := r.URL.Query()
+	var id baseID
+	if b, err := hex.DecodeString(q.Get("base")); err != nil || copy(id[:], b) != len(id) {
+		return fmt.Errorf("%q is no base", q.Get("base"))
+	}
+	epoch, err := strconv.ParseUint(q.Get("epoch"), 10, 64)
+	if err != nil {
+		return fmt.Errorf("%q is no epoch", q.Get("epoch"))
+	}
+	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxPages))
+	if err != nil {
+		return err
+	}
+	pages, rest, err := process.ParsePages(b)
+	if err == nil && len(rest) != 0 {
+		err = fmt.Errorf("%w: %d bytes too many", process.ErrState, len(rest))
+	}
+	if err != nil {
+		return err
+	}
+	return h.Pages(key{q.Get("container"), q.Get("name")}, epoch, id, pages)
+}

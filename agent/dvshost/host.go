@@ -1,0 +1,199 @@
+package dvshost
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/godwit-project/godwit/dvs"
+	"github.com/godwit-project/godwit/dvs/node"
+	"github.com/godwit-project/godwit/server/process"
+)
+
+// closeTime is how long processes are given to end by themselves.
+const closeTime = time.Second
+
+// Errors that a user can do something about.
+var (
+	ErrNoProcess = errors.New("no process of that name runs on this node: see godwit dvs ps")
+	ErrNoPeer    = errors.New("no such node: name one that this node was told of with --peer")
+	ErrModule    = errors.New("the module is not here: send it first")
+)
+
+// Node is what a host needs of a dvs/node.
+type Node interface {
+	Do(ctx context.Context, c node.Command) error
+	Endpoints() []node.EndpointInfo
+	Stats() node.Stats
+}
+
+// Options of a host.
+type Options struct {
+	Name   string // of the node
+	Node   Node
+	Socket string // at which the node takes in programs
+	Engine *process.Engine
+	Log    *slog.Logger // nil: nothing is logged
+	// Peers are the hosts that processes may be moved to, by node name.
+	Peers map[string]*Peer
+	// Now is the clock that programs see; nil is the real one.
+	Now func() time.Time
+}
+
+// key names an endpoint.
+type key struct{ container, name string }
+
+func (k key) String() string { return k.container + "/" + k.name }
+
+// Host hosts the processes of one node. It is safe for concurrent use.
+type Host struct {
+	o      Options
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	mu       sync.Mutex
+	closed   bool
+	running  map[key]*hosted
+	incoming map[key]*hosted // standbys
+	callers  map[string]*callers
+}
+
+// New returns a host that runs nothing yet.
+func New(o Options) *Host {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	h := &Host{o: o, running: map[key]*hosted{}, incoming: map[key]*hosted{}, callers: map[string]*callers{}}
+	h.ctx, h.cancel = context.WithCancel(context.Background())
+	return h
+}
+
+// Close ends all processes.
+func (h *Host) Close() {
+	h.mu.Lock()
+	h.closed = true
+	h.cancel()
+	for _, c := range h.callers {
+		c.close()
+	}
+	h.mu.Unlock()
+	ended := make(chan struct{})
+	go func() { h.wg.Wait(); close(ended) }()
+	select {
+	case <-ended:
+	case <-time.After(closeTime): // what is frozen waits for the end of its move
+		for _, p := range h.all() {
+			p.session.Close()
+		}
+		<-ended
+	}
+}
+
+// all returns the processes and standbys.
+func (h *Host) all() []*hosted {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.AppendSeq(slices.Collect(maps.Values(h.running)), maps.Values(h.incoming))
+}
+
+// Run starts a process of the module and binds it to the name.
+func (h *Host) Run(ctx context.Context, container, name string, module []byte, limits process.Limits) error {
+	k := key{container, name}
+	m, err := h.o.Engine.Load(ctx, module)
+	if err != nil {
+		return fmt.Errorf("run %s: %w", k, err)
+	}
+	machine, err := m.Start(ctx, process.Options{Limits: limits})
+	if err != nil {
+		return fmt.Errorf("run %s: %w", k, err)
+	}
+	p, err := h.newHosted(ctx, k, machine, limits)
+	if err != nil {
+		machine.Close()
+		return fmt.Errorf("run %s: %w", k, err)
+	}
+	if p.endpoint, err = p.session.Bind(ctx, name, p.bindOptions(false)); err != nil {
+		p.end()
+		return fmt.Errorf("run %s: %w", k, err)
+	}
+	if err := h.own(p); err != nil {
+		p.end()
+		return fmt.Errorf("run %s: %w", k, err)
+	}
+	return nil
+}
+
+func (h *Host) newHosted(ctx context.Context, k key, machine *process.Process, limits process.Limits) (*hosted, error) {
+	session, err := dvs.Connect(ctx, h.o.Socket, dvs.Options{Container: k.container, Program: "wasm:" + k.name})
+	if err != nil {
+		return nil, err
+	}
+	return &hosted{h: h, key: k, machine: machine, limits: limits, session: session}, nil
+}
+
+// own has the process serve its endpoint, until it moves or ends.
+func (h *Host) own(p *hosted) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return dvs.ErrClosed
+	}
+	h.running[p.key] = p // one that was there has lost the endpoint, and is about to end
+	h.wg.Go(func() {
+		err := p.serve(h.ctx)
+		h.mu.Lock()
+		if h.running[p.key] == p {
+			delete(h.running, p.key)
+		}
+		h.mu.Unlock()
+		p.end()
+		h.o.Log.Info("DVS process ended here", "endpoint", p.key, "reason", err)
+	})
+	return nil
+}
+
+// find returns the process that owns an endpoint here.
+func (h *Host) find(k key) (*hosted, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if p := h.running[k]; p != nil {
+		return p, nil
+	}
+	return nil, fmt.Errorf("%s: %w", k, ErrNoProcess)
+}
+
+// Stop ends a process; its state is lost.
+func (h *Host) Stop(ctx context.Context, container, name string) error {
+	p, err := h.find(key{container, name})
+	if err != nil {
+		return err
+	}
+	return p.endpoint.Unbind(ctx)
+}
+
+// List tells of all processes here, by name.
+func (h *Host) List() []ProcessInfo {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var all []ProcessInfo
+	for _, p := range h.running {
+		all = append(all, p.info("running"))
+	}
+	for _, p := range h.incoming {
+		all = append(all, p.info("standby"))
+	}
+	slices.SortFunc(all, func(a, b ProcessInfo) int {
+		return cmp.Or(cmp.Compare(a.Container, b.Container), cmp.Compare(a.Name, b.Name))
+	})
+	return all
+}

@@ -1,0 +1,215 @@
+package dvshost
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/godwit-project/godwit/dvs/node"
+	"github.com/godwit-project/godwit/server/process"
+)
+
+// NodeOptions are those of a node that runs alone.
+type NodeOptions struct {
+	Name   string
+	Socket string            // where programs connect; people at AdminSocket
+	Listen string            // HOST:PORT for other nodes; "" for none
+	Peers  map[string]string // HOST:PORT by node name
+	TLS    Files             // without them only loopback addresses are allowed
+	Cache  string            // directory for what is compiled; "" keeps nothing
+	Log    *slog.Logger
+	// Ready is called when everything listens, with the address for other nodes. nil: nobody wants to know.
+	Ready func(address string)
+}
+
+// Serve runs a node until ctx ends.
+func Serve(ctx context.Context, o NodeOptions) error {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	s, err := newServed(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	if o.Ready != nil {
+		o.Ready(s.address)
+	}
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-s.failed:
+		return err
+	}
+}
+
+// served is a node that runs alone, with all that belongs to it.
+type served struct {
+	o       NodeOptions
+	tls     *security
+	node    *node.Node
+	engine  *process.Engine
+	host    *Host
+	address string
+	people  *http.Server
+	peers   *http.Server
+	other   net.Listener // for other nodes, or nil
+	failed  chan error
+	wg      sync.WaitGroup
+	// requests is held for reading by each that is served.
+	requests sync.RWMutex
+}
+
+func newServed(ctx context.Context, o NodeOptions) (*served, error) {
+	s := &served{o: o, failed: make(chan error, 4)}
+	err := s.open(ctx)
+	if err != nil {
+		s.close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *served) open(ctx context.Context) error {
+	o := s.o
+	var err error
+	if s.tls, err = o.TLS.load(o.Name); err != nil {
+		return err
+	}
+	for _, address := range append([]string{o.Listen}, valuesOf(o.Peers)...) {
+		if err := s.tls.allows(address); err != nil {
+			return err
+		}
+	}
+	if s.node, err = node.New(node.Options{Name: o.Name, Log: o.Log}); err != nil {
+		return err
+	}
+	if s.engine, err = process.NewEngine(ctx, o.Cache); err != nil {
+		return err
+	}
+	peers := map[string]*Peer{}
+	for name, address := range o.Peers {
+		dial := func(ctx context.Context) (net.Conn, error) { return s.tls.dial(ctx, name, address) }
+		peers[name] = NewPeer(name, address, dial)
+		if o.Name > name {
+			dial = nil // one of the two does
+		}
+		if err := s.node.Link(name, dial); err != nil {
+			return err
+		}
+	}
+	programs, err := listenUnix(o.Socket)
+	if err != nil {
+		return err
+	}
+	s.run(func() error { return s.node.Serve(programs) })
+	s.host = New(Options{Name: o.Name, Node: s.node, Socket: o.Socket, Engine: s.engine, Log: o.Log, Peers: peers})
+	people, err := listenUnix(AdminSocket(o.Socket))
+	if err != nil {
+		return err
+	}
+	s.people = s.server(s.host.Handler())
+	s.run(func() error { return s.people.Serve(people) })
+	if o.Listen == "" {
+		return nil
+	}
+	return s.listen(ctx)
+}
+
+// listen takes in other nodes.
+func (s *served) listen(ctx context.Context) error {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.o.Listen)
+	if err != nil {
+		return fmt.Errorf("listen for other nodes: %w", err)
+	}
+	s.other, s.address = l, l.Addr().String()
+	split := &splitter{l: l, tls: s.tls, log: s.o.Log, link: s.node.Accept, http: make(chan net.Conn), done: make(chan struct{})}
+	s.peers = s.server(s.host.PeerHandler())
+	s.run(func() error { return s.peers.Serve(split) })
+	s.run(split.run)
+	return nil
+}
+
+// server returns a server whose requests close waits for.
+func (s *served) server(h http.Handler) *http.Server {
+	counted := func(w http.ResponseWriter, r *http.Request) {
+		if !s.requests.TryRLock() {
+			return // the node has ended
+		}
+		defer s.requests.RUnlock()
+		h.ServeHTTP(w, r)
+	}
+	return &http.Server{
+		Handler: http.HandlerFunc(counted), ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(s.o.Log.Handler(), slog.LevelWarn),
+	}
+}
+
+// run runs f, whose error ends the node.
+func (s *served) run(f func() error) {
+	s.wg.Go(func() {
+		if err := f(); err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+			s.failed <- err
+		}
+	})
+}
+
+func (s *served) close() {
+	if s.people != nil {
+		_ = s.people.Close()
+	}
+	if s.other != nil {
+		_ = s.other.Close()
+		_ = s.peers.Close()
+	}
+	if s.host != nil {
+		s.host.Close()
+	}
+	if s.node != nil {
+		s.node.Close()
+	}
+	s.wg.Wait()
+	s.requests.Lock() // never given back: a request that comes now is not served
+	if s.engine != nil {
+		_ = s.engine.Close(context.Background())
+	}
+}
+
+func valuesOf(m map[string]string) []string {
+	all := make([]string, 0, len(m))
+	for _, v := range m {
+		all = append(all, v)
+	}
+	return all
+}
+
+// listenUnix listens at a path that only this user may use. A socket that a dead node has left is replaced.
+func listenUnix(path string) (*net.UnixListener, error) {
+	if path == "" {
+		return nil, errors.New("a path for the socket is needed")
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, fmt.Errorf("make room for the socket: %w", err)
+	}
+	if c, err := net.Dial("unix", path); err == nil {
+		return nil, errors.Join(fmt.Errorf("a node runs at %s already", path), c.Close())
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("listen at %s: %w", path, err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
+}

@@ -1,0 +1,188 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/rpc"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/godwit-project/godwit/dvs"
+)
+
+const payloadSize = 64
+
+// way is one way to ask and be answered. open makes as many callers as there are clients, and what closes them.
+type way struct {
+	name string
+	open func(clients int) (calls []func() error, end func(), err error)
+}
+
+// figures are one measurement.
+type figures struct {
+	rate     float64 // calls in a second
+	p50, p99 time.Duration
+}
+
+// run has every caller call for that long.
+func (w way) run(clients int, during time.Duration) (figures, error) {
+	calls, end, err := w.open(clients)
+	if err != nil {
+		return figures{}, err
+	}
+	defer end()
+	for _, call := range calls { // connections and introductions are not measured
+		for range 20 {
+			if err := call(); err != nil {
+				return figures{}, err
+			}
+		}
+	}
+	took := make([][]time.Duration, clients)
+	errs := make([]error, clients)
+	began := time.Now()
+	var wg sync.WaitGroup
+	for i, call := range calls {
+		wg.Go(func() {
+			for at := time.Now(); at.Sub(began) < during && errs[i] == nil; {
+				errs[i] = call()
+				now := time.Now()
+				took[i] = append(took[i], now.Sub(at))
+				at = now
+			}
+		})
+	}
+	wg.Wait()
+	spent := time.Since(began)
+	all := slices.Concat(took...)
+	slices.Sort(all)
+	return figures{rate: float64(len(all)) / spent.Seconds(), p50: all[len(all)/2], p99: all[len(all)*99/100]}, errors.Join(errs...)
+}
+
+// each opens one thing for each client.
+func each[T any](open func() (T, error), call func(T) func() error, end func(T)) func(int) ([]func() error, func(), error) {
+	return func(clients int) (calls []func() error, done func(), err error) {
+		var all []T
+		done = func() {
+			for _, one := range all {
+				end(one)
+			}
+		}
+		for range clients {
+			one, err := open()
+			if err != nil {
+				done()
+				return nil, nil, err
+			}
+			all = append(all, one)
+			calls = append(calls, call(one))
+		}
+		return calls, done, nil
+	}
+}
+
+func bareWay(network, addr string) way {
+	return way{"bare " + network + " socket", each(
+		func() (net.Conn, error) { return net.Dial(network, addr) },
+		func(c net.Conn) func() error {
+			b := make([]byte, payloadSize)
+			return func() error {
+				if _, err := c.Write(b); err != nil {
+					return err
+				}
+				_, err := io.ReadFull(c, b)
+				return err
+			}
+		},
+		func(c net.Conn) { _ = c.Close() })}
+}
+
+func netrpcWay(network, addr string) way {
+	return way{"net/rpc", each(
+		func() (*rpc.Client, error) { return rpc.Dial(network, addr) },
+		func(c *rpc.Client) func() error {
+			b := make([]byte, payloadSize)
+			return func() error {
+				var out []byte
+				return c.Call("Echo.Do", b, &out)
+			}
+		},
+		func(c *rpc.Client) { _ = c.Close() })}
+}
+
+func grpcWay(target string) way {
+	return way{"gRPC", each(
+		func() (*grpc.ClientConn, error) {
+			return grpc.NewClient(target, grpc.WithTransportCredentials(insecure.NewCredentials()))
+		},
+		func(c *grpc.ClientConn) func() error {
+			in := &wrapperspb.BytesValue{Value: make([]byte, payloadSize)}
+			return func() error {
+				return c.Invoke(context.Background(), grpcMethod, in, new(wrapperspb.BytesValue))
+			}
+		},
+		func(c *grpc.ClientConn) { _ = c.Close() })}
+}
+
+func natsWay(url string) way {
+	return way{"NATS", each(
+		func() (*nats.Conn, error) { return nats.Connect(url) },
+		func(c *nats.Conn) func() error {
+			b := make([]byte, payloadSize)
+			return func() error {
+				_, err := c.Request("echo", b, 10*time.Second)
+				return err
+			}
+		},
+		func(c *nats.Conn) { c.Close() })}
+}
+
+func connect(socket string) (*dvs.Session, error) {
+	return dvs.Connect(context.Background(), socket, dvs.Options{Container: container})
+}
+
+// dvsWay is a session for each client, as programs of their own would have.
+func dvsWay(socket, to string, payload []byte) way {
+	return way{"DVS", each(
+		func() (*dvs.Session, error) { return connect(socket) },
+		func(s *dvs.Session) func() error { return asker(s, to, payload) },
+		func(s *dvs.Session) { s.Close() })}
+}
+
+// dvsSharedWay is one session whose callers are the clients.
+func dvsSharedWay(socket, to string, payload []byte) way {
+	return way{"DVS, one session", func(clients int) ([]func() error, func(), error) {
+		s, err := connect(socket)
+		if err != nil {
+			return nil, nil, err
+		}
+		var calls []func() error
+		for range clients {
+			c, err := s.Client()
+			if err != nil {
+				s.Close()
+				return nil, nil, err
+			}
+			calls = append(calls, asker(c, to, payload))
+		}
+		return calls, s.Close, nil
+	}}
+}
+
+func asker(c interface {
+	SendRec(context.Context, string, []byte) ([]byte, error)
+}, to string, payload []byte,
+) func() error {
+	return func() error {
+		_, err := c.SendRec(context.Background(), to, payload)
+		return err
+	}
+}

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"cmp"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/godwit-project/godwit/agent/dvshost"
+)
+
+// defaultDVSSocket is where programs reach the DVS node of this machine.
+const defaultDVSSocket = "/run/godwit/dvs.sock"
+
+func (a *app) dvsCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "dvs",
+		Short: "Run processes that move between machines while their clients go on talking",
+		Long: `The DVS: a program binds a name in a container, and every other program of that
+container talks to it by that name, wherever both are, before, during and after
+either of them moves.
+
+A node runs on each machine and needs neither root nor a controller. WebAssembly
+processes run inside of it and move without a line of code of their own; any
+other program reaches it at its socket, with the library dvs or in the frames
+that package dvs/wire documents.
+
+All commands talk to the node at --socket, else $GODWIT_DVS, else
+` + defaultDVSSocket + `.`,
+		Example: `  godwit dvs node --name a --listen 127.0.0.1:7701 --peer b=127.0.0.1:7702 --socket /tmp/a.sock
+  godwit dvs node --name b --listen 127.0.0.1:7702 --peer a=127.0.0.1:7701 --socket /tmp/b.sock
+  export GODWIT_DVS=/tmp/a.sock
+  godwit dvs run kv.wasm --container shop --name kv
+  godwit dvs call shop kv 'set colour blue'
+  godwit dvs migrate shop kv --to b
+  godwit dvs call shop kv 'get colour'`,
+	}
+	cmd.PersistentFlags().StringVar(&a.dvsSocket, "socket", "", "the node's socket (default $GODWIT_DVS, else "+defaultDVSSocket+")")
+	return group(cmd, append([]*cobra.Command{
+		a.dvsNodeCommand(), a.dvsRunCommand(), a.dvsCallCommand(), a.dvsStopCommand(), a.dvsMigrateCommand(), a.dvsDrainCommand(),
+	}, a.dvsListCommands()...)...)
+}
+
+// dvsSocketPath is --socket, $GODWIT_DVS, or the node of this machine.
+func (a *app) dvsSocketPath() string {
+	return cmp.Or(a.dvsSocket, a.env("GODWIT_DVS"), defaultDVSSocket)
+}
+
+func (a *app) dvsClient() *dvshost.Client { return dvshost.NewClient(a.dvsSocketPath()) }
+
+func (a *app) dvsNodeCommand() *cobra.Command {
+	var (
+		options dvshost.NodeOptions
+		peers   []string
+		logs    logFlags
+	)
+	cmd := &cobra.Command{
+		Use:   "node --name NAME [--listen HOST:PORT --peer NAME=HOST:PORT…]",
+		Short: "Run a node of the DVS, alone: without root and without a controller",
+		Long: `Run a node of the DVS until it is interrupted. Its processes end with it: drain it
+before.
+
+Programs connect at the socket; it and the one beside it for these commands
+(.admin) are for this user only. Other nodes connect at --listen, and every node
+has to be told of every other with --peer. Without certificates they talk over
+loopback addresses only. With --cert, --key and --ca each proves its name: it has
+to be among the certificate's DNS names, or its common name; the certificate has
+to be good for servers and for clients.`,
+		Example: `  godwit dvs node --name alone --socket /tmp/dvs.sock
+  godwit dvs node --name a --listen 192.0.2.1:7701 --peer b=192.0.2.2:7701 --cert a.pem --key a.key --ca nodes.pem`,
+		Args: arguments(0, 0, "no arguments"),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if options.Name == "" {
+				return usagef("want a name that no other node has: --name NAME")
+			}
+			var err error
+			if options.Peers, err = parsePeers(peers); err != nil {
+				return err
+			}
+			if len(peers) > 0 && options.Listen == "" {
+				return usagef("want the address at which other nodes reach this one: --listen HOST:PORT")
+			}
+			if options.Log, err = logs.logger(a.err); err != nil {
+				return err
+			}
+			options.Socket = a.dvsSocketPath()
+			options.Ready = func(address string) {
+				options.Log.Info("DVS node ready", "name", options.Name, "socket", options.Socket, "listen", address)
+			}
+			return ended(cmd.Context(), dvshost.Serve(cmd.Context(), options))
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&options.Name, "name", "", "the node's name, unique among the nodes")
+	flags.StringVar(&options.Listen, "listen", "", "HOST:PORT at which other nodes reach this one")
+	flags.StringArrayVar(&peers, "peer", nil, "NAME=HOST:PORT of another node; may be repeated")
+	flags.StringVar(&options.TLS.Certificate, "cert", "", "the node's certificate, a PEM file")
+	flags.StringVar(&options.TLS.Key, "key", "", "its key")
+	flags.StringVar(&options.TLS.Authority, "ca", "", "the certificate of the authority that all nodes' certificates come from")
+	flags.StringVar(&options.Cache, "cache", "", "directory that keeps compiled modules, so that they start at once the next time")
+	logs.add(flags)
+	return cmd
+}
+
+func parsePeers(all []string) (map[string]string, error) {
+	peers := map[string]string{}
+	for _, one := range all {
+		name, address, ok := strings.Cut(one, "=")
+		if !ok || name == "" || address == "" || peers[name] != "" {
+			return nil, usagef("bad --peer %q: want NAME=HOST:PORT, each name once", one)
+		}
+		peers[name] = address
+	}
+	return peers, nil
+}

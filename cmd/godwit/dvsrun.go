@@ -1,0 +1,125 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/godwit-project/godwit/api"
+)
+
+func (a *app) dvsRunCommand() *cobra.Command {
+	var (
+		container, name, memory string
+		length                  time.Duration
+	)
+	cmd := &cobra.Command{
+		Use:   "run MODULE.wasm --container CONTAINER --name NAME",
+		Short: "Start a WebAssembly process on the node",
+		Long: `Start a WebAssembly process on the node at --socket, and bind it to a name of the
+container. It is a WASI reactor that exports godwit_alloc and godwit_handle; it
+is called once for each message, and between two messages all its state is memory
+and globals: so it can be moved to any machine at any time.
+
+In Go:  GOOS=wasip1 GOARCH=wasm go build -buildmode=c-shared -o kv.wasm ./examples/kv
+In C:   clang --target=wasm32-wasi -mexec-model=reactor -O2 -o counter.wasm examples/counter-c/counter.c
+
+A call that fails or takes longer than --time is undone, and its caller is told.`,
+		Example: `  godwit dvs run kv.wasm --container shop --name kv
+  godwit dvs run kv.wasm --container shop --name kv --memory 64MiB --time 100ms`,
+		Args: arguments(1, 1, "the MODULE, a file"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if container == "" || name == "" {
+				return usagef("want the container and the name to bind: --container CONTAINER --name NAME")
+			}
+			limit := ""
+			if memory != "" {
+				size, err := api.ParseSize(memory)
+				if err != nil {
+					return usagef("bad --memory %q: want 64MiB or bytes", memory)
+				}
+				limit = strconv.FormatInt(size, 10)
+			}
+			module, err := os.ReadFile(args[0])
+			if err != nil {
+				return err
+			}
+			if err := a.dvsClient().Run(cmd.Context(), container, name, module, limit, length.String()); err != nil {
+				return err
+			}
+			a.sayf("%s/%s is running\n", container, name)
+			return nil
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&container, "container", "", "the container: who may talk to whom")
+	flags.StringVar(&name, "name", "", "the name of the endpoint")
+	flags.StringVar(&memory, "memory", "", "what it may have of memory at most (default 256MiB)")
+	flags.DurationVar(&length, "time", time.Second, "how long one message may take at most")
+	return cmd
+}
+
+func (a *app) dvsStopCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "stop CONTAINER NAME",
+		Short: "End a process of the node; its state is lost",
+		Long: `End a WebAssembly process of the node at --socket. Its state is lost, and the
+callers that wait for it are told so. To keep it, migrate it.`,
+		Example: `  godwit dvs stop shop kv`,
+		Args:    arguments(2, 2, "CONTAINER and NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.dvsClient().Stop(cmd.Context(), args[0], args[1])
+		},
+	}
+}
+
+func (a *app) dvsCallCommand() *cobra.Command {
+	var timeout string
+	cmd := &cobra.Command{
+		Use:   "call CONTAINER NAME [DATA]",
+		Short: "Send a request to an endpoint, and print its reply",
+		Long: `Send a request to an endpoint of the container, wherever it is, wait for the reply
+and print it. It waits while the endpoint is moving or not bound yet, up to
+--timeout. DATA that is - is read from standard input.`,
+		Example: `  godwit dvs call shop kv 'get colour'
+  godwit dvs call shop thumbnail - < picture.png > small.png`,
+		Args: arguments(2, 3, "CONTAINER, NAME and perhaps DATA"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			data, err := a.dataOf(args[2:])
+			if err != nil {
+				return err
+			}
+			reply, err := a.dvsClient().Call(cmd.Context(), args[0], args[1], data, timeout)
+			if err != nil {
+				return err
+			}
+			a.printf("%s", reply)
+			if a.width(a.out) > 0 {
+				a.printf("\n")
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&timeout, "timeout", "10s", "how long to wait for the reply")
+	return cmd
+}
+
+// dataOf is a request's data: an argument, or standard input for -.
+func (a *app) dataOf(args []string) ([]byte, error) {
+	switch {
+	case len(args) == 0:
+		return nil, nil
+	case args[0] != "-":
+		return []byte(args[0]), nil
+	default:
+		data, err := io.ReadAll(a.in)
+		if err != nil {
+			return nil, fmt.Errorf("read the data: %w", err)
+		}
+		return data, nil
+	}
+}

@@ -1,0 +1,5 @@
+//go:build !race
+
+package active_test
+
+const raceEnabled = false

@@ -1,0 +1,197 @@
+package replica_test
+
+import (
+	"bytes"
+	"net"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/godwit-project/godwit/dvs/replica"
+)
+
+// cluster is three nodes, each a process with a replica.
+type cluster struct {
+	t     testing.TB
+	base  command
+	nodes map[string]*child
+}
+
+func newCluster(t testing.TB, kind replica.Kind) *cluster {
+	c := &cluster{t: t, base: command{Kind: kind, Dir: t.TempDir(), Nodes: map[string]string{}, Groups: map[string]string{}}, nodes: map[string]*child{}}
+	for _, n := range names {
+		c.base.Nodes[n], c.base.Groups[n] = freeAddr(t), freeAddr(t)
+	}
+	for _, n := range names {
+		c.start(n)
+	}
+	c.full()
+	return c
+}
+
+func freeAddr(t testing.TB) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+func (c *cluster) start(name string) {
+	c.nodes[name] = startChild(c.t)
+	r := c.base
+	r.Op, r.Name = "node", name
+	c.nodes[name].must(c.t, r)
+}
+
+func (c *cluster) kill(name string) {
+	c.nodes[name].kill()
+	delete(c.nodes, name)
+}
+
+// serving returns who says that it serves with the highest epoch.
+func (c *cluster) serving() string {
+	best, epoch := "", uint64(0)
+	for n, p := range c.nodes {
+		if a := p.must(c.t, command{Op: "status"}); a.Last.Serving && a.Last.Epoch > epoch {
+			best, epoch = n, a.Last.Epoch
+		}
+	}
+	return best
+}
+
+func (c *cluster) full() {
+	c.t.Helper()
+	eventually(c.t, "a full group", func() bool {
+		n := c.serving()
+		return n != "" && len(c.nodes[n].must(c.t, command{Op: "status"}).Members) == len(names)
+	})
+}
+
+func (c *cluster) clients(on string, count int) *child {
+	p := startChild(c.t)
+	p.must(c.t, command{Op: "clients", Name: on, Dir: c.base.Dir, Count: count})
+	return p
+}
+
+func progress(t testing.TB, more int, all ...*child) {
+	t.Helper()
+	for _, p := range all {
+		was := p.must(t, command{Op: "tally"}).Tally.Requests
+		eventually(t, "progress of clients", func() bool {
+			y := p.must(t, command{Op: "tally"}).Tally
+			return y.Requests >= was+more || len(y.Errors)+len(y.Wrong) > 0
+		})
+	}
+}
+
+// settle stops clients, and looks at what they have seen; all replicas must have the same in the end.
+func (c *cluster) settle(all ...*child) {
+	c.t.Helper()
+	for _, p := range all {
+		y := p.must(c.t, command{Op: "stop"}).Tally
+		c.t.Logf("%d requests, longest %v", y.Requests, y.Longest.Round(time.Millisecond))
+		for _, e := range slices.Concat(y.Errors, y.Wrong) {
+			c.t.Error(e)
+		}
+	}
+	eventually(c.t, "all replicas to have the same", func() bool {
+		var first []byte
+		for i, n := range names {
+			b := c.nodes[n].must(c.t, command{Op: "machine"}).Machine
+			if i == 0 {
+				first = b
+			} else if !bytes.Equal(b, first) {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// others returns the nodes but one.
+func others(name string) []string {
+	return slices.DeleteFunc(slices.Clone(names), func(n string) bool { return n == name })
+}
+
+// Line 23: the primary is killed under load; a backup takes over, acknowledged writes are there, clients see no error. Line 24: the same with
+// active replicas; those that are left agree, clients are redirected.
+func TestLine23And24ThePrimaryIsKilled(t *testing.T) {
+	both(t, func(t *testing.T, kind replica.Kind) {
+		c := newCluster(t, kind)
+		was := c.serving()
+		var clients []*child
+		for _, n := range others(was) {
+			clients = append(clients, c.clients(n, 4))
+		}
+		progress(t, 200, clients...)
+		c.kill(was)
+		progress(t, 200, clients...)
+		if now := c.serving(); now == was || now == "" {
+			t.Errorf("%q serves, %s was killed", now, was)
+		}
+		c.start(was) // it begins with nothing, and is given everything
+		c.full()
+		progress(t, 100, clients...)
+		c.settle(clients...)
+	})
+}
+
+// Line 24: one that does not lead is killed.
+func TestLine24AFollowerIsKilled(t *testing.T) {
+	both(t, func(t *testing.T, kind replica.Kind) {
+		c := newCluster(t, kind)
+		was := c.serving()
+		dead := others(was)[0]
+		clients := []*child{c.clients(was, 4), c.clients(others(was)[1], 4)}
+		progress(t, 200, clients...)
+		c.kill(dead)
+		progress(t, 200, clients...)
+		c.start(dead)
+		c.full()
+		c.settle(clients...)
+	})
+}
+
+// Line 25: death is in line 23. A partition: those on the other side hold, then are rebound to a new primary; when it heals, the old one has to go
+// along. A short silence is a rollback.
+func TestLine25TheWatcherHoldsKeepsAndRebinds(t *testing.T) {
+	c := newCluster(t, replica.Passive)
+	was := c.serving()
+	rest := others(was)
+	clients := []*child{c.clients(rest[0], 3), c.clients(rest[1], 3)}
+	behind := c.clients(was, 2) // with the old primary: they wait for the end of the partition
+	progress(t, 100, clients...)
+	c.full() // whoever was slow for a moment is back
+	cut := func(yes bool) {
+		for _, n := range names {
+			var peers []string
+			if yes && n == was {
+				peers = rest
+			} else if yes {
+				peers = []string{was}
+			}
+			c.nodes[n].must(t, command{Op: "cut", Cut: peers})
+		}
+	}
+	cut(true)
+	eventually(t, "another primary", func() bool { n := c.serving(); return n != "" && n != was })
+	progress(t, 100, clients...)
+	cut(false)
+	c.full()
+	clients = append(clients, behind)
+	progress(t, 100, clients...)
+	now := c.serving()
+	for _, n := range names {
+		v := c.nodes[n].must(t, command{Op: "status"}).Verdicts
+		t.Logf("%s: %v", n, v)
+		if !slices.Contains(v, "rebind "+now) {
+			t.Errorf("%s was not sent to %s: %v", n, now, v)
+		}
+	}
+	if v := c.nodes[now].must(t, command{Op: "status"}).Verdicts; !slices.Contains(v, "hold "+was) {
+		t.Errorf("%s took over from %s without having suspected it: %v", now, was, v)
+	}
+	c.settle(clients...)
+}

@@ -1,0 +1,5 @@
+//go:build !race
+
+package passive_test
+
+const raceEnabled = false

@@ -1,0 +1,360 @@
+package storage
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// groupEvent is a write to one volume of a group, or a flush.
+type groupEvent struct {
+	event
+	vol      int
+	promised bool // acknowledged while the mode promised that it is at the standby
+}
+
+// groupHistory is what clients did to the volumes of a group; one clock orders all of it.
+type groupHistory struct {
+	mu      sync.Mutex
+	clock   atomic.Uint64
+	events  []*groupEvent
+	flushed uint64 // everything that ended before was promised
+}
+
+// guest writes and flushes at random. volumes may be replaced when the site restarts, so it asks for them each time.
+func (h *groupHistory) guest(ctx context.Context, t *testing.T, west *site, names []string, rng *rand.Rand) {
+	for ctx.Err() == nil {
+		vol := rng.IntN(len(names))
+		v, err := west.get().Volume(names[vol])
+		if err != nil {
+			time.Sleep(time.Millisecond) // the agent is being restarted
+			continue
+		}
+		c := client{v}
+		waiting := func(sync bool) bool {
+			m := v.member.Load()
+			if m == nil || m.group == nil {
+				return false
+			}
+			m.group.mu.Lock()
+			defer m.group.mu.Unlock()
+			return m.group.waiting && (m.group.mode == ModeSync || !sync && m.group.mode == ModeFlush)
+		}
+		if rng.IntN(12) == 0 {
+			begin, promised := h.clock.Add(1), waiting(false)
+			if err := c.Flush(ctx); err == nil && promised && waiting(false) {
+				h.mu.Lock()
+				h.flushed = max(h.flushed, begin)
+				h.mu.Unlock()
+			}
+			continue
+		}
+		total := v.size / sector
+		e := &groupEvent{vol: vol, event: event{first: rng.Int64N(total), count: 1 + rng.Int64N(12)}}
+		if rng.IntN(3) > 0 {
+			e.first = rng.Int64N(min(total, 64))
+		}
+		if rng.IntN(30) == 0 {
+			e.count = 1 + rng.Int64N(600)
+		}
+		e.count = min(e.count, total-e.first)
+		e.zero = rng.IntN(9) == 0
+		promised := waiting(true)
+		h.mu.Lock()
+		e.begin = h.clock.Add(1)
+		e.number = e.begin
+		h.events = append(h.events, e)
+		h.mu.Unlock()
+		off, length := e.first*sector, e.count*sector
+		switch {
+		case e.zero && rng.IntN(2) == 0:
+			err = c.Trim(ctx, off, length, false)
+		case e.zero:
+			err = c.Zero(ctx, off, length, rng.IntN(2) == 0, false)
+		default:
+			p := make([]byte, 0, length)
+			for s := e.first; s < e.first+e.count; s++ {
+				p = append(p, e.content(s)...)
+			}
+			err = c.WriteAt(ctx, p, off, rng.IntN(8) == 0)
+		}
+		if err != nil {
+			continue // killed: it may have happened or not
+		}
+		promised = promised && waiting(true)
+		end := h.clock.Add(1)
+		h.mu.Lock()
+		e.end, e.promised = end, promised
+		h.mu.Unlock()
+	}
+}
+
+// check says whether the images are what the volumes were at one instant: no write may be missing that ended before another began
+// that is there; and nothing may be missing that was promised.
+func (h *groupHistory) check(images [][]byte, promises bool) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	newest := uint64(0) // when the last write that is there began
+	sectors := make([]map[int64][]*groupEvent, len(images))
+	byNumber := map[uint64]*groupEvent{}
+	for i := range sectors {
+		sectors[i] = map[int64][]*groupEvent{}
+	}
+	for _, e := range h.events {
+		byNumber[e.number] = e
+		for s := e.first; s < e.first+e.count; s++ {
+			sectors[e.vol][s] = append(sectors[e.vol][s], e)
+		}
+	}
+	there := func(vol int, s int64) (*groupEvent, error) {
+		content := images[vol][s*sector : (s+1)*sector]
+		if isZero(content) {
+			var last *groupEvent
+			for _, e := range sectors[vol][s] {
+				if e.zero {
+					last = e
+				}
+			}
+			return last, nil
+		}
+		e := byNumber[binary.BigEndian.Uint64(content)]
+		if e == nil || e.vol != vol || !bytes.Equal(content, e.content(s)) {
+			return nil, fmt.Errorf("sector %d of volume %d holds what nobody wrote there", s, vol)
+		}
+		if !e.zero {
+			newest = max(newest, e.begin)
+		}
+		return e, nil
+	}
+	for vol, image := range images {
+		for s := range int64(len(image) / sector) {
+			if _, err := there(vol, s); err != nil {
+				return err
+			}
+		}
+	}
+	for vol := range images {
+		for s, events := range sectors[vol] {
+			seen, _ := there(vol, s)
+			for _, e := range events {
+				if e.end == 0 || seen != nil && (seen.end == 0 || e.begin <= seen.end) {
+					continue
+				}
+				// e is missing: what is there ended before it began.
+				switch {
+				case e.end < newest:
+					return fmt.Errorf("write %d (ended at %d) to sector %d of volume %d is missing, but one that began at %d is there", e.number, e.end, s, vol, newest)
+				case promises && e.promised:
+					return fmt.Errorf("write %d to sector %d of volume %d was promised in sync mode and is missing", e.number, s, vol)
+				case promises && e.end < h.flushed:
+					return fmt.Errorf("write %d (ended at %d) to sector %d of volume %d is missing after a flush that began at %d", e.number, e.end, s, vol, h.flushed)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// standbyDialer connects to a standby; choose picks each connection's fault.
+func (s *site) standbyDialer(name string, choose func() (fault, int64)) Dialer {
+	return func(context.Context) (net.Conn, error) {
+		b, err := s.get().Standby(name)
+		if err != nil {
+			return nil, err
+		}
+		return s.connect(choose, func(c net.Conn) { _ = b.Serve(context.Background(), c) })
+	}
+}
+
+func specs(t *testing.T, names []string, rng *rand.Rand) []Spec {
+	t.Helper()
+	out := make([]Spec, 0, len(names))
+	for _, n := range names {
+		out = append(out, Spec{Name: n, Size: 512 * (64 + rng.Int64N(4096))})
+	}
+	return out
+}
+
+func images(t *testing.T, s *site, names []string) [][]byte {
+	t.Helper()
+	var out [][]byte
+	for _, n := range names {
+		out = append(out, image(t, s.volume(n)))
+	}
+	return out
+}
+
+func TestWhateverHappensAStandbyIsAtOneInstantOfItsGroup(t *testing.T) {
+	if *seed != 0 {
+		runGroupHistory(t, *seed)
+		return
+	}
+	for i := range *runs {
+		s := uint64(i + 1)
+		t.Run(fmt.Sprintf("seed %d", s), func(t *testing.T) {
+			t.Parallel()
+			runGroupHistory(t, s)
+		})
+	}
+}
+
+// runGroupHistory writes to a group while the link fails, agents are replaced and the mode changes; then the site is lost and the
+// standby takes over; then the old primary comes back as the new one's standby.
+func runGroupHistory(t *testing.T, seed uint64) {
+	t.Logf("replay with -storage.seed=%d", seed)
+	rng := rand.New(rand.NewPCG(seed, 2))
+	opts := Options{SyncTimeout: 50 * time.Millisecond, LinkTimeout: 300 * time.Millisecond, Backoff: time.Millisecond}
+	west, east := newSite(t, opts), newSite(t, opts)
+	ctx := within(t, time.Minute)
+	names := []string{"shop.root", "shop.log", "shop.data"}[:1+rng.IntN(3)]
+	volumes := specs(t, names, rng)
+	for _, v := range volumes {
+		_, err := west.get().Create(ctx, v, 1)
+		must(t, err)
+	}
+	h := &groupHistory{}
+	guests, stop := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer stop()
+	for range 1 + rng.IntN(3) {
+		own := rand.New(rand.NewPCG(rng.Uint64(), rng.Uint64()))
+		wg.Go(func() { h.guest(guests, t, west, names, own) })
+	}
+	_, err := east.get().CreateStandby(ctx, "shop", volumes, 1)
+	must(t, err)
+	var quiet atomic.Bool
+	dial := east.standbyDialer("shop", faults(rng, &quiet))
+	spec := GroupSpec{
+		Name: "shop", Volumes: names, Epoch: 1, Mode: ModeAsync,
+		Limits: Limits{Interval: time.Duration(1+rng.IntN(10)) * time.Millisecond, Strict: true, Bytes: int64(1+rng.IntN(64)) << 16},
+	}
+	g, err := west.get().Protect(ctx, spec, dial)
+	must(t, err)
+	for range 3 + rng.IntN(8) {
+		switch rng.IntN(7) {
+		case 0:
+			east.restart()
+		case 1:
+			west.restart()
+			g, err = west.get().Protect(ctx, spec, dial)
+			must(t, err)
+		case 2:
+			if b, err := east.get().Standby("shop"); err == nil && b.Status().Complete {
+				if _, err := b.Keep(ctx, fmt.Sprint("cut", rng.IntN(5)), 0); err != nil {
+					t.Fatal(err)
+				}
+			}
+		case 3, 4:
+			spec.Mode = []string{ModeAsync, ModeFlush, ModeSync, ModeLocal}[rng.IntN(4)]
+			short, cancel := context.WithTimeout(ctx, time.Duration(rng.IntN(100))*time.Millisecond)
+			_ = g.SetMode(short, spec.Mode)
+			cancel()
+		default:
+			time.Sleep(time.Duration(rng.IntN(20)) * time.Millisecond) // let it run on; nothing is waited for
+		}
+	}
+	if rng.IntN(2) == 0 {
+		quiet.Store(true)
+		if spec.Mode != ModeLocal {
+			must(t, g.Drain(ctx))
+		}
+	}
+	if rng.IntN(2) == 0 { // promises are made until the end
+		quiet.Store(true)
+		must(t, g.SetMode(ctx, []string{ModeFlush, ModeSync}[rng.IntN(2)]))
+		time.Sleep(time.Duration(rng.IntN(30)) * time.Millisecond) // let it run on; nothing is waited for
+	}
+	lost := rng.IntN(2) == 0
+	if lost { // the site is lost with everything under way
+		must(t, west.get().Close())
+	}
+	stop()
+	wg.Wait()
+	if rng.IntN(2) == 0 {
+		east.restart()
+	}
+	b, err := east.get().Standby("shop")
+	must(t, err)
+	complete := b.Status().Complete
+	cuts, err := b.Cuts()
+	must(t, err)
+	for _, c := range cuts {
+		must(t, checkCut(h, b, c.Name, volumes))
+	}
+	err = b.Promote(ctx, 2)
+	if !complete {
+		wants(t, "promotion without a consistent point", err, ErrIncomplete)
+		if lost {
+			west.open()
+		}
+		return
+	}
+	must(t, err)
+	if rng.IntN(2) == 0 {
+		east.restart()
+	}
+	must(t, h.check(images(t, east, names), true))
+	if lost {
+		west.open()
+	}
+	comeBack(t, ctx, rng, west, east, names)
+}
+
+// checkCut demands that a cut is an instant too.
+func checkCut(h *groupHistory, b *Standby, name string, volumes []Spec) error {
+	var all [][]byte
+	for _, v := range volumes {
+		view, err := b.OpenCut(name, v.Name)
+		if err != nil {
+			return err
+		}
+		p := make([]byte, v.Size)
+		if err := view.ReadAt(context.Background(), p, 0); err != nil {
+			return err
+		}
+		all = append(all, p)
+		if err := view.Close(); err != nil {
+			return err
+		}
+	}
+	if err := h.check(all, false); err != nil {
+		return fmt.Errorf("cut %s: %w", name, err)
+	}
+	return nil
+}
+
+// comeBack has the old primary become the standby of the new one, which is written to meanwhile.
+func comeBack(t *testing.T, ctx context.Context, rng *rand.Rand, west, east *site, names []string) {
+	t.Helper()
+	before := images(t, west, names)
+	b, err := west.get().Demote(ctx, "shop", names, 2, "demoted", 0)
+	must(t, err)
+	var quiet atomic.Bool
+	g, err := east.get().Protect(ctx, GroupSpec{Name: "shop", Volumes: names, Epoch: 2, Mode: ModeAsync}, west.standbyDialer("shop", faults(rng, &quiet)))
+	must(t, err)
+	for range 50 {
+		v := east.volume(names[rng.IntN(len(names))])
+		must(t, client{v}.WriteAt(ctx, []byte("the other way"), rng.Int64N(v.size-16), false))
+	}
+	must(t, g.SetMode(ctx, ModeSync), g.Drain(ctx), b.journal.Settle())
+	for i, name := range names {
+		if !bytes.Equal(image(t, east.volume(name)), image(t, west.volume(name))) {
+			t.Fatalf("on the way back volume %s differs", name)
+		}
+		view, err := b.OpenCut("demoted", name)
+		must(t, err)
+		p := make([]byte, len(before[i]))
+		must(t, view.ReadAt(ctx, p, 0), view.Close())
+		if !bytes.Equal(p, before[i]) {
+			t.Fatalf("what volume %s held before it was demoted is lost", name)
+		}
+	}
+}

@@ -1,0 +1,339 @@
+package storage
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/zeebo/xxh3"
+
+	"github.com/godwit-project/godwit/storage/wire"
+)
+
+// askRun is how much is asked about at once, in bytes; a multiple of a block.
+const askRun = 1 << 20
+
+// send ships one epoch after the other until the link breaks.
+func (g *Group) send(l *groupLink) error {
+	buf := make([]byte, askRun)
+	for {
+		for _, m := range g.members {
+			if err := m.empty(); err != nil {
+				return err
+			}
+		}
+		number, cut, keeps, err := g.nextCut(l)
+		if err != nil {
+			return err
+		}
+		l.frames, l.content = 0, 0
+		if err := g.put(l, wire.Header{Type: wire.TypeBegin, Offset: number}, nil); err != nil {
+			return err
+		}
+		for i := range g.members {
+			if err := g.compare(l, i, buf); err != nil {
+				return err
+			}
+		}
+		for i := range g.members {
+			if err := g.handOver(l, i, buf[:frameRun]); err != nil {
+				return err
+			}
+		}
+		c := wire.Commit{Time: uint64(cut.UnixNano()), Frames: l.frames, Content: l.content}
+		if err := g.put(l, wire.Header{Type: wire.TypeCommit, Offset: number}, c.Append(nil)); err != nil {
+			return err
+		}
+		for _, k := range keeps {
+			if err := g.put(l, wire.Header{Type: wire.TypeKeep}, wire.AppendKeep(nil, k.seconds, k.name)); err != nil {
+				return err
+			}
+		}
+		if err := l.w.Flush(); err != nil {
+			return err
+		}
+		g.mu.Lock()
+		if !l.broken {
+			g.keeps = g.keeps[len(keeps):]
+			g.changed.Broadcast()
+		}
+		g.mu.Unlock()
+	}
+}
+
+// put sends a frame; the sender alone calls it.
+func (g *Group) put(l *groupLink, h wire.Header, content []byte) error {
+	l.seq++
+	h.Epoch, h.Seq = g.epoch, l.seq
+	if h.Type == wire.TypeData || h.Type == wire.TypeZero {
+		l.frames++
+	}
+	f := g.enc.Encode(h, content)
+	if h.Type == wire.TypeData || h.Type == wire.TypeZero {
+		l.content += uint64(h.Length)
+		if h.Type == wire.TypeData {
+			l.content += uint64(len(content))
+		}
+	}
+	g.mu.Lock()
+	g.shipped += int64(len(f.B))
+	if l.sent == l.taken {
+		l.moved = time.Now()
+	}
+	l.sent = l.seq
+	g.mu.Unlock()
+	_, err := l.w.Write(f.B)
+	f.Release()
+	return err
+}
+
+// nextCut waits until an epoch is due and cuts it over all volumes.
+func (g *Group) nextCut(l *groupLink) (number uint64, cut time.Time, keeps []keep, err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for {
+		if l.broken {
+			return 0, cut, nil, ErrLink
+		}
+		due, after := g.dueLocked(time.Now())
+		if due {
+			break
+		}
+		if after > 0 {
+			timer := time.AfterFunc(after, g.wake)
+			g.work.Wait()
+			timer.Stop()
+		} else {
+			g.work.Wait()
+		}
+	}
+	internal := g.tracker.Cut()
+	cut = time.Now()
+	first := g.firstWrite
+	if first.IsZero() {
+		first = cut
+	}
+	g.firstWrite = time.Time{}
+	g.cuts = append(g.cuts, cutEpoch{internal, first, cut})
+	return g.base + internal, cut, append([]keep(nil), g.keeps...), nil
+}
+
+// dueLocked says whether an epoch is to be cut now, or else after what time, 0 for when something happens.
+func (g *Group) dueLocked(now time.Time) (bool, time.Duration) {
+	current, written := g.tracker.Current()
+	switch {
+	case len(g.cuts) >= maxUnderway:
+		return false, 0
+	case g.wanted >= current || len(g.keeps) > 0:
+		return true, 0
+	case !written:
+		return false, 0
+	case g.firstWrite.IsZero():
+		g.firstWrite = now
+	case now.Sub(g.firstWrite) >= g.limits.Interval || g.tracker.Pending() >= fullEpoch && len(g.cuts) < 2:
+		return true, 0
+	}
+	return false, g.limits.Interval - now.Sub(g.firstWrite)
+}
+
+// question is a range whose hashes were asked for.
+type question struct{ off, length int64 }
+
+// compare asks for hashes of what the standby may have already, and takes out of the epoch what it has.
+func (g *Group) compare(l *groupLink, index int, buf []byte) error {
+	var asked []question
+	size := g.members[index].v.size
+	cursor := int64(0)
+	for {
+		for len(asked) < answers {
+			g.mu.Lock()
+			off, n := int64(0), int64(0)
+			if !l.broken && cursor < size {
+				off, n = g.tracker.Next(index, cursor, askRun, true)
+			}
+			g.mu.Unlock()
+			if n == 0 {
+				cursor = size
+				break
+			}
+			n = min(n, size-off)
+			if err := g.put(l, wire.Header{Type: wire.TypeAsk, Volume: uint16(index), Offset: uint64(off), Length: uint32(n)}, nil); err != nil {
+				return err
+			}
+			asked = append(asked, question{off, n})
+			cursor = off + n
+		}
+		if len(asked) == 0 {
+			return nil
+		}
+		if err := l.w.Flush(); err != nil {
+			return err
+		}
+		select {
+		case hashes := <-l.answers:
+			if err := g.judge(l, index, asked[0], hashes, buf); err != nil {
+				return err
+			}
+			asked = asked[1:]
+		case <-l.done:
+			return ErrLink
+		}
+	}
+}
+
+// judge compares one range.
+func (g *Group) judge(l *groupLink, index int, q question, hashes, buf []byte) error {
+	m := g.members[index]
+	held := m.v.ranges.lock(q.off, wholeBlocks(q.length))
+	defer m.v.ranges.unlock(held)
+	p := buf[:q.length]
+	if err := g.readOwed(l, m, p, q.off); err != nil {
+		return err
+	}
+	if int64(len(hashes)) != (q.length+wire.HashBlock-1)/wire.HashBlock*8 {
+		return fmt.Errorf("%w: %d bytes of hashes for a range of %d", wire.ErrCorrupt, len(hashes), q.length)
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if l.broken {
+		return ErrLink
+	}
+	for at := int64(0); at < q.length; at += wire.HashBlock {
+		block := p[at:min(at+wire.HashBlock, q.length)]
+		if binary.BigEndian.Uint64(hashes[at/wire.HashBlock*8:]) == xxh3.HashSeed(block, g.session) {
+			g.tracker.Handed(index, q.off+at, int64(len(block)))
+		} else if g.verifying != nil && g.tracker.Checked(index, q.off+at) {
+			g.verifying.differs(index, q.off+at, int64(len(block)))
+		}
+	}
+	g.tracker.Compared(index, q.off, q.length)
+	return nil
+}
+
+// handOver puts on the stream what the epoch owes of a volume.
+func (g *Group) handOver(l *groupLink, index int, buf []byte) error {
+	m := g.members[index]
+	cursor := int64(0)
+	for {
+		g.mu.Lock()
+		broken := l.broken
+		off, n := g.tracker.Next(index, cursor, wire.MaxZero, false)
+		g.mu.Unlock()
+		if broken {
+			return ErrLink
+		}
+		if n == 0 {
+			return nil
+		}
+		n = min(n, m.v.size-off)
+		done, err := g.handRun(l, m, off, n, buf)
+		if err != nil {
+			return err
+		}
+		cursor = off + done
+	}
+}
+
+// handRun puts the beginning of a run on the stream and returns how much of it that was; 0 means try again.
+func (g *Group) handRun(l *groupLink, m *member, off, n int64, buf []byte) (int64, error) {
+	hole, err := g.holeOwed(m, off, n)
+	if err != nil {
+		return 0, err
+	}
+	n = min(n, int64(len(buf)))
+	if hole > n {
+		n = hole
+	} else {
+		hole = 0
+	}
+	content, ok, err := g.takeRun(l, m, off, n, hole, buf)
+	if err != nil || !ok {
+		return 0, err
+	}
+	h := wire.Header{Type: wire.TypeData, Volume: uint16(m.index), Offset: uint64(off)}
+	if content == nil {
+		h.Type, h.Length = wire.TypeZero, uint32(n)
+	}
+	return n, g.put(l, h, content)
+}
+
+// takeRun reads what is owed of a range and counts it as handed over; nil is zeroes. Nobody waits for the network here: the range
+// is held.
+func (g *Group) takeRun(l *groupLink, m *member, off, n, hole int64, buf []byte) (content []byte, ok bool, err error) {
+	held := m.v.ranges.lock(off, wholeBlocks(n))
+	defer m.v.ranges.unlock(held)
+	if hole > 0 {
+		again, err := g.holeOwed(m, off, n)
+		if err != nil || again != hole {
+			return nil, false, err // someone wrote there meanwhile
+		}
+	} else {
+		content = buf[:n]
+		if err := g.readOwed(l, m, content, off); err != nil {
+			return nil, false, err
+		}
+		if isZero(content) {
+			content = nil
+		}
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if l.broken {
+		return nil, false, ErrLink
+	}
+	g.tracker.Handed(m.index, off, n)
+	return content, true, nil
+}
+
+// holeOwed returns how much from off on is owed as a hole, in whole blocks and at most n.
+func (g *Group) holeOwed(m *member, off, n int64) (int64, error) {
+	start, _, _, err := nextData(m.v.file, off, m.v.size)
+	if err != nil || start <= off {
+		return 0, err
+	}
+	hole := min(n, start-off)
+	if hole < n {
+		hole = hole / wire.HashBlock * wire.HashBlock
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if hole > 0 && g.tracker.AnyAside(m.index, off, hole) {
+		return 0, nil
+	}
+	return hole, nil
+}
+
+// readOwed reads what the epoch on its way owes of a range that is held: some of it may be aside.
+func (g *Group) readOwed(l *groupLink, m *member, p []byte, off int64) error {
+	for done := int64(0); done < int64(len(p)); {
+		g.mu.Lock()
+		if l.broken {
+			g.mu.Unlock()
+			return ErrLink
+		}
+		aside := g.tracker.IsAside(m.index, off+done)
+		end := done
+		for end < int64(len(p)) && g.tracker.IsAside(m.index, off+end) == aside {
+			end += wire.HashBlock
+		}
+		g.mu.Unlock()
+		end = min(end, int64(len(p)))
+		from := m.v.file
+		if aside {
+			from = m.aside
+		}
+		if _, err := from.ReadAt(p[done:end], off+done); err != nil {
+			if errors.Is(err, io.EOF) {
+				err = io.ErrUnexpectedEOF
+			}
+			return fmt.Errorf("read what is to be replicated: %w", err)
+		}
+		done = end
+	}
+	return nil
+}
+
+// wholeBlocks rounds a length up.
+func wholeBlocks(n int64) int64 { return (n + wire.HashBlock - 1) / wire.HashBlock * wire.HashBlock }

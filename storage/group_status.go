@@ -1,0 +1,88 @@
+package storage
+
+import "time"
+
+// GroupStatus is a snapshot of a group. Sizes are in bytes.
+type GroupStatus struct {
+	Name    string
+	Epoch   uint64
+	Volumes []string
+	// Wanted is the mode that was set, Mode the one that holds: flush and sync hold once all that was written before is at
+	// the standby, and fall back to async without it.
+	Wanted, Mode string
+	Connected    bool
+	// Lag is what the standby lacks, LagTime the age of the oldest write among it.
+	Lag     int64
+	LagTime time.Duration
+	// Point is the standby's last consistent point as far as it is known here, 0 for none, and PointTime when this end was
+	// there.
+	Point     uint64
+	PointTime time.Time
+	// Throttled is the number of writers that are being slowed at the bounds, Slowed how long writers were in all.
+	Throttled int
+	Slowed    time.Duration
+	// Overflow says that the link was down for so long that changes are only remembered.
+	Overflow bool
+	// Resyncing says that the standby is catching up; writers are not slowed meanwhile. Copied is what it has confirmed
+	// since the group began, found equal or shipped, and ETA, if it can be told, how long the rest takes.
+	Resyncing bool
+	Copied    int64
+	ETA       time.Duration
+	// Rate is the recent speed of that, bytes per second; Shipped what went over the link in all.
+	Rate    int64
+	Shipped int64
+	// Err is the last trouble, empty when all is well.
+	Err string
+}
+
+// Status is a snapshot.
+func (g *Group) Status() GroupStatus {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	st := GroupStatus{
+		Name: g.name, Epoch: g.epoch, Wanted: g.mode, Mode: g.actualLocked(), Connected: g.link != nil,
+		Lag: g.tracker.Pending(), LagTime: g.lagLocked(time.Now()), Point: g.point.number, PointTime: g.point.at,
+		Throttled: g.throttled, Slowed: g.slowed, Overflow: g.overflown,
+		Resyncing: g.tracker.CommittedTo() < g.catchUp, Copied: g.copied, Rate: g.rate.perSecond, Shipped: g.shipped,
+	}
+	for _, m := range g.members {
+		st.Volumes = append(st.Volumes, m.v.name)
+	}
+	if st.Rate > 0 {
+		st.ETA = time.Duration(float64(st.Lag) / float64(st.Rate) * float64(time.Second))
+	}
+	if g.trouble != nil {
+		st.Err = g.trouble.Error()
+	}
+	return st
+}
+
+// Groups reports on all groups of the store.
+func (s *Store) Groups() []GroupStatus {
+	s.mu.Lock()
+	groups := make([]*Group, 0, len(s.groups))
+	for _, g := range s.groups {
+		groups = append(groups, g)
+	}
+	s.mu.Unlock()
+	out := make([]GroupStatus, 0, len(groups))
+	for _, g := range groups {
+		out = append(out, g.Status())
+	}
+	return out
+}
+
+// Standbys reports on all standbys of the store.
+func (s *Store) Standbys() []StandbyStatus {
+	s.mu.Lock()
+	standbys := make([]*Standby, 0, len(s.standby))
+	for _, b := range s.standby {
+		standbys = append(standbys, b)
+	}
+	s.mu.Unlock()
+	out := make([]StandbyStatus, 0, len(standbys))
+	for _, b := range standbys {
+		out = append(out, b.Status())
+	}
+	return out
+}

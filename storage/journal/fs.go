@@ -1,0 +1,111 @@
+package journal
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// FS is the folder that a journal lives in. Names have no separators.
+type FS interface {
+	// Open opens a file for reading and writing, making it if create is set; else it must be there.
+	Open(name string, create bool) (File, error)
+	Rename(from, to string) error
+	Remove(name string) error
+	List() ([]string, error)
+	// Sync makes the names of the folder durable.
+	Sync() error
+}
+
+// File is one file of it.
+type File interface {
+	io.ReaderAt
+	io.WriterAt
+	io.Closer
+	Truncate(size int64) error
+	// Sync makes the content durable.
+	Sync() error
+}
+
+// Disk is the replica of one volume. ReadAt and WriteAt are within its size.
+type Disk interface {
+	io.ReaderAt
+	io.WriterAt
+	Size() int64
+	// Zero makes the range read as zeroes.
+	Zero(off, length int64) error
+	Sync() error
+}
+
+// Dir is the FS of a folder of the system.
+type Dir string
+
+// Open implements FS.
+func (d Dir) Open(name string, create bool) (File, error) {
+	flags := os.O_RDWR
+	if create {
+		flags |= os.O_CREATE
+	}
+	f, err := os.OpenFile(filepath.Join(string(d), name), flags, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	return osFile{f}, nil
+}
+
+// Rename implements FS.
+func (d Dir) Rename(from, to string) error {
+	return os.Rename(filepath.Join(string(d), from), filepath.Join(string(d), to))
+}
+
+// Remove implements FS; a file that is not there is a success.
+func (d Dir) Remove(name string) error {
+	if err := os.Remove(filepath.Join(string(d), name)); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// List implements FS.
+func (d Dir) List() ([]string, error) {
+	entries, err := os.ReadDir(string(d))
+	names := make([]string, 0, len(entries))
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names, err
+}
+
+// Sync implements FS.
+func (d Dir) Sync() error {
+	f, err := os.Open(string(d))
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+type osFile struct{ *os.File }
+
+// Sync is fdatasync: sizes are durable with it, times need not be.
+func (f osFile) Sync() error {
+	for {
+		if err := unix.Fdatasync(int(f.Fd())); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
+// readFull reads like ReadAt, taking what lies beyond the end of the file for zeroes.
+func readFull(f io.ReaderAt, p []byte, off int64) error {
+	n, err := f.ReadAt(p, off)
+	if errors.Is(err, io.EOF) {
+		clear(p[n:])
+		return nil
+	}
+	return err
+}

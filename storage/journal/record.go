@@ -1,0 +1,104 @@
+package journal
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/zeebo/xxh3"
+)
+
+// ErrDamaged means that what is on the disk is not what was written there.
+var ErrDamaged = errors.New("journal is damaged")
+
+// A record is a header of 48 bytes, big endian, and its payload:
+//
+//	offset size
+//	     0    4  magic "GWJ1"
+//	     4    1  kind: 1 data, 2 zeroes, 3 commit, 4 start of a file
+//	     5    1  zero
+//	     6    2  volume
+//	     8    8  epoch; in a start, the last one that was committed before this file
+//	    16    8  offset in the volume; in a commit, its time in Unix nanoseconds; in a start, a number drawn at random
+//	    24    8  length of the range; in a commit, the number of records before it in its epoch
+//	    32    4  length of the payload
+//	    36    4  zero
+//	    40    8  xxh3 of the payload, seeded with the xxh3 of the 40 bytes before, seeded with the checksum of the record before
+const (
+	recordSize = 48
+	magic      = 0x47574a31
+
+	kindData   = 1
+	kindZero   = 2
+	kindCommit = 3
+	kindStart  = 4
+
+	// maxPayload bounds a record, in bytes.
+	maxPayload = 4 << 20
+)
+
+type record struct {
+	kind    byte
+	vol     uint16
+	epoch   uint64
+	off     int64
+	length  int64
+	payload uint32
+	sum     uint64
+}
+
+// put writes the header with its checksum into b.
+func (r *record) put(b, payload []byte, before uint64) {
+	binary.BigEndian.PutUint32(b[0:], magic)
+	b[4], b[5] = r.kind, 0
+	binary.BigEndian.PutUint16(b[6:], r.vol)
+	binary.BigEndian.PutUint64(b[8:], r.epoch)
+	binary.BigEndian.PutUint64(b[16:], uint64(r.off))
+	binary.BigEndian.PutUint64(b[24:], uint64(r.length))
+	binary.BigEndian.PutUint32(b[32:], uint32(len(payload)))
+	binary.BigEndian.PutUint32(b[36:], 0)
+	r.sum = xxh3.HashSeed(payload, xxh3.HashSeed(b[:40], before))
+	binary.BigEndian.PutUint64(b[40:], r.sum)
+}
+
+// reader goes over the records of a file.
+type reader struct {
+	f      io.ReaderAt
+	pos    int64
+	sum    uint64 // of the last record
+	header [recordSize]byte
+	buf    []byte
+}
+
+// next reads one record; the payload is valid until the next call. An error is an ErrDamaged, or one of the disk.
+func (r *reader) next() (record, []byte, error) {
+	b := r.header[:]
+	if err := readFull(r.f, b, r.pos); err != nil {
+		return record{}, nil, err
+	}
+	rec := record{
+		kind: b[4], vol: binary.BigEndian.Uint16(b[6:]),
+		epoch:   binary.BigEndian.Uint64(b[8:]),
+		off:     int64(binary.BigEndian.Uint64(b[16:])),
+		length:  int64(binary.BigEndian.Uint64(b[24:])),
+		payload: binary.BigEndian.Uint32(b[32:]),
+		sum:     binary.BigEndian.Uint64(b[40:]),
+	}
+	if binary.BigEndian.Uint32(b) != magic || rec.kind < kindData || rec.kind > kindStart || rec.payload > maxPayload {
+		return rec, nil, fmt.Errorf("%w: no record at %d", ErrDamaged, r.pos)
+	}
+	if cap(r.buf) < int(rec.payload) {
+		r.buf = make([]byte, rec.payload)
+	}
+	p := r.buf[:rec.payload]
+	if err := readFull(r.f, p, r.pos+recordSize); err != nil {
+		return rec, nil, err
+	}
+	if xxh3.HashSeed(p, xxh3.HashSeed(b[:40], r.sum)) != rec.sum {
+		return rec, nil, fmt.Errorf("%w: wrong checksum of the record at %d", ErrDamaged, r.pos)
+	}
+	r.sum = rec.sum
+	r.pos += recordSize + int64(rec.payload)
+	return rec, p, nil
+}

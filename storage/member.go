@@ -1,0 +1,120 @@
+package storage
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"sync"
+
+	"github.com/godwit-project/godwit/storage/changes"
+)
+
+// member is a volume's place in its group. A volume that was in a group goes on to mark what is written, so that the group can be
+// taken up again after a restart.
+type member struct {
+	v     *Volume
+	marks *regions
+	group *Group // nil: only marks
+	index int
+	aside *os.File // content that the epoch on its way still owes, at its place
+	saved int64    // what was written to it since it was emptied, in bytes; under Group.mu
+}
+
+// newMember makes a member with an aside file that nobody else sees.
+func newMember(g *Group, v *Volume, index int, marks *regions) (*member, error) {
+	f, err := os.CreateTemp(v.dir, "aside-*")
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Remove(f.Name()); err != nil {
+		return nil, err
+	}
+	return &member{v: v, marks: marks, group: g, index: index, aside: f}, nil
+}
+
+// asideKept is what an aside file may hold of epochs that are over, in bytes: emptying it waits for the disk.
+const asideKept = 64 << 20
+
+// empty gives back what is aside, if it is much. No epoch may owe anything.
+func (m *member) empty() error {
+	m.group.mu.Lock()
+	much := m.saved > asideKept
+	if much {
+		m.saved = 0
+	}
+	m.group.mu.Unlock()
+	if much {
+		return m.aside.Truncate(0)
+	}
+	return nil
+}
+
+// copyBuffer is for copies of content that is about to be overwritten.
+var copyBuffer = sync.Pool{New: func() any { return new([frameRun]byte) }}
+
+// begin comes before every change of the volume, which holds the range in whole blocks. It returns the epoch that the change
+// belongs to.
+func (m *member) begin(off, length int64) uint64 {
+	g := m.group
+	if g == nil {
+		m.marks.Mark(off, length)
+		return 0
+	}
+	var few [8]changes.Span
+	g.mu.Lock()
+	number := g.markLocked(m.index, off, length)
+	spans := g.tracker.Owed(m.index, off, length, few[:0])
+	breaks := g.breaks
+	g.mu.Unlock()
+	for _, s := range spans {
+		err := m.save(s)
+		g.mu.Lock()
+		switch {
+		case breaks != g.breaks: // the epoch that owed it is given up
+		case err != nil:
+			g.breakLocked(g.link, fmt.Errorf("put aside what epoch %d of group %s owes: %w", number-1, g.name, err))
+		default:
+			g.tracker.Aside(m.index, s.Off, s.Length)
+			m.saved += s.Length
+		}
+		g.mu.Unlock()
+	}
+	return number
+}
+
+// save copies a range aside.
+func (m *member) save(s changes.Span) error {
+	buf := copyBuffer.Get().(*[frameRun]byte)
+	defer copyBuffer.Put(buf)
+	for done := int64(0); done < s.Length; {
+		p := buf[:min(s.Length-done, int64(len(buf)))]
+		if _, err := m.v.file.ReadAt(p, s.Off+done); err != nil {
+			return err
+		}
+		if _, err := m.aside.WriteAt(p, s.Off+done); err != nil {
+			return err
+		}
+		done += int64(len(p))
+	}
+	return nil
+}
+
+// admit slows a change down while the group's bounds are exceeded. It comes before the gate, so that nothing waits inside.
+func (m *member) admit(ctx context.Context) {
+	if m.group != nil {
+		m.group.throttle(ctx.Done())
+	}
+}
+
+// mirrors says that every change is to be on stable storage at both ends, and asks the other end for it, so that both work at the
+// same time.
+func (m *member) mirrors() bool {
+	return m.group != nil && m.group.mirrors()
+}
+
+// settled waits as the mode wants it: in sync mode for every change, in flush mode for one with FUA.
+func (m *member) settled(number uint64, fua bool) {
+	if m.group != nil {
+		m.group.settle(number, fua)
+	}
+}
