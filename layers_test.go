@@ -91,6 +91,11 @@ var rooms = map[string]room{
 		why: "runs the engine; it reaches participants by way of agents only, so that they may be anywhere",
 	},
 
+	"agent/dvshost": {
+		may: "dvs dvs/endpoint dvs/node dvs/wire server/process", tests: "examples",
+		why: "hosts WebAssembly processes on a node of the DVS, also without an agent around it: it knows neither controllers nor the store",
+	},
+
 	// The outside: what a user could have written.
 	"lab":           {may: "api api/godwit/v1 api/godwit/v1/godwitv1connect lab/link lab/namespace lab/probe", why: "uses the binary and the API, never the inside: it shows what a user gets"},
 	"lab/link":      {may: "lab/namespace", why: "a slow link, emulated"},
@@ -103,13 +108,17 @@ var rooms = map[string]room{
 	"lab/guest/image":        {why: "builds the guest's RAM disk"},
 	"lab/guest/cmd/mkinitrd": {may: "lab/guest/image", why: "its command line"},
 
+	"demo": {
+		may: "agent/dvshost api api/godwit/v1 dvs lab lab/probe", tests: "examples",
+		why: "a scenario as a user would play it; of the DVS a user has its library, and the client of a node that runs alone",
+	},
 	"bench":    {may: "api api/godwit/v1 lab lab/probe storage storage/nbd", why: "measures from outside; storage also by itself, as its peers are"},
 	"examples": {why: "builds the examples, for tests; they are customers' programs, and know nothing of Godwit but the ABI"},
 
 	"cmd/godwit": {
-		may:   "agent api api/godwit/v1 cluster cluster/identity controller demo lab lab/probe storage/disk storage/disk/vfs storage/nbd wan",
+		may:   "agent agent/dvshost api api/godwit/v1 cluster cluster/identity controller demo lab lab/probe storage/disk storage/disk/vfs storage/nbd wan",
 		why:   "parses, constructs, prints: no logic; of the participants it serves a file alone, for other people's tools",
-		tests: "api/godwit/v1/godwitv1connect",
+		tests: "api/godwit/v1/godwitv1connect examples",
 	},
 	"scripts/testreport": {why: "reads test output"},
 }
