@@ -63,8 +63,17 @@ func (m *migrations) start(ctx context.Context, req *pb.MigrateRequest) (*pb.Mig
 	if req.GetDryRun() {
 		return viewMigration(rec, nil, time.Now())
 	}
+	if err := m.services.unreplicate(ctx, req.GetService()); err != nil {
+		return nil, err
+	}
+	// With its replication a record changes, and with the replica the room at a host.
+	if rec, unchanged, err = m.plan(ctx, req); err != nil {
+		m.services.reconcile(req.GetService())
+		return nil, err
+	}
 	name, err := m.claim(ctx, &rec, unchanged)
 	if err != nil {
+		m.services.reconcile(req.GetService())
 		return nil, err
 	}
 	if err := m.run(ctx, name, false); err != nil {
