@@ -56,7 +56,7 @@ func (m *migrations) resume(ctx context.Context) error {
 // start checks everything that can be known beforehand, then stores the migration and lets it run. With dryRun it only
 // says what would be done.
 func (m *migrations) start(ctx context.Context, req *pb.MigrateRequest) (*pb.Migration, error) {
-	rec, unchanged, err := m.plan(ctx, req)
+	rec, _, err := m.plan(ctx, req)
 	if err != nil {
 		return nil, err
 	}
@@ -67,7 +67,8 @@ func (m *migrations) start(ctx context.Context, req *pb.MigrateRequest) (*pb.Mig
 		return nil, err
 	}
 	// With its replication a record changes, and with the replica the room at a host.
-	if rec, unchanged, err = m.plan(ctx, req); err != nil {
+	rec, unchanged, err := m.plan(ctx, req)
+	if err != nil {
 		m.services.reconcile(req.GetService())
 		return nil, err
 	}
