@@ -45,6 +45,10 @@ type worker interface {
 	// start makes this agent's part of a service run here, stop removes it.
 	start(ctx context.Context, s *pb.StartService) error
 	stop(ctx context.Context, s *pb.StopService) error
+	// replicate makes, changes or ends this agent's end of a standing replication.
+	replicate(ctx context.Context, r *pb.ReplicateService) error
+	// volume does what an operator asks of a service's volumes.
+	volume(ctx context.Context, t *pb.VolumeTask, report func(*pb.TaskProgress)) (*pb.VolumeResult, error)
 	// observe says what is true of a service here.
 	observe(ctx context.Context, service string) *pb.Holding
 	// facts says what this machine has.

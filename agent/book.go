@@ -25,6 +25,10 @@ type entry struct {
 	Spec json.RawMessage `json:"spec,omitempty"`
 	// Imported are the volumes whose image is in.
 	Imported []string `json:"imported,omitempty"`
+	// Replication is the protojson of the ReplicateService that this host has a part in; nil when it has none.
+	Replication json.RawMessage `json:"replication,omitempty"`
+	// Serial is the highest of ReplicateServices seen, and of what ended them.
+	Serial uint64 `json:"serial,omitempty"`
 	// Figures of the steps of Journal.Epoch that are done: protojson of StepFigures.
 	Figures map[migration.StepID]json.RawMessage `json:"figures,omitempty"`
 }

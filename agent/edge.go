@@ -17,6 +17,9 @@ import (
 // quiet is how long a tunnel must carry nothing before it counts as idle.
 const quiet = time.Second
 
+// errNoVolumes refuses what is for hosts.
+var errNoVolumes = errors.New("an edge has no volumes")
+
 // edge is a site's router: tunnel, switch and routes.
 type edge struct {
 	net    *network.Edge
@@ -79,6 +82,12 @@ func (e *edge) attached(service string) bool {
 
 func (e *edge) stop(ctx context.Context, s *pb.StopService) error {
 	return e.net.Detach(ctx, s.GetService(), s.GetEpoch())
+}
+
+func (e *edge) replicate(context.Context, *pb.ReplicateService) error { return errNoVolumes }
+
+func (e *edge) volume(context.Context, *pb.VolumeTask, func(*pb.TaskProgress)) (*pb.VolumeResult, error) {
+	return nil, errNoVolumes
 }
 
 func placement(spec *pb.ServiceSpec, at *pb.Place, epoch uint64) (network.Placement, error) {

@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
@@ -82,6 +81,7 @@ func openHost(ctx context.Context, c hostConfig) (_ *host, err error) {
 		return nil, err
 	}
 	h.unwatch = h.platform.Watch(h.changed)
+	h.resumeReplication(ctx)
 	return h, nil
 }
 
@@ -214,6 +214,9 @@ func (h *host) stop(ctx context.Context, s *pb.StopService) error {
 	if err := h.net.Detach(ctx, name); err != nil {
 		return err
 	}
+	if err := h.endReplication(ctx, name, s.GetEpoch()); err != nil {
+		return err
+	}
 	for _, v := range s.GetSpec().GetVolumes() {
 		if err := h.store.Delete(ctx, volumeName(name, v), s.GetEpoch()); err != nil {
 			return err
@@ -230,15 +233,7 @@ func (h *host) observe(ctx context.Context, service string) *pb.Holding {
 	if st, err := h.platform.Status(ctx, service); err == nil {
 		holding.Server = st.State
 	}
-	for _, v := range h.store.Volumes() {
-		owner, _, _ := strings.Cut(v.Name, ".")
-		if owner != service {
-			continue
-		}
-		holding.Volumes = append(holding.Volumes, &pb.Volume{
-			Name: v.Name, Service: service, Size: v.Size, Allocated: v.Allocated, Role: v.Role, Mode: v.Mode, Epoch: v.Epoch, Lag: v.Dirty,
-		})
-	}
+	holding.Volumes = h.volumes(service)
 	if holding.Server == server.StateAbsent && len(holding.Volumes) == 0 {
 		return nil
 	}

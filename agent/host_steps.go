@@ -26,7 +26,7 @@ type hostStep func(h *host, ctx context.Context, s *pb.MigrationStep, report fun
 // hostSteps is everything that a host can be asked in a migration.
 var hostSteps = map[migration.StepID]hostStep{
 	"storage/destination/prepare": (*host).prepareReplicas,
-	"storage/source/prepare":      (*host).replicate,
+	"storage/source/prepare":      (*host).replicateVolumes,
 	"storage/source/converge":     (*host).convergeVolumes,
 	"storage/source/synchronize":  (*host).synchronizeVolumes,
 	"storage/source/quiesce":      (*host).fenceVolumes,
@@ -94,7 +94,7 @@ func (h *host) prepareReplicas(ctx context.Context, s *pb.MigrationStep, _ func(
 	return nil, nil
 }
 
-func (h *host) replicate(ctx context.Context, s *pb.MigrationStep, _ func(*pb.TaskProgress)) (*pb.StepFigures, error) {
+func (h *host) replicateVolumes(ctx context.Context, s *pb.MigrationStep, _ func(*pb.TaskProgress)) (*pb.StepFigures, error) {
 	return nil, h.eachVolume(ctx, s, func(ctx context.Context, v *storage.Volume) error {
 		return v.Replicate(ctx, s.GetEpoch(), h.dialTo(s, streamVolume, v.Status().Name, wan.Sync))
 	})

@@ -14,11 +14,16 @@ const (
 	streamClock  = "clock"  // nothing: its opening compares the clocks
 	streamMemory = "memory" // QEMU's migration stream
 	streamVolume = "volume" // replication of the volume that is named
+	streamGroup  = "group"  // standing replication of all volumes of the service
 	streamCheck  = "check"  // comparison of the memory that was handed over
 )
 
-// accept lets in the streams of the attempt that this host is the destination of, and no others.
-func (h *host) accept(_ context.Context, hello wan.Hello, _ tls.ConnectionState) (func(context.Context, *wan.Stream), error) {
+// accept lets in the streams of the attempt that this host is the destination of, those of the standbys that are here, and no
+// others.
+func (h *host) accept(ctx context.Context, hello wan.Hello, state tls.ConnectionState) (func(context.Context, *wan.Stream), error) {
+	if hello.Kind == streamGroup {
+		return h.acceptGroup(ctx, hello, state)
+	}
 	if !h.undecided(hello) {
 		return nil, fmt.Errorf("no stream of service %s is expected here for epoch %d", hello.Service, hello.Epoch)
 	}

@@ -112,6 +112,10 @@ func (t *tasks) take(ctx context.Context, m *pb.SessionResponse) {
 		t.spawn(func() { t.answer(m.GetId(), nil, false, t.start(task.Start)) })
 	case *pb.SessionResponse_Stop:
 		t.spawn(func() { t.answer(m.GetId(), nil, false, t.stop(task.Stop)) })
+	case *pb.SessionResponse_Replicate:
+		t.spawn(func() { t.answer(m.GetId(), nil, false, t.replicate(task.Replicate)) })
+	case *pb.SessionResponse_Volume:
+		t.spawn(func() { t.volume(m.GetId(), task.Volume) })
 	default:
 		t.answer(m.GetId(), nil, true, fmt.Errorf("task %T is not known here: install the same godwit everywhere", task))
 	}
@@ -301,7 +305,42 @@ func (t *tasks) stop(s *pb.StopService) error {
 		return err
 	}
 	return t.book.change(s.GetService(), true, func(e *entry) error {
-		*e = entry{Journal: migration.Journal{Epoch: max(e.Journal.Epoch, s.GetEpoch()), Decision: migration.DecisionAbort}}
+		*e = entry{
+			Journal: migration.Journal{Epoch: max(e.Journal.Epoch, s.GetEpoch()), Decision: migration.DecisionAbort},
+			Serial:  max(e.Serial, s.GetEpoch()),
+		}
 		return nil
 	})
+}
+
+// replicate passes the newest wish on, and no older one.
+func (t *tasks) replicate(r *pb.ReplicateService) error {
+	name := r.GetService().GetName()
+	st := t.of(name)
+	st.placing.Lock()
+	defer st.placing.Unlock()
+	err := t.book.change(name, true, func(e *entry) error {
+		if r.GetSerial() < e.Serial {
+			return fmt.Errorf("replication of %s refused: wish %d is over, %d has been seen since", name, r.GetSerial(), e.Serial)
+		}
+		e.Serial = r.GetSerial()
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return t.worker.replicate(t.ctx, r)
+}
+
+// volume carries out what an operator asks, and answers with what it found.
+func (t *tasks) volume(id uint64, v *pb.VolumeTask) {
+	result, err := t.worker.volume(t.ctx, v, func(p *pb.TaskProgress) {
+		p.Id = id
+		t.send(&pb.SessionRequest{Message: &pb.SessionRequest_Progress{Progress: p}})
+	})
+	r := &pb.TaskResult{Id: id, Volume: result}
+	if err != nil {
+		r.Error = err.Error()
+	}
+	t.send(&pb.SessionRequest{Message: &pb.SessionRequest_Result{Result: r}})
 }

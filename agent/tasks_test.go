@@ -94,6 +94,14 @@ func (w *fakeWorker) start(_ context.Context, s *pb.StartService) error {
 func (w *fakeWorker) stop(_ context.Context, s *pb.StopService) error {
 	return w.place("stop", s.GetEpoch())
 }
+
+func (w *fakeWorker) replicate(_ context.Context, r *pb.ReplicateService) error {
+	return w.place("replicate", r.GetSerial())
+}
+
+func (w *fakeWorker) volume(context.Context, *pb.VolumeTask, func(*pb.TaskProgress)) (*pb.VolumeResult, error) {
+	return nil, w.place("volume", 0)
+}
 func (w *fakeWorker) observe(context.Context, string) *pb.Holding { return nil }
 func (w *fakeWorker) facts(context.Context) *pb.HostFacts         { return nil }
 func (w *fakeWorker) volatile(id migration.StepID) bool           { return id == replicates || id == converge }

@@ -101,7 +101,7 @@ func TestManifestErrorsNamePlaceFieldAndCause(t *testing.T) {
 		"bad missing kind":        {with("kind: Service\n", ""), `m:1:1: kind: is missing`},
 		"bad missing name":        {with("name: shop\n", ""), `m:1:1: name: is missing`},
 		"bad missing memory":      {with("memory: 256MiB, ", ""), `m:4:9: server.memory: is missing`},
-		"bad unknown field":       {shop + "replicas: 3\n", `m:7:1: replicas: unknown field: there are kind, name, site, network, server, volumes, addresses, status`},
+		"bad unknown field":       {shop + "replicas: 3\n", `m:7:1: replicas: unknown field: there are kind, name, site, network, server, volumes, addresses, storage, status`},
 		"bad spelling":            {with("addresses:", "adresses:"), `m:6:1: adresses: unknown field: did you mean addresses?`},
 		"bad letters":             {with("commandLine:", "commandline:"), `m:4:71: server.commandline: unknown field: did you mean commandLine?`},
 		"bad double field":        {shop + "site: east\n", `m:7:1: site: stands here twice`},
@@ -131,7 +131,7 @@ func TestManifestErrorsNamePlaceFieldAndCause(t *testing.T) {
 		"bad tag":                 {with("name: shop", "name: !!str shop"), `m:2:7: name: want a string, got a tag, which Godwit's manifests do not have`},
 		"bad mac":                 {with("cpus: 1", "mac: '01:00:00:00:00:00'"), `m:4:15: server.mac: "01:00:00:00:00:00" is no unicast MAC address, such as 52:54:00:12:34:56`},
 		"bad two of one name":     {shop + "---\n" + shop, `m:8:1: name: service "shop" stands in this manifest twice`},
-		"bad several, all named":  {"kind: Service\nsite: West\nserver: {cpus: x, memory: 1}\nfoo: 1\n", "m:1:1: name: is missing\nm:2:7: site: \"West\" is no name: want up to 40 of a-z, 0-9 and - with a letter or a digit at both ends\nm:3:9: server.kernel: is missing, and there is no volume to boot from\nm:3:16: server.cpus: want a whole number, got the string \"x\"\nm:3:27: server.memory: want at least 16 MiB, got 1 B\nm:4:1: foo: unknown field: there are kind, name, site, network, server, volumes, addresses, status"},
+		"bad several, all named":  {"kind: Service\nsite: West\nserver: {cpus: x, memory: 1}\nfoo: 1\n", "m:1:1: name: is missing\nm:2:7: site: \"West\" is no name: want up to 40 of a-z, 0-9 and - with a letter or a digit at both ends\nm:3:9: server.kernel: is missing, and there is no volume to boot from\nm:3:16: server.cpus: want a whole number, got the string \"x\"\nm:3:27: server.memory: want at least 16 MiB, got 1 B\nm:4:1: foo: unknown field: there are kind, name, site, network, server, volumes, addresses, storage, status"},
 		"bad in the 2nd document": {shop + "---\nkind: Service\nname: x\n", "m:8:1: site: is missing\nm:8:1: server: is missing"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -40,6 +40,7 @@ func (d *decoder) service(node ast.Node) *godwitv1.ServiceSpec {
 			spec.Volumes = d.volumes(node, path)
 		}},
 		{name: "addresses", read: func(node ast.Node, path string) { spec.Addresses = d.addresses(node, path) }},
+		{name: "storage", read: func(node ast.Node, path string) { spec.Storage = d.storage(node, path) }},
 		// What 'godwit get -o yaml' printed may be applied again; the status is Godwit's to say.
 		{name: "status", read: func(ast.Node, string) {}},
 	})

@@ -70,6 +70,7 @@ type ServiceView struct {
 	Server    ServerView       `json:"server"`
 	Volumes   []VolumeSpecView `json:"volumes"`
 	Addresses []string         `json:"addresses"`
+	Storage   *StorageView     `json:"storage,omitempty"`
 	Status    StatusView       `json:"status"`
 }
 
@@ -92,6 +93,14 @@ type VolumeSpecView struct {
 	Image string `json:"image,omitempty"`
 }
 
+// StorageView is a StorageSpec, as a manifest has it.
+type StorageView struct {
+	ReplicateTo string `json:"replicateTo"`
+	Mode        string `json:"mode"`
+	MaxLag      string `json:"maxLag,omitempty"`
+	MaxLagBytes int64  `json:"maxLagBytes,omitempty"`
+}
+
 // StatusView is a ServiceStatus.
 type StatusView struct {
 	Phase     string `json:"phase"`
@@ -100,6 +109,10 @@ type StatusView struct {
 	Epoch     uint64 `json:"epoch"`
 	Message   string `json:"message"`
 	Migration string `json:"migration"`
+	// ReplicaSite and ReplicaHost are where the standing replica of the volumes is, ReplicaError why it is not as asked.
+	ReplicaSite  string `json:"replicaSite"`
+	ReplicaHost  string `json:"replicaHost"`
+	ReplicaError string `json:"replicaError"`
 }
 
 // VolumeView is a Volume.
@@ -115,6 +128,26 @@ type VolumeView struct {
 	Mode      string `json:"mode"`
 	Epoch     uint64 `json:"epoch"`
 	Lag       int64  `json:"lag"`
+	// From here on: of a standing replication, all volumes of the service together; see docs/cli-json.md.
+	Wanted    string  `json:"wanted"`
+	LagMs     float64 `json:"lagMs"`
+	Point     uint64  `json:"point"`
+	PointTime string  `json:"pointTime,omitempty"`
+	Complete  bool    `json:"complete"`
+	Connected bool    `json:"connected"`
+	Throttled int32   `json:"throttled"`
+	SlowedMs  float64 `json:"slowedMs"`
+	Overflow  bool    `json:"overflow"`
+	Resyncing bool    `json:"resyncing"`
+	Copied    int64   `json:"copied"`
+	Rate      int64   `json:"rate"`
+	EtaMs     float64 `json:"etaMs"`
+	Shipped   int64   `json:"shipped"`
+	Backlog   int64   `json:"backlog"`
+	Tail      int64   `json:"tail"`
+	Path      string  `json:"path"`
+	Clients   int32   `json:"clients"`
+	Error     string  `json:"error"`
 }
 
 // View returns the view of an object, or nil for an object of a kind that this version does not know.
@@ -167,10 +200,17 @@ func ViewService(service *godwitv1.Service) ServiceView {
 		Status: StatusView{
 			Phase: status.GetPhase(), Site: status.GetSite(), Host: status.GetHost(), Epoch: status.GetEpoch(),
 			Message: status.GetMessage(), Migration: status.GetMigration(),
+			ReplicaSite: status.GetReplicaSite(), ReplicaHost: status.GetReplicaHost(), ReplicaError: status.GetReplicaError(),
 		},
 	}
 	for _, volume := range spec.GetVolumes() {
 		out.Volumes = append(out.Volumes, VolumeSpecView{Name: volume.GetName(), Size: volume.GetSize(), Image: volume.GetImage()})
+	}
+	if s := spec.GetStorage(); s != nil {
+		out.Storage = &StorageView{ReplicateTo: s.GetReplicateTo(), Mode: s.GetMode(), MaxLagBytes: s.GetMaxLagBytes()}
+		if s.GetMaxLagMs() != 0 {
+			out.Storage.MaxLag = (time.Duration(s.GetMaxLagMs()) * time.Millisecond).String()
+		}
 	}
 	return out
 }
@@ -213,6 +253,11 @@ func volumeView(volume *godwitv1.Volume) VolumeView {
 		Kind: "Volume", Name: volume.GetName(), Service: volume.GetService(), Site: volume.GetSite(), Host: volume.GetHost(),
 		Size: volume.GetSize(), Allocated: volume.GetAllocated(), Role: volume.GetRole(), Mode: volume.GetMode(),
 		Epoch: volume.GetEpoch(), Lag: volume.GetLag(),
+		Wanted: volume.GetWanted(), LagMs: volume.GetLagMs(), Point: volume.GetPoint(), PointTime: timeText(volume.GetPointTime()),
+		Complete: volume.GetComplete(), Connected: volume.GetConnected(), Throttled: volume.GetThrottled(), SlowedMs: volume.GetSlowedMs(),
+		Overflow: volume.GetOverflow(), Resyncing: volume.GetResyncing(), Copied: volume.GetCopied(), Rate: volume.GetRate(),
+		EtaMs: volume.GetEtaMs(), Shipped: volume.GetShipped(), Backlog: volume.GetBacklog(), Tail: volume.GetTail(),
+		Path: volume.GetPath(), Clients: volume.GetClients(), Error: volume.GetError(),
 	}
 }
 

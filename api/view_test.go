@@ -68,14 +68,17 @@ func TestTheViewsOfJSONKeepTheirFields(t *testing.T) {
 			&godwitv1.Object{Kind: &godwitv1.Object_Service{Service: &godwitv1.Service{Spec: &godwitv1.ServiceSpec{
 				Server:  &godwitv1.ServerSpec{Kernel: "k", Initrd: "i", CommandLine: "c", MachineType: "m", CpuModel: "c", Mac: "m"},
 				Volumes: []*godwitv1.VolumeSpec{{Image: "i"}},
+				Storage: &godwitv1.StorageSpec{MaxLagMs: 1, MaxLagBytes: 1},
 			}}}},
 			"addresses kind name network server server.commandLine server.cpuModel server.cpus server.initrd server.kernel server.mac " +
 				"server.machineType server.memory site status status.epoch status.host status.message status.migration status.phase " +
-				"status.site volumes volumes.image volumes.name volumes.size",
+				"status.replicaError status.replicaHost status.replicaSite status.site storage storage.maxLag storage.maxLagBytes storage.mode " +
+				"storage.replicateTo volumes volumes.image volumes.name volumes.size",
 		},
 		"volume": {
-			&godwitv1.Object{Kind: &godwitv1.Object_Volume{Volume: &godwitv1.Volume{}}},
-			"allocated epoch host kind lag mode name role service site size",
+			&godwitv1.Object{Kind: &godwitv1.Object_Volume{Volume: &godwitv1.Volume{PointTime: now}}},
+			"allocated backlog clients complete connected copied epoch error etaMs host kind lag lagMs mode name overflow path point pointTime " +
+				"rate resyncing role service shipped site size slowedMs tail throttled wanted",
 		},
 		"migration": {
 			&godwitv1.Object{Kind: &godwitv1.Object_Migration{Migration: &godwitv1.Migration{
@@ -113,6 +116,7 @@ func TestAPrintedServiceCanBeAppliedAgain(t *testing.T) {
 		Name: "shop", Site: "west", Network: "default", Addresses: []string{"203.0.113.10"},
 		Server:  &godwitv1.ServerSpec{Cpus: 2, Memory: 256 << 20, Kernel: "b3-" + strings.Repeat("ab", 32), MachineType: "q35", Mac: "52:54:00:00:00:01"},
 		Volumes: []*godwitv1.VolumeSpec{{Name: "root", Size: 1 << 30}},
+		Storage: &godwitv1.StorageSpec{ReplicateTo: "east", Mode: "flush", MaxLagMs: 5500, MaxLagBytes: 64 << 20},
 	}
 	for name, write := range map[string]func(w *bytes.Buffer, view any) error{
 		"YAML": func(w *bytes.Buffer, view any) error { return WriteYAML(w, view) },

@@ -255,7 +255,10 @@ func (f *front) listServices(ctx context.Context) ([]*pb.Object, error) {
 		if err != nil {
 			return nil, fmt.Errorf("owner of service %s: %w", spec.GetName(), err)
 		}
-		status := &pb.ServiceStatus{Phase: r.Phase, Site: owner.Site, Host: owner.Host, Epoch: owner.Epoch, Message: r.Message}
+		status := &pb.ServiceStatus{
+			Phase: r.Phase, Site: owner.Site, Host: owner.Host, Epoch: owner.Epoch, Message: r.Message,
+			ReplicaSite: r.Replica.Site, ReplicaHost: r.Replica.Host, ReplicaError: r.Replica.Error,
+		}
 		if o, err := s.store.Get(ctx, activePrefix+spec.GetName()); err == nil {
 			status.Phase, status.Migration = "migrating", string(o.Value)
 		}

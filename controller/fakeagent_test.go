@@ -196,6 +196,11 @@ func (a *fakeAgent) carryOut(ctx context.Context, s *fakeSession, m *pb.SessionR
 		if err = a.pass(ctx, "start"); err == nil && a.kind == "host" {
 			a.holds(task.Start.GetService().GetName(), "running")
 		}
+	case *pb.SessionResponse_Replicate:
+		err = a.pass(ctx, "replicate "+task.Replicate.GetRole().String())
+	case *pb.SessionResponse_Volume:
+		err = a.pass(ctx, task.Volume.GetVerb().String())
+		r.Volume = &pb.VolumeResult{Compared: 7}
 	case *pb.SessionResponse_Stop:
 		if err = a.pass(ctx, "stop"); err == nil {
 			err = a.stale(task.Stop)

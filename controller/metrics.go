@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	pb "github.com/godwit-project/godwit/api/godwit/v1"
 	"github.com/godwit-project/godwit/cluster/identity"
 	"github.com/godwit-project/godwit/migration"
 )
@@ -80,13 +81,51 @@ var (
 	agentUp = prometheus.NewDesc("godwit_agent_up", "1 while the agent has a session.", []string{"agent", "kind", "site"}, nil)
 	service = prometheus.NewDesc("godwit_service_info", "1 for each service, with where and how it is.", []string{"service", "site", "host", "phase"}, nil)
 	lag     = prometheus.NewDesc("godwit_volume_lag_bytes", "What the replica of a volume does not have yet.", []string{"volume", "site", "role", "mode"}, nil)
+
+	lagSeconds  = volumeGauge("lag_seconds", "Age of the oldest write that the standing replica does not have.")
+	volumePoint = volumeGauge("point_timestamp_seconds", "When the primary was where its standing replica is; 0 while there is no such point.")
+	connected   = volumeGauge("replica_connected", "1 while the other end of a standing replication is connected.")
+	throttled   = volumeGauge("throttled_writers", "Writers that are being slowed at the bounds.")
+	slowed      = volumeGauge("slowed_seconds_total", "How long writers were slowed.")
+	overflow    = volumeGauge("overflow", "1 when the link was down for so long that changes are only remembered.")
+	resyncing   = volumeGauge("resyncing", "1 while the replica catches up.")
+	shipped     = volumeGauge("shipped_bytes_total", "What went over the link.")
+	backlog     = volumeGauge("backlog_bytes", "What a replica has not applied to its disks.")
 )
+
+func volumeGauge(name, help string) *prometheus.Desc {
+	return prometheus.NewDesc("godwit_volume_"+name, help, []string{"volume", "site", "role", "mode"}, nil)
+}
+
+// collectVolume reports every figure of a volume's replication.
+func collectVolume(ch chan<- prometheus.Metric, v *pb.Volume, site string) {
+	point := 0.0
+	if v.GetPointTime() != nil {
+		point = float64(v.GetPointTime().AsTime().UnixMilli()) / 1000
+	}
+	for desc, value := range map[*prometheus.Desc]float64{
+		lag: float64(v.GetLag()), lagSeconds: v.GetLagMs() / 1000, volumePoint: point, connected: truth(v.GetConnected()),
+		throttled: float64(v.GetThrottled()), slowed: v.GetSlowedMs() / 1000, overflow: truth(v.GetOverflow()),
+		resyncing: truth(v.GetResyncing()), shipped: float64(v.GetShipped()), backlog: float64(v.GetBacklog()),
+	} {
+		ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, v.GetName(), site, v.GetRole(), v.GetMode())
+	}
+}
+
+func truth(is bool) float64 {
+	if is {
+		return 1
+	}
+	return 0
+}
 
 // Describe implements prometheus.Collector.
 func (*inventory) Describe(ch chan<- *prometheus.Desc) {
 	ch <- agentUp
 	ch <- service
-	ch <- lag
+	for _, desc := range []*prometheus.Desc{lag, lagSeconds, volumePoint, connected, throttled, slowed, overflow, resyncing, shipped, backlog} {
+		ch <- desc
+	}
 }
 
 // Collect implements prometheus.Collector.
@@ -107,7 +146,7 @@ func (i *inventory) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(agentUp, prometheus.GaugeValue, up, a.Name, a.Kind, a.Site)
 		for _, h := range a.Holdings {
 			for _, v := range h.GetVolumes() {
-				ch <- prometheus.MustNewConstMetric(lag, prometheus.GaugeValue, float64(v.GetLag()), v.GetName(), a.Site, v.GetRole(), v.GetMode())
+				collectVolume(ch, v, a.Site)
 			}
 		}
 	}

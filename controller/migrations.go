@@ -56,15 +56,25 @@ func (m *migrations) resume(ctx context.Context) error {
 // start checks everything that can be known beforehand, then stores the migration and lets it run. With dryRun it only
 // says what would be done.
 func (m *migrations) start(ctx context.Context, req *pb.MigrateRequest) (*pb.Migration, error) {
-	rec, unchanged, err := m.plan(ctx, req)
+	rec, _, err := m.plan(ctx, req)
 	if err != nil {
 		return nil, err
 	}
 	if req.GetDryRun() {
 		return viewMigration(rec, nil, time.Now())
 	}
+	if err := m.services.unreplicate(ctx, req.GetService()); err != nil {
+		return nil, err
+	}
+	// With its replication a record changes, and with the replica the room at a host.
+	rec, unchanged, err := m.plan(ctx, req)
+	if err != nil {
+		m.services.reconcile(req.GetService())
+		return nil, err
+	}
 	name, err := m.claim(ctx, &rec, unchanged)
 	if err != nil {
+		m.services.reconcile(req.GetService())
 		return nil, err
 	}
 	if err := m.run(ctx, name, false); err != nil {

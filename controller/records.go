@@ -47,6 +47,16 @@ type serviceRecord struct {
 	Spec    json.RawMessage `json:"spec"` // protojson of ServiceSpec
 	Phase   string          `json:"phase"`
 	Message string          `json:"message,omitempty"`
+	// Replica is where the standing replica of the volumes is, or may be; empty when there is none.
+	Replica replicaRecord `json:"replica,omitzero"`
+}
+
+// replicaRecord is a standing replica.
+type replicaRecord struct {
+	Site string `json:"site,omitempty"`
+	Host string `json:"host,omitempty"`
+	// Error is why it is not as it should be.
+	Error string `json:"error,omitempty"`
 }
 
 func (r serviceRecord) spec() (*pb.ServiceSpec, error) {

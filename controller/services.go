@@ -36,7 +36,7 @@ type services struct {
 
 	mu struct {
 		sync.Mutex
-		busy map[string]bool // services that a reconcile works on
+		busy map[string]bool // services that a reconcile works on; true: once more, because something has changed since
 	}
 }
 
@@ -79,6 +79,9 @@ func (s *services) check(spec *pb.ServiceSpec) error {
 		}
 	}
 	if err := s.checkVolumes(spec.GetVolumes()); err != nil {
+		return err
+	}
+	if err := checkStorage(spec); err != nil {
 		return err
 	}
 	for _, a := range spec.GetAddresses() {
@@ -125,7 +128,7 @@ func (s *services) apply(ctx context.Context, asked *pb.ServiceSpec) (outcome st
 	_, err = load(ctx, s.store, servicePrefix+spec.GetName(), &existing)
 	switch {
 	case err == nil:
-		return s.compare(spec, existing)
+		return s.compare(ctx, spec, existing)
 	case !errors.Is(err, cluster.ErrNotFound):
 		return "", err
 	}
@@ -143,8 +146,8 @@ func (s *services) apply(ctx context.Context, asked *pb.ServiceSpec) (outcome st
 	return "created", nil
 }
 
-// compare says whether an existing service is as asked. What differs cannot be changed while it runs.
-func (s *services) compare(spec *pb.ServiceSpec, existing serviceRecord) (string, error) {
+// compare says whether an existing service is as asked. Of what differs, only the replication can be changed while it runs.
+func (s *services) compare(ctx context.Context, spec *pb.ServiceSpec, existing serviceRecord) (string, error) {
 	if existing.Phase == serviceDeleting {
 		return "", precondition("service %s is being deleted\nhint: wait until godwit get services no longer shows it", spec.GetName())
 	}
@@ -154,13 +157,22 @@ func (s *services) compare(spec *pb.ServiceSpec, existing serviceRecord) (string
 	}
 	// The site of the manifest is where it was started; a migration does not make the manifest wrong.
 	spec.Site, spec.Server.MachineType, spec.Server.CpuModel = old.GetSite(), old.Server.GetMachineType(), old.Server.GetCpuModel()
+	asked := spec.GetStorage()
+	spec.Storage = old.GetStorage()
 	if !proto.Equal(spec, old) {
-		return "", precondition("service %s exists and is different\nhint: a running service cannot be changed; godwit delete service %s, then apply again", spec.GetName(), spec.GetName())
+		return "", precondition("service %s exists and is different\nhint: a running service cannot be changed, but for storage; godwit delete service %s, then apply again", spec.GetName(), spec.GetName())
 	}
-	if existing.Phase != serviceRunning {
+	outcome := "unchanged"
+	if !proto.Equal(asked, old.GetStorage()) {
+		if err := s.changeStorage(ctx, spec.GetName(), asked); err != nil {
+			return "", err
+		}
+		outcome = "configured"
+	}
+	if existing.Phase != serviceRunning || outcome != "unchanged" || existing.Replica.Error != "" {
 		s.reconcile(spec.GetName())
 	}
-	return "unchanged", nil
+	return outcome, nil
 }
 
 // create writes the service, its addresses and its owner in one step.
@@ -222,19 +234,29 @@ func pin(spec *pb.ServiceSpec, host agentState) error {
 func (s *services) reconcile(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.mu.busy[name] || s.work.Err() != nil {
+	if s.work.Err() != nil {
 		return
 	}
-	s.mu.busy[name] = true
+	if _, at := s.mu.busy[name]; at {
+		s.mu.busy[name] = true
+		return
+	}
+	s.mu.busy[name] = false
 	s.wg.Add(1)
 	go func() {
 		defer s.wg.Done()
-		err := s.settle(s.work, name)
-		s.mu.Lock()
-		delete(s.mu.busy, name)
-		s.mu.Unlock()
-		if err != nil && s.work.Err() == nil {
-			s.logger.Error("service could not be made as wanted", "service", name, "err", err)
+		for again := true; again; {
+			err := s.settle(s.work, name)
+			s.mu.Lock()
+			if again = s.mu.busy[name] && s.work.Err() == nil; again {
+				s.mu.busy[name] = false
+			} else {
+				delete(s.mu.busy, name)
+			}
+			s.mu.Unlock()
+			if err != nil && s.work.Err() == nil {
+				s.logger.Error("service could not be made as wanted", "service", name, "err", err)
+			}
 		}
 	}()
 }
@@ -256,9 +278,14 @@ func (s *services) settle(ctx context.Context, name string) error {
 	}
 	switch r.Phase {
 	case serviceStarting, serviceFailed:
-		return s.start(ctx, spec)
+		if err := s.start(ctx, spec); err != nil {
+			return err
+		}
+		return s.replicate(ctx, name, spec, r.Replica)
+	case serviceRunning:
+		return s.replicate(ctx, name, spec, r.Replica)
 	case serviceDeleting:
-		return s.remove(ctx, spec)
+		return s.remove(ctx, spec, r.Replica)
 	}
 	return nil
 }
@@ -303,7 +330,7 @@ func (s *services) resume(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if r.Phase != serviceRunning {
+		if r.Phase != serviceRunning || spec.GetStorage() != nil || r.Replica.Host != "" {
 			s.reconcile(spec.GetName())
 		}
 	}
@@ -371,7 +398,7 @@ func (s *services) lookAt(ctx context.Context, agent string) error {
 		if err != nil {
 			return err
 		}
-		if owner.Host == agent && r.Phase != serviceRunning {
+		if owner.Host == agent && r.Phase != serviceRunning || s.replicaConcerns(spec, owner, r.Replica, all, agent) {
 			s.reconcile(name)
 		}
 		if owner.Host != agent || r.Phase != serviceRunning || alive[name] {
@@ -437,7 +464,7 @@ func (s *services) delete(ctx context.Context, name string) error {
 }
 
 // remove takes the service away from its owner's host and edge, then from the store.
-func (s *services) remove(ctx context.Context, spec *pb.ServiceSpec) error {
+func (s *services) remove(ctx context.Context, spec *pb.ServiceSpec, replica replicaRecord) error {
 	name := spec.GetName()
 	owner, ownerRev, err := s.store.Owner(ctx, name)
 	if err != nil {
@@ -454,7 +481,11 @@ func (s *services) remove(ctx context.Context, spec *pb.ServiceSpec) error {
 	}
 	task := &pb.SessionResponse{Task: &pb.SessionResponse_Stop{Stop: &pb.StopService{Service: name, Epoch: epoch, Spec: spec}}}
 	// The edge first: nobody shall be led to a machine that is going away.
-	for _, agent := range []string{at.Edge, at.Host} {
+	agents := []string{at.Edge, at.Host}
+	if replica.Host != "" {
+		agents = append(agents, replica.Host)
+	}
+	for _, agent := range agents {
 		if err := s.agents.call(ctx, agent, task); err != nil {
 			return err
 		}

@@ -49,7 +49,17 @@ they are uploaded once and recognised by their content afterwards.
     commandLine: console=ttyS0
   volumes:
   - {name: root, size: 2GiB, image: debian.qcow2}
-  addresses: [203.0.113.10]`,
+  addresses: [203.0.113.10]
+  storage:                            a standing replica of all volumes, together
+    replicateTo: east                 the site of the replica
+    mode: async                       or flush, sync: who waits for the replica
+    maxLag: 5s                        slow writers down when it is further behind,
+    maxLagBytes: 64MiB                in time or in data
+
+Of a service that runs, storage alone can be changed: apply again, with another mode
+or without it. In async mode nobody waits; in flush mode the flushes of the guest do,
+so that what it was promised survives the loss of the site; in sync mode all writes.
+A planned migration ends the replication and makes it again the other way round.`,
 		Example: `  godwit apply -f shop.yaml
   godwit apply -f shop.yaml --wait=false
   godwit get service shop -o yaml | godwit apply -f -`,

@@ -28,7 +28,7 @@ func (a *app) objectTable(flags get, objects []*godwitv1.Object) *table {
 	case "service":
 		out.add("NAME", "SITE", "PHASE", "HOST", "ADDRESSES", "MEMORY", "MESSAGE")
 	case "volume":
-		out.add("NAME", "SITE", "ROLE", "MODE", "SIZE", "ALLOCATED", "LAG")
+		out.add("NAME", "SITE", "ROLE", "MODE", "SIZE", "ALLOCATED", "LAG", "BEHIND", "POINT", "STATE")
 	case "migration":
 		out.add("NAME", "SERVICE", "PHASE", "FROM", "TO", "BLACKOUT", "TOTAL", "SENT", "AGE")
 	}
@@ -70,6 +70,7 @@ func (a *app) cells(object *godwitv1.Object) []string {
 		return []string{
 			volume.GetName(), volume.GetSite(), volume.GetRole(), dash(volume.GetMode()), api.FormatSize(volume.GetSize()),
 			api.FormatSize(volume.GetAllocated()), api.FormatSize(volume.GetLag()),
+			behind(volume), a.point(volume), volumeState(volume),
 		}
 	case *godwitv1.Object_Migration:
 		return a.migrationCells(kind.Migration)
@@ -100,7 +101,7 @@ func wideHeader(kind string) []string {
 	case "service":
 		return []string{"NETWORK", "CPUS", "VOLUMES", "EPOCH", "MIGRATION"}
 	case "volume":
-		return []string{"HOST", "EPOCH"}
+		return []string{"HOST", "EPOCH", "WANTED", "RATE", "SENT", "SLOWED", "ERROR"}
 	case "migration":
 		return []string{"FROM HOST", "TO HOST", "EPOCH", "REASON"}
 	default:
@@ -125,7 +126,11 @@ func wideCells(object *godwitv1.Object) []string {
 			number(status.GetEpoch()), dash(status.GetMigration()),
 		}
 	case *godwitv1.Object_Volume:
-		return []string{dash(kind.Volume.GetHost()), number(kind.Volume.GetEpoch())}
+		v := kind.Volume
+		return []string{
+			dash(v.GetHost()), number(v.GetEpoch()), dash(v.GetWanted()), api.FormatSize(v.GetRate()) + "/s", api.FormatSize(v.GetShipped()),
+			milliseconds(v.GetSlowedMs()), v.GetError(),
+		}
 	case *godwitv1.Object_Migration:
 		m := kind.Migration
 		return []string{dash(m.GetSourceHost()), dash(m.GetDestinationHost()), number(m.GetEpoch()), m.GetReason()}

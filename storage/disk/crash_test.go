@@ -15,7 +15,7 @@ import (
 )
 
 var (
-	crashRuns = flag.Int("disk.runs", 100, "how many histories to try")
+	crashRuns = flag.Int("disk.runs", 60, "how many histories to try")
 	crashSeed = flag.Uint64("disk.seed", 0, "try only this one")
 )
 

@@ -11,11 +11,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sendBuffer is asked for on unix sockets, in bytes: a reply of 1 MiB then leaves without waiting for its reader.
+// sendBuffer is asked for on unix sockets, in bytes, so that a reply of 1 MiB need not wait for its reader.
 const sendBuffer = 2 << 20
 
 // conn is a client's connection. Once it is in transmission, and plain, it is a blocking descriptor without the runtime's
-// poller between: the thread that waits in read is the one that answers, which at depth 1 is half of the time.
+// poller between: the thread that waits in read is the one that answers.
 type conn struct {
 	mu   sync.Mutex
 	net  net.Conn

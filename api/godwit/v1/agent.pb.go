@@ -22,6 +22,59 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// ReplicaRole is what an agent has to do with a standing replication.
+type ReplicaRole int32
+
+const (
+	// Nothing, not any more.
+	ReplicaRole_REPLICA_ROLE_UNSPECIFIED ReplicaRole = 0
+	// Its volumes are replicated.
+	ReplicaRole_REPLICA_ROLE_SOURCE ReplicaRole = 1
+	// It keeps the replicas.
+	ReplicaRole_REPLICA_ROLE_STANDBY ReplicaRole = 2
+)
+
+// Enum value maps for ReplicaRole.
+var (
+	ReplicaRole_name = map[int32]string{
+		0: "REPLICA_ROLE_UNSPECIFIED",
+		1: "REPLICA_ROLE_SOURCE",
+		2: "REPLICA_ROLE_STANDBY",
+	}
+	ReplicaRole_value = map[string]int32{
+		"REPLICA_ROLE_UNSPECIFIED": 0,
+		"REPLICA_ROLE_SOURCE":      1,
+		"REPLICA_ROLE_STANDBY":     2,
+	}
+)
+
+func (x ReplicaRole) Enum() *ReplicaRole {
+	p := new(ReplicaRole)
+	*p = x
+	return p
+}
+
+func (x ReplicaRole) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ReplicaRole) Descriptor() protoreflect.EnumDescriptor {
+	return file_godwit_v1_agent_proto_enumTypes[0].Descriptor()
+}
+
+func (ReplicaRole) Type() protoreflect.EnumType {
+	return &file_godwit_v1_agent_proto_enumTypes[0]
+}
+
+func (x ReplicaRole) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ReplicaRole.Descriptor instead.
+func (ReplicaRole) EnumDescriptor() ([]byte, []int) {
+	return file_godwit_v1_agent_proto_rawDescGZIP(), []int{0}
+}
+
 // SessionRequest goes from the agent to the controller.
 type SessionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -354,8 +407,9 @@ type TaskResult struct {
 	Id    uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
 	Error string                 `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
 	// The task was refused because a newer epoch, or the end of this one, is on record.
-	Refused       bool         `protobuf:"varint,3,opt,name=refused,proto3" json:"refused,omitempty"`
-	Figures       *StepFigures `protobuf:"bytes,4,opt,name=figures,proto3" json:"figures,omitempty"`
+	Refused       bool          `protobuf:"varint,3,opt,name=refused,proto3" json:"refused,omitempty"`
+	Figures       *StepFigures  `protobuf:"bytes,4,opt,name=figures,proto3" json:"figures,omitempty"`
+	Volume        *VolumeResult `protobuf:"bytes,5,opt,name=volume,proto3" json:"volume,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -414,6 +468,13 @@ func (x *TaskResult) GetRefused() bool {
 func (x *TaskResult) GetFigures() *StepFigures {
 	if x != nil {
 		return x.Figures
+	}
+	return nil
+}
+
+func (x *TaskResult) GetVolume() *VolumeResult {
+	if x != nil {
+		return x.Volume
 	}
 	return nil
 }
@@ -699,6 +760,8 @@ type SessionResponse struct {
 	//	*SessionResponse_Step
 	//	*SessionResponse_Start
 	//	*SessionResponse_Stop
+	//	*SessionResponse_Replicate
+	//	*SessionResponse_Volume
 	Task          isSessionResponse_Task `protobuf_oneof:"task"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -775,6 +838,24 @@ func (x *SessionResponse) GetStop() *StopService {
 	return nil
 }
 
+func (x *SessionResponse) GetReplicate() *ReplicateService {
+	if x != nil {
+		if x, ok := x.Task.(*SessionResponse_Replicate); ok {
+			return x.Replicate
+		}
+	}
+	return nil
+}
+
+func (x *SessionResponse) GetVolume() *VolumeTask {
+	if x != nil {
+		if x, ok := x.Task.(*SessionResponse_Volume); ok {
+			return x.Volume
+		}
+	}
+	return nil
+}
+
 type isSessionResponse_Task interface {
 	isSessionResponse_Task()
 }
@@ -791,11 +872,23 @@ type SessionResponse_Stop struct {
 	Stop *StopService `protobuf:"bytes,4,opt,name=stop,proto3,oneof"`
 }
 
+type SessionResponse_Replicate struct {
+	Replicate *ReplicateService `protobuf:"bytes,5,opt,name=replicate,proto3,oneof"`
+}
+
+type SessionResponse_Volume struct {
+	Volume *VolumeTask `protobuf:"bytes,6,opt,name=volume,proto3,oneof"`
+}
+
 func (*SessionResponse_Step) isSessionResponse_Task() {}
 
 func (*SessionResponse_Start) isSessionResponse_Task() {}
 
 func (*SessionResponse_Stop) isSessionResponse_Task() {}
+
+func (*SessionResponse_Replicate) isSessionResponse_Task() {}
+
+func (*SessionResponse_Volume) isSessionResponse_Task() {}
 
 // MigrationStep is one verb of one participant. It carries everything that the agent needs, so that an agent which has
 // just been restarted can carry it out.
@@ -1093,11 +1186,91 @@ func (x *StopService) GetSpec() *ServiceSpec {
 	return nil
 }
 
+// ReplicateService makes, changes or ends one end of the standing replication of a service's volumes. Idempotent. An agent
+// refuses one that is older than another that it has seen, by serial, or than its StopService.
+type ReplicateService struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Service *ServiceSpec           `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	// The owner's.
+	Epoch  uint64      `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Serial uint64      `protobuf:"varint,3,opt,name=serial,proto3" json:"serial,omitempty"`
+	Role   ReplicaRole `protobuf:"varint,4,opt,name=role,proto3,enum=godwit.v1.ReplicaRole" json:"role,omitempty"`
+	// Where the replica is.
+	Replica       *Place `protobuf:"bytes,5,opt,name=replica,proto3" json:"replica,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplicateService) Reset() {
+	*x = ReplicateService{}
+	mi := &file_godwit_v1_agent_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplicateService) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplicateService) ProtoMessage() {}
+
+func (x *ReplicateService) ProtoReflect() protoreflect.Message {
+	mi := &file_godwit_v1_agent_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplicateService.ProtoReflect.Descriptor instead.
+func (*ReplicateService) Descriptor() ([]byte, []int) {
+	return file_godwit_v1_agent_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ReplicateService) GetService() *ServiceSpec {
+	if x != nil {
+		return x.Service
+	}
+	return nil
+}
+
+func (x *ReplicateService) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *ReplicateService) GetSerial() uint64 {
+	if x != nil {
+		return x.Serial
+	}
+	return 0
+}
+
+func (x *ReplicateService) GetRole() ReplicaRole {
+	if x != nil {
+		return x.Role
+	}
+	return ReplicaRole_REPLICA_ROLE_UNSPECIFIED
+}
+
+func (x *ReplicateService) GetReplica() *Place {
+	if x != nil {
+		return x.Replica
+	}
+	return nil
+}
+
 var File_godwit_v1_agent_proto protoreflect.FileDescriptor
 
 const file_godwit_v1_agent_proto_rawDesc = "" +
 	"\n" +
-	"\x15godwit/v1/agent.proto\x12\tgodwit.v1\x1a\x17godwit/v1/objects.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x90\x02\n" +
+	"\x15godwit/v1/agent.proto\x12\tgodwit.v1\x1a\x17godwit/v1/objects.proto\x1a\x16godwit/v1/volume.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x90\x02\n" +
 	"\x0eSessionRequest\x12(\n" +
 	"\x05hello\x18\x01 \x01(\v2\x10.godwit.v1.HelloH\x00R\x05hello\x12/\n" +
 	"\x06result\x18\x02 \x01(\v2\x15.godwit.v1.TaskResultH\x00R\x06result\x125\n" +
@@ -1117,13 +1290,14 @@ const file_godwit_v1_agent_proto_rawDesc = "" +
 	"\avolumes\x18\x04 \x03(\v2\x11.godwit.v1.VolumeR\avolumes\"g\n" +
 	"\tHeartbeat\x12*\n" +
 	"\x05facts\x18\x01 \x01(\v2\x14.godwit.v1.HostFactsR\x05facts\x12.\n" +
-	"\bholdings\x18\x02 \x03(\v2\x12.godwit.v1.HoldingR\bholdings\"~\n" +
+	"\bholdings\x18\x02 \x03(\v2\x12.godwit.v1.HoldingR\bholdings\"\xaf\x01\n" +
 	"\n" +
 	"TaskResult\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x14\n" +
 	"\x05error\x18\x02 \x01(\tR\x05error\x12\x18\n" +
 	"\arefused\x18\x03 \x01(\bR\arefused\x120\n" +
-	"\afigures\x18\x04 \x01(\v2\x16.godwit.v1.StepFiguresR\afigures\"v\n" +
+	"\afigures\x18\x04 \x01(\v2\x16.godwit.v1.StepFiguresR\afigures\x12/\n" +
+	"\x06volume\x18\x05 \x01(\v2\x17.godwit.v1.VolumeResultR\x06volume\"v\n" +
 	"\fTaskProgress\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04done\x18\x02 \x01(\x03R\x04done\x12\x14\n" +
@@ -1150,12 +1324,14 @@ const file_godwit_v1_agent_proto_rawDesc = "" +
 	"\fheld_packets\x18\b \x01(\x03R\vheldPackets\x12'\n" +
 	"\x0fdropped_packets\x18\t \x01(\x03R\x0edroppedPackets\x12%\n" +
 	"\x0etunnel_packets\x18\n" +
-	" \x01(\x03R\rtunnelPackets\"\xb8\x01\n" +
+	" \x01(\x03R\rtunnelPackets\"\xa6\x02\n" +
 	"\x0fSessionResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12.\n" +
 	"\x04step\x18\x02 \x01(\v2\x18.godwit.v1.MigrationStepH\x00R\x04step\x12/\n" +
 	"\x05start\x18\x03 \x01(\v2\x17.godwit.v1.StartServiceH\x00R\x05start\x12,\n" +
-	"\x04stop\x18\x04 \x01(\v2\x16.godwit.v1.StopServiceH\x00R\x04stopB\x06\n" +
+	"\x04stop\x18\x04 \x01(\v2\x16.godwit.v1.StopServiceH\x00R\x04stop\x12;\n" +
+	"\treplicate\x18\x05 \x01(\v2\x1b.godwit.v1.ReplicateServiceH\x00R\treplicate\x12/\n" +
+	"\x06volume\x18\x06 \x01(\v2\x15.godwit.v1.VolumeTaskH\x00R\x06volumeB\x06\n" +
 	"\x04task\"\x8e\x02\n" +
 	"\rMigrationStep\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\x12\x12\n" +
@@ -1178,7 +1354,17 @@ const file_godwit_v1_agent_proto_rawDesc = "" +
 	"\vStopService\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12*\n" +
-	"\x04spec\x18\x03 \x01(\v2\x16.godwit.v1.ServiceSpecR\x04spec2T\n" +
+	"\x04spec\x18\x03 \x01(\v2\x16.godwit.v1.ServiceSpecR\x04spec\"\xca\x01\n" +
+	"\x10ReplicateService\x120\n" +
+	"\aservice\x18\x01 \x01(\v2\x16.godwit.v1.ServiceSpecR\aservice\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x16\n" +
+	"\x06serial\x18\x03 \x01(\x04R\x06serial\x12*\n" +
+	"\x04role\x18\x04 \x01(\x0e2\x16.godwit.v1.ReplicaRoleR\x04role\x12*\n" +
+	"\areplica\x18\x05 \x01(\v2\x10.godwit.v1.PlaceR\areplica*^\n" +
+	"\vReplicaRole\x12\x1c\n" +
+	"\x18REPLICA_ROLE_UNSPECIFIED\x10\x00\x12\x17\n" +
+	"\x13REPLICA_ROLE_SOURCE\x10\x01\x12\x18\n" +
+	"\x14REPLICA_ROLE_STANDBY\x10\x022T\n" +
 	"\fAgentService\x12D\n" +
 	"\aSession\x12\x19.godwit.v1.SessionRequest\x1a\x1a.godwit.v1.SessionResponse(\x010\x01B9Z7github.com/godwit-project/godwit/api/godwit/v1;godwitv1b\x06proto3"
 
@@ -1194,56 +1380,67 @@ func file_godwit_v1_agent_proto_rawDescGZIP() []byte {
 	return file_godwit_v1_agent_proto_rawDescData
 }
 
-var file_godwit_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_godwit_v1_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_godwit_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_godwit_v1_agent_proto_goTypes = []any{
-	(*SessionRequest)(nil),        // 0: godwit.v1.SessionRequest
-	(*Hello)(nil),                 // 1: godwit.v1.Hello
-	(*Holding)(nil),               // 2: godwit.v1.Holding
-	(*Heartbeat)(nil),             // 3: godwit.v1.Heartbeat
-	(*TaskResult)(nil),            // 4: godwit.v1.TaskResult
-	(*TaskProgress)(nil),          // 5: godwit.v1.TaskProgress
-	(*Notice)(nil),                // 6: godwit.v1.Notice
-	(*StepFigures)(nil),           // 7: godwit.v1.StepFigures
-	(*SessionResponse)(nil),       // 8: godwit.v1.SessionResponse
-	(*MigrationStep)(nil),         // 9: godwit.v1.MigrationStep
-	(*Place)(nil),                 // 10: godwit.v1.Place
-	(*StartService)(nil),          // 11: godwit.v1.StartService
-	(*StopService)(nil),           // 12: godwit.v1.StopService
-	(*HostFacts)(nil),             // 13: godwit.v1.HostFacts
-	(*Volume)(nil),                // 14: godwit.v1.Volume
-	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
-	(*ServiceSpec)(nil),           // 16: godwit.v1.ServiceSpec
+	(ReplicaRole)(0),              // 0: godwit.v1.ReplicaRole
+	(*SessionRequest)(nil),        // 1: godwit.v1.SessionRequest
+	(*Hello)(nil),                 // 2: godwit.v1.Hello
+	(*Holding)(nil),               // 3: godwit.v1.Holding
+	(*Heartbeat)(nil),             // 4: godwit.v1.Heartbeat
+	(*TaskResult)(nil),            // 5: godwit.v1.TaskResult
+	(*TaskProgress)(nil),          // 6: godwit.v1.TaskProgress
+	(*Notice)(nil),                // 7: godwit.v1.Notice
+	(*StepFigures)(nil),           // 8: godwit.v1.StepFigures
+	(*SessionResponse)(nil),       // 9: godwit.v1.SessionResponse
+	(*MigrationStep)(nil),         // 10: godwit.v1.MigrationStep
+	(*Place)(nil),                 // 11: godwit.v1.Place
+	(*StartService)(nil),          // 12: godwit.v1.StartService
+	(*StopService)(nil),           // 13: godwit.v1.StopService
+	(*ReplicateService)(nil),      // 14: godwit.v1.ReplicateService
+	(*HostFacts)(nil),             // 15: godwit.v1.HostFacts
+	(*Volume)(nil),                // 16: godwit.v1.Volume
+	(*VolumeResult)(nil),          // 17: godwit.v1.VolumeResult
+	(*timestamppb.Timestamp)(nil), // 18: google.protobuf.Timestamp
+	(*VolumeTask)(nil),            // 19: godwit.v1.VolumeTask
+	(*ServiceSpec)(nil),           // 20: godwit.v1.ServiceSpec
 }
 var file_godwit_v1_agent_proto_depIdxs = []int32{
-	1,  // 0: godwit.v1.SessionRequest.hello:type_name -> godwit.v1.Hello
-	4,  // 1: godwit.v1.SessionRequest.result:type_name -> godwit.v1.TaskResult
-	5,  // 2: godwit.v1.SessionRequest.progress:type_name -> godwit.v1.TaskProgress
-	6,  // 3: godwit.v1.SessionRequest.notice:type_name -> godwit.v1.Notice
-	3,  // 4: godwit.v1.SessionRequest.heartbeat:type_name -> godwit.v1.Heartbeat
-	13, // 5: godwit.v1.Hello.facts:type_name -> godwit.v1.HostFacts
-	2,  // 6: godwit.v1.Hello.holdings:type_name -> godwit.v1.Holding
-	14, // 7: godwit.v1.Holding.volumes:type_name -> godwit.v1.Volume
-	13, // 8: godwit.v1.Heartbeat.facts:type_name -> godwit.v1.HostFacts
-	2,  // 9: godwit.v1.Heartbeat.holdings:type_name -> godwit.v1.Holding
-	7,  // 10: godwit.v1.TaskResult.figures:type_name -> godwit.v1.StepFigures
-	15, // 11: godwit.v1.StepFigures.stopped_at:type_name -> google.protobuf.Timestamp
-	15, // 12: godwit.v1.StepFigures.resumed_at:type_name -> google.protobuf.Timestamp
-	9,  // 13: godwit.v1.SessionResponse.step:type_name -> godwit.v1.MigrationStep
-	11, // 14: godwit.v1.SessionResponse.start:type_name -> godwit.v1.StartService
-	12, // 15: godwit.v1.SessionResponse.stop:type_name -> godwit.v1.StopService
-	16, // 16: godwit.v1.MigrationStep.service:type_name -> godwit.v1.ServiceSpec
-	10, // 17: godwit.v1.MigrationStep.source:type_name -> godwit.v1.Place
-	10, // 18: godwit.v1.MigrationStep.destination:type_name -> godwit.v1.Place
-	16, // 19: godwit.v1.StartService.service:type_name -> godwit.v1.ServiceSpec
-	10, // 20: godwit.v1.StartService.place:type_name -> godwit.v1.Place
-	16, // 21: godwit.v1.StopService.spec:type_name -> godwit.v1.ServiceSpec
-	0,  // 22: godwit.v1.AgentService.Session:input_type -> godwit.v1.SessionRequest
-	8,  // 23: godwit.v1.AgentService.Session:output_type -> godwit.v1.SessionResponse
-	23, // [23:24] is the sub-list for method output_type
-	22, // [22:23] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	2,  // 0: godwit.v1.SessionRequest.hello:type_name -> godwit.v1.Hello
+	5,  // 1: godwit.v1.SessionRequest.result:type_name -> godwit.v1.TaskResult
+	6,  // 2: godwit.v1.SessionRequest.progress:type_name -> godwit.v1.TaskProgress
+	7,  // 3: godwit.v1.SessionRequest.notice:type_name -> godwit.v1.Notice
+	4,  // 4: godwit.v1.SessionRequest.heartbeat:type_name -> godwit.v1.Heartbeat
+	15, // 5: godwit.v1.Hello.facts:type_name -> godwit.v1.HostFacts
+	3,  // 6: godwit.v1.Hello.holdings:type_name -> godwit.v1.Holding
+	16, // 7: godwit.v1.Holding.volumes:type_name -> godwit.v1.Volume
+	15, // 8: godwit.v1.Heartbeat.facts:type_name -> godwit.v1.HostFacts
+	3,  // 9: godwit.v1.Heartbeat.holdings:type_name -> godwit.v1.Holding
+	8,  // 10: godwit.v1.TaskResult.figures:type_name -> godwit.v1.StepFigures
+	17, // 11: godwit.v1.TaskResult.volume:type_name -> godwit.v1.VolumeResult
+	18, // 12: godwit.v1.StepFigures.stopped_at:type_name -> google.protobuf.Timestamp
+	18, // 13: godwit.v1.StepFigures.resumed_at:type_name -> google.protobuf.Timestamp
+	10, // 14: godwit.v1.SessionResponse.step:type_name -> godwit.v1.MigrationStep
+	12, // 15: godwit.v1.SessionResponse.start:type_name -> godwit.v1.StartService
+	13, // 16: godwit.v1.SessionResponse.stop:type_name -> godwit.v1.StopService
+	14, // 17: godwit.v1.SessionResponse.replicate:type_name -> godwit.v1.ReplicateService
+	19, // 18: godwit.v1.SessionResponse.volume:type_name -> godwit.v1.VolumeTask
+	20, // 19: godwit.v1.MigrationStep.service:type_name -> godwit.v1.ServiceSpec
+	11, // 20: godwit.v1.MigrationStep.source:type_name -> godwit.v1.Place
+	11, // 21: godwit.v1.MigrationStep.destination:type_name -> godwit.v1.Place
+	20, // 22: godwit.v1.StartService.service:type_name -> godwit.v1.ServiceSpec
+	11, // 23: godwit.v1.StartService.place:type_name -> godwit.v1.Place
+	20, // 24: godwit.v1.StopService.spec:type_name -> godwit.v1.ServiceSpec
+	20, // 25: godwit.v1.ReplicateService.service:type_name -> godwit.v1.ServiceSpec
+	0,  // 26: godwit.v1.ReplicateService.role:type_name -> godwit.v1.ReplicaRole
+	11, // 27: godwit.v1.ReplicateService.replica:type_name -> godwit.v1.Place
+	1,  // 28: godwit.v1.AgentService.Session:input_type -> godwit.v1.SessionRequest
+	9,  // 29: godwit.v1.AgentService.Session:output_type -> godwit.v1.SessionResponse
+	29, // [29:30] is the sub-list for method output_type
+	28, // [28:29] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_godwit_v1_agent_proto_init() }
@@ -1252,6 +1449,7 @@ func file_godwit_v1_agent_proto_init() {
 		return
 	}
 	file_godwit_v1_objects_proto_init()
+	file_godwit_v1_volume_proto_init()
 	file_godwit_v1_agent_proto_msgTypes[0].OneofWrappers = []any{
 		(*SessionRequest_Hello)(nil),
 		(*SessionRequest_Result)(nil),
@@ -1263,19 +1461,22 @@ func file_godwit_v1_agent_proto_init() {
 		(*SessionResponse_Step)(nil),
 		(*SessionResponse_Start)(nil),
 		(*SessionResponse_Stop)(nil),
+		(*SessionResponse_Replicate)(nil),
+		(*SessionResponse_Volume)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_godwit_v1_agent_proto_rawDesc), len(file_godwit_v1_agent_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   13,
+			NumEnums:      1,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_godwit_v1_agent_proto_goTypes,
 		DependencyIndexes: file_godwit_v1_agent_proto_depIdxs,
+		EnumInfos:         file_godwit_v1_agent_proto_enumTypes,
 		MessageInfos:      file_godwit_v1_agent_proto_msgTypes,
 	}.Build()
 	File_godwit_v1_agent_proto = out.File

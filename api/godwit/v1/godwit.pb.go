@@ -697,6 +697,119 @@ func (x *AbortMigrationResponse) GetMigration() *Migration {
 	return nil
 }
 
+type RunVolumeTaskRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Task          *VolumeTask            `protobuf:"bytes,1,opt,name=task,proto3" json:"task,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunVolumeTaskRequest) Reset() {
+	*x = RunVolumeTaskRequest{}
+	mi := &file_godwit_v1_godwit_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunVolumeTaskRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunVolumeTaskRequest) ProtoMessage() {}
+
+func (x *RunVolumeTaskRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_godwit_v1_godwit_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunVolumeTaskRequest.ProtoReflect.Descriptor instead.
+func (*RunVolumeTaskRequest) Descriptor() ([]byte, []int) {
+	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *RunVolumeTaskRequest) GetTask() *VolumeTask {
+	if x != nil {
+		return x.Task
+	}
+	return nil
+}
+
+type RunVolumeTaskResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Bytes done and to do; the last response has the result instead.
+	Done          int64         `protobuf:"varint,1,opt,name=done,proto3" json:"done,omitempty"`
+	Total         int64         `protobuf:"varint,2,opt,name=total,proto3" json:"total,omitempty"`
+	Message       string        `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	Result        *VolumeResult `protobuf:"bytes,4,opt,name=result,proto3" json:"result,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunVolumeTaskResponse) Reset() {
+	*x = RunVolumeTaskResponse{}
+	mi := &file_godwit_v1_godwit_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunVolumeTaskResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunVolumeTaskResponse) ProtoMessage() {}
+
+func (x *RunVolumeTaskResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_godwit_v1_godwit_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunVolumeTaskResponse.ProtoReflect.Descriptor instead.
+func (*RunVolumeTaskResponse) Descriptor() ([]byte, []int) {
+	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *RunVolumeTaskResponse) GetDone() int64 {
+	if x != nil {
+		return x.Done
+	}
+	return 0
+}
+
+func (x *RunVolumeTaskResponse) GetTotal() int64 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+func (x *RunVolumeTaskResponse) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *RunVolumeTaskResponse) GetResult() *VolumeResult {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
 type CreateTokenRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// host, edge, operator, viewer.
@@ -711,7 +824,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_godwit_v1_godwit_proto_msgTypes[14]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -723,7 +836,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_godwit_proto_msgTypes[14]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -736,7 +849,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{14}
+	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *CreateTokenRequest) GetRole() string {
@@ -776,7 +889,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_godwit_v1_godwit_proto_msgTypes[15]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -788,7 +901,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_godwit_proto_msgTypes[15]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -801,7 +914,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{15}
+	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *CreateTokenResponse) GetToken() string {
@@ -822,7 +935,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_godwit_v1_godwit_proto_msgTypes[16]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -834,7 +947,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_godwit_proto_msgTypes[16]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -847,7 +960,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{16}
+	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *JoinRequest) GetToken() string {
@@ -878,7 +991,7 @@ type JoinResponse struct {
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_godwit_v1_godwit_proto_msgTypes[17]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -890,7 +1003,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_godwit_proto_msgTypes[17]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -903,7 +1016,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{17}
+	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *JoinResponse) GetCertificatePem() []byte {
@@ -952,7 +1065,7 @@ var File_godwit_v1_godwit_proto protoreflect.FileDescriptor
 
 const file_godwit_v1_godwit_proto_rawDesc = "" +
 	"\n" +
-	"\x16godwit/v1/godwit.proto\x12\tgodwit.v1\x1a\x17godwit/v1/objects.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"@\n" +
+	"\x16godwit/v1/godwit.proto\x12\tgodwit.v1\x1a\x17godwit/v1/objects.proto\x1a\x16godwit/v1/volume.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"@\n" +
 	"\fApplyRequest\x120\n" +
 	"\aservice\x18\x01 \x01(\v2\x16.godwit.v1.ServiceSpecR\aservice\"W\n" +
 	"\rApplyResponse\x12,\n" +
@@ -988,7 +1101,14 @@ const file_godwit_v1_godwit_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"L\n" +
 	"\x16AbortMigrationResponse\x122\n" +
-	"\tmigration\x18\x01 \x01(\v2\x14.godwit.v1.MigrationR\tmigration\"u\n" +
+	"\tmigration\x18\x01 \x01(\v2\x14.godwit.v1.MigrationR\tmigration\"A\n" +
+	"\x14RunVolumeTaskRequest\x12)\n" +
+	"\x04task\x18\x01 \x01(\v2\x15.godwit.v1.VolumeTaskR\x04task\"\x8c\x01\n" +
+	"\x15RunVolumeTaskResponse\x12\x12\n" +
+	"\x04done\x18\x01 \x01(\x03R\x04done\x12\x14\n" +
+	"\x05total\x18\x02 \x01(\x03R\x05total\x12\x18\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\x12/\n" +
+	"\x06result\x18\x04 \x01(\v2\x17.godwit.v1.VolumeResultR\x06result\"u\n" +
 	"\x12CreateTokenRequest\x12\x12\n" +
 	"\x04role\x18\x01 \x01(\tR\x04role\x12\x12\n" +
 	"\x04site\x18\x02 \x01(\tR\x04site\x12\x12\n" +
@@ -1005,7 +1125,7 @@ const file_godwit_v1_godwit_proto_rawDesc = "" +
 	"\x04role\x18\x03 \x01(\tR\x04role\x12\x12\n" +
 	"\x04kind\x18\x04 \x01(\tR\x04kind\x12\x12\n" +
 	"\x04site\x18\x05 \x01(\tR\x04site\x12\x12\n" +
-	"\x04name\x18\x06 \x01(\tR\x04name2\xe0\x04\n" +
+	"\x04name\x18\x06 \x01(\tR\x04name2\xb6\x05\n" +
 	"\rGodwitService\x12:\n" +
 	"\x05Apply\x12\x17.godwit.v1.ApplyRequest\x1a\x18.godwit.v1.ApplyResponse\x124\n" +
 	"\x03Get\x12\x15.godwit.v1.GetRequest\x1a\x16.godwit.v1.GetResponse\x12=\n" +
@@ -1013,7 +1133,8 @@ const file_godwit_v1_godwit_proto_rawDesc = "" +
 	"\aMigrate\x12\x19.godwit.v1.MigrateRequest\x1a\x1a.godwit.v1.MigrateResponse\x12W\n" +
 	"\x0eWatchMigration\x12 .godwit.v1.WatchMigrationRequest\x1a!.godwit.v1.WatchMigrationResponse0\x01\x12^\n" +
 	"\x11ContinueMigration\x12#.godwit.v1.ContinueMigrationRequest\x1a$.godwit.v1.ContinueMigrationResponse\x12U\n" +
-	"\x0eAbortMigration\x12 .godwit.v1.AbortMigrationRequest\x1a!.godwit.v1.AbortMigrationResponse\x12L\n" +
+	"\x0eAbortMigration\x12 .godwit.v1.AbortMigrationRequest\x1a!.godwit.v1.AbortMigrationResponse\x12T\n" +
+	"\rRunVolumeTask\x12\x1f.godwit.v1.RunVolumeTaskRequest\x1a .godwit.v1.RunVolumeTaskResponse0\x01\x12L\n" +
 	"\vCreateToken\x12\x1d.godwit.v1.CreateTokenRequest\x1a\x1e.godwit.v1.CreateTokenResponse2F\n" +
 	"\vJoinService\x127\n" +
 	"\x04Join\x12\x16.godwit.v1.JoinRequest\x1a\x17.godwit.v1.JoinResponseB9Z7github.com/godwit-project/godwit/api/godwit/v1;godwitv1b\x06proto3"
@@ -1030,7 +1151,7 @@ func file_godwit_v1_godwit_proto_rawDescGZIP() []byte {
 	return file_godwit_v1_godwit_proto_rawDescData
 }
 
-var file_godwit_v1_godwit_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_godwit_v1_godwit_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_godwit_v1_godwit_proto_goTypes = []any{
 	(*ApplyRequest)(nil),              // 0: godwit.v1.ApplyRequest
 	(*ApplyResponse)(nil),             // 1: godwit.v1.ApplyResponse
@@ -1046,48 +1167,56 @@ var file_godwit_v1_godwit_proto_goTypes = []any{
 	(*ContinueMigrationResponse)(nil), // 11: godwit.v1.ContinueMigrationResponse
 	(*AbortMigrationRequest)(nil),     // 12: godwit.v1.AbortMigrationRequest
 	(*AbortMigrationResponse)(nil),    // 13: godwit.v1.AbortMigrationResponse
-	(*CreateTokenRequest)(nil),        // 14: godwit.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),       // 15: godwit.v1.CreateTokenResponse
-	(*JoinRequest)(nil),               // 16: godwit.v1.JoinRequest
-	(*JoinResponse)(nil),              // 17: godwit.v1.JoinResponse
-	(*ServiceSpec)(nil),               // 18: godwit.v1.ServiceSpec
-	(*Service)(nil),                   // 19: godwit.v1.Service
-	(*Object)(nil),                    // 20: godwit.v1.Object
-	(*timestamppb.Timestamp)(nil),     // 21: google.protobuf.Timestamp
-	(*Migration)(nil),                 // 22: godwit.v1.Migration
+	(*RunVolumeTaskRequest)(nil),      // 14: godwit.v1.RunVolumeTaskRequest
+	(*RunVolumeTaskResponse)(nil),     // 15: godwit.v1.RunVolumeTaskResponse
+	(*CreateTokenRequest)(nil),        // 16: godwit.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),       // 17: godwit.v1.CreateTokenResponse
+	(*JoinRequest)(nil),               // 18: godwit.v1.JoinRequest
+	(*JoinResponse)(nil),              // 19: godwit.v1.JoinResponse
+	(*ServiceSpec)(nil),               // 20: godwit.v1.ServiceSpec
+	(*Service)(nil),                   // 21: godwit.v1.Service
+	(*Object)(nil),                    // 22: godwit.v1.Object
+	(*timestamppb.Timestamp)(nil),     // 23: google.protobuf.Timestamp
+	(*Migration)(nil),                 // 24: godwit.v1.Migration
+	(*VolumeTask)(nil),                // 25: godwit.v1.VolumeTask
+	(*VolumeResult)(nil),              // 26: godwit.v1.VolumeResult
 }
 var file_godwit_v1_godwit_proto_depIdxs = []int32{
-	18, // 0: godwit.v1.ApplyRequest.service:type_name -> godwit.v1.ServiceSpec
-	19, // 1: godwit.v1.ApplyResponse.service:type_name -> godwit.v1.Service
-	20, // 2: godwit.v1.GetResponse.objects:type_name -> godwit.v1.Object
-	21, // 3: godwit.v1.MigrateRequest.at:type_name -> google.protobuf.Timestamp
-	22, // 4: godwit.v1.MigrateResponse.migration:type_name -> godwit.v1.Migration
-	22, // 5: godwit.v1.WatchMigrationResponse.migration:type_name -> godwit.v1.Migration
-	22, // 6: godwit.v1.ContinueMigrationResponse.migration:type_name -> godwit.v1.Migration
-	22, // 7: godwit.v1.AbortMigrationResponse.migration:type_name -> godwit.v1.Migration
-	0,  // 8: godwit.v1.GodwitService.Apply:input_type -> godwit.v1.ApplyRequest
-	2,  // 9: godwit.v1.GodwitService.Get:input_type -> godwit.v1.GetRequest
-	4,  // 10: godwit.v1.GodwitService.Delete:input_type -> godwit.v1.DeleteRequest
-	6,  // 11: godwit.v1.GodwitService.Migrate:input_type -> godwit.v1.MigrateRequest
-	8,  // 12: godwit.v1.GodwitService.WatchMigration:input_type -> godwit.v1.WatchMigrationRequest
-	10, // 13: godwit.v1.GodwitService.ContinueMigration:input_type -> godwit.v1.ContinueMigrationRequest
-	12, // 14: godwit.v1.GodwitService.AbortMigration:input_type -> godwit.v1.AbortMigrationRequest
-	14, // 15: godwit.v1.GodwitService.CreateToken:input_type -> godwit.v1.CreateTokenRequest
-	16, // 16: godwit.v1.JoinService.Join:input_type -> godwit.v1.JoinRequest
-	1,  // 17: godwit.v1.GodwitService.Apply:output_type -> godwit.v1.ApplyResponse
-	3,  // 18: godwit.v1.GodwitService.Get:output_type -> godwit.v1.GetResponse
-	5,  // 19: godwit.v1.GodwitService.Delete:output_type -> godwit.v1.DeleteResponse
-	7,  // 20: godwit.v1.GodwitService.Migrate:output_type -> godwit.v1.MigrateResponse
-	9,  // 21: godwit.v1.GodwitService.WatchMigration:output_type -> godwit.v1.WatchMigrationResponse
-	11, // 22: godwit.v1.GodwitService.ContinueMigration:output_type -> godwit.v1.ContinueMigrationResponse
-	13, // 23: godwit.v1.GodwitService.AbortMigration:output_type -> godwit.v1.AbortMigrationResponse
-	15, // 24: godwit.v1.GodwitService.CreateToken:output_type -> godwit.v1.CreateTokenResponse
-	17, // 25: godwit.v1.JoinService.Join:output_type -> godwit.v1.JoinResponse
-	17, // [17:26] is the sub-list for method output_type
-	8,  // [8:17] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	20, // 0: godwit.v1.ApplyRequest.service:type_name -> godwit.v1.ServiceSpec
+	21, // 1: godwit.v1.ApplyResponse.service:type_name -> godwit.v1.Service
+	22, // 2: godwit.v1.GetResponse.objects:type_name -> godwit.v1.Object
+	23, // 3: godwit.v1.MigrateRequest.at:type_name -> google.protobuf.Timestamp
+	24, // 4: godwit.v1.MigrateResponse.migration:type_name -> godwit.v1.Migration
+	24, // 5: godwit.v1.WatchMigrationResponse.migration:type_name -> godwit.v1.Migration
+	24, // 6: godwit.v1.ContinueMigrationResponse.migration:type_name -> godwit.v1.Migration
+	24, // 7: godwit.v1.AbortMigrationResponse.migration:type_name -> godwit.v1.Migration
+	25, // 8: godwit.v1.RunVolumeTaskRequest.task:type_name -> godwit.v1.VolumeTask
+	26, // 9: godwit.v1.RunVolumeTaskResponse.result:type_name -> godwit.v1.VolumeResult
+	0,  // 10: godwit.v1.GodwitService.Apply:input_type -> godwit.v1.ApplyRequest
+	2,  // 11: godwit.v1.GodwitService.Get:input_type -> godwit.v1.GetRequest
+	4,  // 12: godwit.v1.GodwitService.Delete:input_type -> godwit.v1.DeleteRequest
+	6,  // 13: godwit.v1.GodwitService.Migrate:input_type -> godwit.v1.MigrateRequest
+	8,  // 14: godwit.v1.GodwitService.WatchMigration:input_type -> godwit.v1.WatchMigrationRequest
+	10, // 15: godwit.v1.GodwitService.ContinueMigration:input_type -> godwit.v1.ContinueMigrationRequest
+	12, // 16: godwit.v1.GodwitService.AbortMigration:input_type -> godwit.v1.AbortMigrationRequest
+	14, // 17: godwit.v1.GodwitService.RunVolumeTask:input_type -> godwit.v1.RunVolumeTaskRequest
+	16, // 18: godwit.v1.GodwitService.CreateToken:input_type -> godwit.v1.CreateTokenRequest
+	18, // 19: godwit.v1.JoinService.Join:input_type -> godwit.v1.JoinRequest
+	1,  // 20: godwit.v1.GodwitService.Apply:output_type -> godwit.v1.ApplyResponse
+	3,  // 21: godwit.v1.GodwitService.Get:output_type -> godwit.v1.GetResponse
+	5,  // 22: godwit.v1.GodwitService.Delete:output_type -> godwit.v1.DeleteResponse
+	7,  // 23: godwit.v1.GodwitService.Migrate:output_type -> godwit.v1.MigrateResponse
+	9,  // 24: godwit.v1.GodwitService.WatchMigration:output_type -> godwit.v1.WatchMigrationResponse
+	11, // 25: godwit.v1.GodwitService.ContinueMigration:output_type -> godwit.v1.ContinueMigrationResponse
+	13, // 26: godwit.v1.GodwitService.AbortMigration:output_type -> godwit.v1.AbortMigrationResponse
+	15, // 27: godwit.v1.GodwitService.RunVolumeTask:output_type -> godwit.v1.RunVolumeTaskResponse
+	17, // 28: godwit.v1.GodwitService.CreateToken:output_type -> godwit.v1.CreateTokenResponse
+	19, // 29: godwit.v1.JoinService.Join:output_type -> godwit.v1.JoinResponse
+	20, // [20:30] is the sub-list for method output_type
+	10, // [10:20] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_godwit_v1_godwit_proto_init() }
@@ -1096,13 +1225,14 @@ func file_godwit_v1_godwit_proto_init() {
 		return
 	}
 	file_godwit_v1_objects_proto_init()
+	file_godwit_v1_volume_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_godwit_v1_godwit_proto_rawDesc), len(file_godwit_v1_godwit_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   18,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -583,10 +583,12 @@ type ServiceSpec struct {
 	// The site where it is started; afterwards status.site says where it is.
 	Site string `protobuf:"bytes,2,opt,name=site,proto3" json:"site,omitempty"`
 	// The address space that the service lives in.
-	Network       string        `protobuf:"bytes,3,opt,name=network,proto3" json:"network,omitempty"`
-	Server        *ServerSpec   `protobuf:"bytes,4,opt,name=server,proto3" json:"server,omitempty"`
-	Volumes       []*VolumeSpec `protobuf:"bytes,5,rep,name=volumes,proto3" json:"volumes,omitempty"`
-	Addresses     []string      `protobuf:"bytes,6,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	Network   string        `protobuf:"bytes,3,opt,name=network,proto3" json:"network,omitempty"`
+	Server    *ServerSpec   `protobuf:"bytes,4,opt,name=server,proto3" json:"server,omitempty"`
+	Volumes   []*VolumeSpec `protobuf:"bytes,5,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	Addresses []string      `protobuf:"bytes,6,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	// How its volumes are replicated all the time; absent when they are not.
+	Storage       *StorageSpec `protobuf:"bytes,7,opt,name=storage,proto3" json:"storage,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -663,6 +665,85 @@ func (x *ServiceSpec) GetAddresses() []string {
 	return nil
 }
 
+func (x *ServiceSpec) GetStorage() *StorageSpec {
+	if x != nil {
+		return x.Storage
+	}
+	return nil
+}
+
+// StorageSpec asks for a standing replica of all volumes of a service, together, at another site.
+type StorageSpec struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The site of the replica. While the service itself is there, the replica is at the site that the service names.
+	ReplicateTo string `protobuf:"bytes,1,opt,name=replicate_to,json=replicateTo,proto3" json:"replicate_to,omitempty"`
+	// async, flush, sync.
+	Mode string `protobuf:"bytes,2,opt,name=mode,proto3" json:"mode,omitempty"`
+	// What the replica may lack in async and flush mode before writers are slowed, in time and in data; 0 is the default.
+	MaxLagMs      int64 `protobuf:"varint,3,opt,name=max_lag_ms,json=maxLagMs,proto3" json:"max_lag_ms,omitempty"`
+	MaxLagBytes   int64 `protobuf:"varint,4,opt,name=max_lag_bytes,json=maxLagBytes,proto3" json:"max_lag_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StorageSpec) Reset() {
+	*x = StorageSpec{}
+	mi := &file_godwit_v1_objects_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StorageSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StorageSpec) ProtoMessage() {}
+
+func (x *StorageSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_godwit_v1_objects_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StorageSpec.ProtoReflect.Descriptor instead.
+func (*StorageSpec) Descriptor() ([]byte, []int) {
+	return file_godwit_v1_objects_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *StorageSpec) GetReplicateTo() string {
+	if x != nil {
+		return x.ReplicateTo
+	}
+	return ""
+}
+
+func (x *StorageSpec) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
+}
+
+func (x *StorageSpec) GetMaxLagMs() int64 {
+	if x != nil {
+		return x.MaxLagMs
+	}
+	return 0
+}
+
+func (x *StorageSpec) GetMaxLagBytes() int64 {
+	if x != nil {
+		return x.MaxLagBytes
+	}
+	return 0
+}
+
 // ServerSpec describes the virtual server.
 type ServerSpec struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -682,7 +763,7 @@ type ServerSpec struct {
 
 func (x *ServerSpec) Reset() {
 	*x = ServerSpec{}
-	mi := &file_godwit_v1_objects_proto_msgTypes[7]
+	mi := &file_godwit_v1_objects_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -694,7 +775,7 @@ func (x *ServerSpec) String() string {
 func (*ServerSpec) ProtoMessage() {}
 
 func (x *ServerSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_objects_proto_msgTypes[7]
+	mi := &file_godwit_v1_objects_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -707,7 +788,7 @@ func (x *ServerSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServerSpec.ProtoReflect.Descriptor instead.
 func (*ServerSpec) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_objects_proto_rawDescGZIP(), []int{7}
+	return file_godwit_v1_objects_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ServerSpec) GetCpus() int32 {
@@ -779,7 +860,7 @@ type VolumeSpec struct {
 
 func (x *VolumeSpec) Reset() {
 	*x = VolumeSpec{}
-	mi := &file_godwit_v1_objects_proto_msgTypes[8]
+	mi := &file_godwit_v1_objects_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -791,7 +872,7 @@ func (x *VolumeSpec) String() string {
 func (*VolumeSpec) ProtoMessage() {}
 
 func (x *VolumeSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_objects_proto_msgTypes[8]
+	mi := &file_godwit_v1_objects_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -804,7 +885,7 @@ func (x *VolumeSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeSpec.ProtoReflect.Descriptor instead.
 func (*VolumeSpec) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_objects_proto_rawDescGZIP(), []int{8}
+	return file_godwit_v1_objects_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *VolumeSpec) GetName() string {
@@ -838,14 +919,18 @@ type ServiceStatus struct {
 	Epoch   uint64 `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	Message string `protobuf:"bytes,5,opt,name=message,proto3" json:"message,omitempty"`
 	// The name of the migration under way, if there is one.
-	Migration     string `protobuf:"bytes,6,opt,name=migration,proto3" json:"migration,omitempty"`
+	Migration string `protobuf:"bytes,6,opt,name=migration,proto3" json:"migration,omitempty"`
+	// Where the standing replica of its volumes is, and why it cannot be made or changed; empty when all is well.
+	ReplicaSite   string `protobuf:"bytes,7,opt,name=replica_site,json=replicaSite,proto3" json:"replica_site,omitempty"`
+	ReplicaHost   string `protobuf:"bytes,8,opt,name=replica_host,json=replicaHost,proto3" json:"replica_host,omitempty"`
+	ReplicaError  string `protobuf:"bytes,9,opt,name=replica_error,json=replicaError,proto3" json:"replica_error,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ServiceStatus) Reset() {
 	*x = ServiceStatus{}
-	mi := &file_godwit_v1_objects_proto_msgTypes[9]
+	mi := &file_godwit_v1_objects_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -857,7 +942,7 @@ func (x *ServiceStatus) String() string {
 func (*ServiceStatus) ProtoMessage() {}
 
 func (x *ServiceStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_objects_proto_msgTypes[9]
+	mi := &file_godwit_v1_objects_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -870,7 +955,7 @@ func (x *ServiceStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceStatus.ProtoReflect.Descriptor instead.
 func (*ServiceStatus) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_objects_proto_rawDescGZIP(), []int{9}
+	return file_godwit_v1_objects_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ServiceStatus) GetPhase() string {
@@ -915,6 +1000,27 @@ func (x *ServiceStatus) GetMigration() string {
 	return ""
 }
 
+func (x *ServiceStatus) GetReplicaSite() string {
+	if x != nil {
+		return x.ReplicaSite
+	}
+	return ""
+}
+
+func (x *ServiceStatus) GetReplicaHost() string {
+	if x != nil {
+		return x.ReplicaHost
+	}
+	return ""
+}
+
+func (x *ServiceStatus) GetReplicaError() string {
+	if x != nil {
+		return x.ReplicaError
+	}
+	return ""
+}
+
 // Volume is a replicated virtual disk.
 type Volume struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -927,18 +1033,52 @@ type Volume struct {
 	Allocated int64  `protobuf:"varint,6,opt,name=allocated,proto3" json:"allocated,omitempty"`
 	// primary, replica, fenced.
 	Role string `protobuf:"bytes,7,opt,name=role,proto3" json:"role,omitempty"`
-	// local, async, sync.
+	// local, async, flush, sync; standby on a standing replica.
 	Mode  string `protobuf:"bytes,8,opt,name=mode,proto3" json:"mode,omitempty"`
 	Epoch uint64 `protobuf:"varint,9,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	// Bytes that the replica does not have yet.
-	Lag           int64 `protobuf:"varint,10,opt,name=lag,proto3" json:"lag,omitempty"`
+	// Bytes that the replica does not have yet; in a standing replication, of all volumes of the service together, as all
+	// figures of it are.
+	Lag int64 `protobuf:"varint,10,opt,name=lag,proto3" json:"lag,omitempty"`
+	// In a standing replication: the mode that was asked for. mode is the one that holds.
+	Wanted string `protobuf:"bytes,11,opt,name=wanted,proto3" json:"wanted,omitempty"`
+	// Age of the oldest write that the replica does not have.
+	LagMs float64 `protobuf:"fixed64,12,opt,name=lag_ms,json=lagMs,proto3" json:"lag_ms,omitempty"`
+	// The replica's last consistent point: its number, and when the primary was there.
+	Point     uint64                 `protobuf:"varint,13,opt,name=point,proto3" json:"point,omitempty"`
+	PointTime *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=point_time,json=pointTime,proto3" json:"point_time,omitempty"`
+	// The other end is connected.
+	Connected bool `protobuf:"varint,15,opt,name=connected,proto3" json:"connected,omitempty"`
+	// Writers that are being slowed at the bounds, and how long writers were in all.
+	Throttled int32   `protobuf:"varint,16,opt,name=throttled,proto3" json:"throttled,omitempty"`
+	SlowedMs  float64 `protobuf:"fixed64,17,opt,name=slowed_ms,json=slowedMs,proto3" json:"slowed_ms,omitempty"`
+	// The link was down for so long that changes are only remembered, for a resynchronisation.
+	Overflow bool `protobuf:"varint,18,opt,name=overflow,proto3" json:"overflow,omitempty"`
+	// The replica is catching up: copied is what it has confirmed, rate how fast, eta_ms how long the rest takes, if known.
+	Resyncing bool    `protobuf:"varint,19,opt,name=resyncing,proto3" json:"resyncing,omitempty"`
+	Copied    int64   `protobuf:"varint,20,opt,name=copied,proto3" json:"copied,omitempty"`
+	Rate      int64   `protobuf:"varint,21,opt,name=rate,proto3" json:"rate,omitempty"`
+	EtaMs     float64 `protobuf:"fixed64,22,opt,name=eta_ms,json=etaMs,proto3" json:"eta_ms,omitempty"`
+	// What went over the link.
+	Shipped int64 `protobuf:"varint,23,opt,name=shipped,proto3" json:"shipped,omitempty"`
+	// On a replica: what is durable and not yet applied to the disks.
+	Backlog int64 `protobuf:"varint,24,opt,name=backlog,proto3" json:"backlog,omitempty"`
+	// On a replica that was a primary: what had not been replicated then.
+	Tail int64 `protobuf:"varint,25,opt,name=tail,proto3" json:"tail,omitempty"`
+	// The replica has, or is at, a consistent point.
+	Complete bool `protobuf:"varint,26,opt,name=complete,proto3" json:"complete,omitempty"`
+	// The raw base file on the host.
+	Path string `protobuf:"bytes,27,opt,name=path,proto3" json:"path,omitempty"`
+	// NBD connections.
+	Clients int32 `protobuf:"varint,28,opt,name=clients,proto3" json:"clients,omitempty"`
+	// The last trouble; empty when all is well.
+	Error         string `protobuf:"bytes,29,opt,name=error,proto3" json:"error,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Volume) Reset() {
 	*x = Volume{}
-	mi := &file_godwit_v1_objects_proto_msgTypes[10]
+	mi := &file_godwit_v1_objects_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -950,7 +1090,7 @@ func (x *Volume) String() string {
 func (*Volume) ProtoMessage() {}
 
 func (x *Volume) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_objects_proto_msgTypes[10]
+	mi := &file_godwit_v1_objects_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -963,7 +1103,7 @@ func (x *Volume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Volume.ProtoReflect.Descriptor instead.
 func (*Volume) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_objects_proto_rawDescGZIP(), []int{10}
+	return file_godwit_v1_objects_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Volume) GetName() string {
@@ -1036,6 +1176,139 @@ func (x *Volume) GetLag() int64 {
 	return 0
 }
 
+func (x *Volume) GetWanted() string {
+	if x != nil {
+		return x.Wanted
+	}
+	return ""
+}
+
+func (x *Volume) GetLagMs() float64 {
+	if x != nil {
+		return x.LagMs
+	}
+	return 0
+}
+
+func (x *Volume) GetPoint() uint64 {
+	if x != nil {
+		return x.Point
+	}
+	return 0
+}
+
+func (x *Volume) GetPointTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.PointTime
+	}
+	return nil
+}
+
+func (x *Volume) GetConnected() bool {
+	if x != nil {
+		return x.Connected
+	}
+	return false
+}
+
+func (x *Volume) GetThrottled() int32 {
+	if x != nil {
+		return x.Throttled
+	}
+	return 0
+}
+
+func (x *Volume) GetSlowedMs() float64 {
+	if x != nil {
+		return x.SlowedMs
+	}
+	return 0
+}
+
+func (x *Volume) GetOverflow() bool {
+	if x != nil {
+		return x.Overflow
+	}
+	return false
+}
+
+func (x *Volume) GetResyncing() bool {
+	if x != nil {
+		return x.Resyncing
+	}
+	return false
+}
+
+func (x *Volume) GetCopied() int64 {
+	if x != nil {
+		return x.Copied
+	}
+	return 0
+}
+
+func (x *Volume) GetRate() int64 {
+	if x != nil {
+		return x.Rate
+	}
+	return 0
+}
+
+func (x *Volume) GetEtaMs() float64 {
+	if x != nil {
+		return x.EtaMs
+	}
+	return 0
+}
+
+func (x *Volume) GetShipped() int64 {
+	if x != nil {
+		return x.Shipped
+	}
+	return 0
+}
+
+func (x *Volume) GetBacklog() int64 {
+	if x != nil {
+		return x.Backlog
+	}
+	return 0
+}
+
+func (x *Volume) GetTail() int64 {
+	if x != nil {
+		return x.Tail
+	}
+	return 0
+}
+
+func (x *Volume) GetComplete() bool {
+	if x != nil {
+		return x.Complete
+	}
+	return false
+}
+
+func (x *Volume) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *Volume) GetClients() int32 {
+	if x != nil {
+		return x.Clients
+	}
+	return 0
+}
+
+func (x *Volume) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
 // Migration is a planned move.
 type Migration struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
@@ -1067,7 +1340,7 @@ type Migration struct {
 
 func (x *Migration) Reset() {
 	*x = Migration{}
-	mi := &file_godwit_v1_objects_proto_msgTypes[11]
+	mi := &file_godwit_v1_objects_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1079,7 +1352,7 @@ func (x *Migration) String() string {
 func (*Migration) ProtoMessage() {}
 
 func (x *Migration) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_objects_proto_msgTypes[11]
+	mi := &file_godwit_v1_objects_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1092,7 +1365,7 @@ func (x *Migration) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Migration.ProtoReflect.Descriptor instead.
 func (*Migration) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_objects_proto_rawDescGZIP(), []int{11}
+	return file_godwit_v1_objects_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Migration) GetName() string {
@@ -1233,7 +1506,7 @@ type PhaseTime struct {
 
 func (x *PhaseTime) Reset() {
 	*x = PhaseTime{}
-	mi := &file_godwit_v1_objects_proto_msgTypes[12]
+	mi := &file_godwit_v1_objects_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1245,7 +1518,7 @@ func (x *PhaseTime) String() string {
 func (*PhaseTime) ProtoMessage() {}
 
 func (x *PhaseTime) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_objects_proto_msgTypes[12]
+	mi := &file_godwit_v1_objects_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1258,7 +1531,7 @@ func (x *PhaseTime) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PhaseTime.ProtoReflect.Descriptor instead.
 func (*PhaseTime) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_objects_proto_rawDescGZIP(), []int{12}
+	return file_godwit_v1_objects_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *PhaseTime) GetPhase() string {
@@ -1301,7 +1574,7 @@ type Lane struct {
 
 func (x *Lane) Reset() {
 	*x = Lane{}
-	mi := &file_godwit_v1_objects_proto_msgTypes[13]
+	mi := &file_godwit_v1_objects_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1313,7 +1586,7 @@ func (x *Lane) String() string {
 func (*Lane) ProtoMessage() {}
 
 func (x *Lane) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_objects_proto_msgTypes[13]
+	mi := &file_godwit_v1_objects_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1326,7 +1599,7 @@ func (x *Lane) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lane.ProtoReflect.Descriptor instead.
 func (*Lane) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_objects_proto_rawDescGZIP(), []int{13}
+	return file_godwit_v1_objects_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Lane) GetParticipant() string {
@@ -1412,7 +1685,7 @@ type Figures struct {
 
 func (x *Figures) Reset() {
 	*x = Figures{}
-	mi := &file_godwit_v1_objects_proto_msgTypes[14]
+	mi := &file_godwit_v1_objects_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1424,7 +1697,7 @@ func (x *Figures) String() string {
 func (*Figures) ProtoMessage() {}
 
 func (x *Figures) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_objects_proto_msgTypes[14]
+	mi := &file_godwit_v1_objects_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1437,7 +1710,7 @@ func (x *Figures) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Figures.ProtoReflect.Descriptor instead.
 func (*Figures) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_objects_proto_rawDescGZIP(), []int{14}
+	return file_godwit_v1_objects_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Figures) GetBlackoutMs() float64 {
@@ -1556,14 +1829,21 @@ const file_godwit_v1_objects_proto_rawDesc = "" +
 	"\tlast_seen\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\blastSeen\"g\n" +
 	"\aService\x12*\n" +
 	"\x04spec\x18\x01 \x01(\v2\x16.godwit.v1.ServiceSpecR\x04spec\x120\n" +
-	"\x06status\x18\x02 \x01(\v2\x18.godwit.v1.ServiceStatusR\x06status\"\xcd\x01\n" +
+	"\x06status\x18\x02 \x01(\v2\x18.godwit.v1.ServiceStatusR\x06status\"\xff\x01\n" +
 	"\vServiceSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04site\x18\x02 \x01(\tR\x04site\x12\x18\n" +
 	"\anetwork\x18\x03 \x01(\tR\anetwork\x12-\n" +
 	"\x06server\x18\x04 \x01(\v2\x15.godwit.v1.ServerSpecR\x06server\x12/\n" +
 	"\avolumes\x18\x05 \x03(\v2\x15.godwit.v1.VolumeSpecR\avolumes\x12\x1c\n" +
-	"\taddresses\x18\x06 \x03(\tR\taddresses\"\xdd\x01\n" +
+	"\taddresses\x18\x06 \x03(\tR\taddresses\x120\n" +
+	"\astorage\x18\a \x01(\v2\x16.godwit.v1.StorageSpecR\astorage\"\x86\x01\n" +
+	"\vStorageSpec\x12!\n" +
+	"\freplicate_to\x18\x01 \x01(\tR\vreplicateTo\x12\x12\n" +
+	"\x04mode\x18\x02 \x01(\tR\x04mode\x12\x1c\n" +
+	"\n" +
+	"max_lag_ms\x18\x03 \x01(\x03R\bmaxLagMs\x12\"\n" +
+	"\rmax_lag_bytes\x18\x04 \x01(\x03R\vmaxLagBytes\"\xdd\x01\n" +
 	"\n" +
 	"ServerSpec\x12\x12\n" +
 	"\x04cpus\x18\x01 \x01(\x05R\x04cpus\x12\x16\n" +
@@ -1578,14 +1858,17 @@ const file_godwit_v1_objects_proto_rawDesc = "" +
 	"VolumeSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x14\n" +
-	"\x05image\x18\x03 \x01(\tR\x05image\"\x9b\x01\n" +
+	"\x05image\x18\x03 \x01(\tR\x05image\"\x86\x02\n" +
 	"\rServiceStatus\x12\x14\n" +
 	"\x05phase\x18\x01 \x01(\tR\x05phase\x12\x12\n" +
 	"\x04site\x18\x02 \x01(\tR\x04site\x12\x12\n" +
 	"\x04host\x18\x03 \x01(\tR\x04host\x12\x14\n" +
 	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\x12\x18\n" +
 	"\amessage\x18\x05 \x01(\tR\amessage\x12\x1c\n" +
-	"\tmigration\x18\x06 \x01(\tR\tmigration\"\xe0\x01\n" +
+	"\tmigration\x18\x06 \x01(\tR\tmigration\x12!\n" +
+	"\freplica_site\x18\a \x01(\tR\vreplicaSite\x12!\n" +
+	"\freplica_host\x18\b \x01(\tR\vreplicaHost\x12#\n" +
+	"\rreplica_error\x18\t \x01(\tR\freplicaError\"\xde\x05\n" +
 	"\x06Volume\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x12\n" +
@@ -1597,7 +1880,27 @@ const file_godwit_v1_objects_proto_rawDesc = "" +
 	"\x04mode\x18\b \x01(\tR\x04mode\x12\x14\n" +
 	"\x05epoch\x18\t \x01(\x04R\x05epoch\x12\x10\n" +
 	"\x03lag\x18\n" +
-	" \x01(\x03R\x03lag\"\xe9\x04\n" +
+	" \x01(\x03R\x03lag\x12\x16\n" +
+	"\x06wanted\x18\v \x01(\tR\x06wanted\x12\x15\n" +
+	"\x06lag_ms\x18\f \x01(\x01R\x05lagMs\x12\x14\n" +
+	"\x05point\x18\r \x01(\x04R\x05point\x129\n" +
+	"\n" +
+	"point_time\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\tpointTime\x12\x1c\n" +
+	"\tconnected\x18\x0f \x01(\bR\tconnected\x12\x1c\n" +
+	"\tthrottled\x18\x10 \x01(\x05R\tthrottled\x12\x1b\n" +
+	"\tslowed_ms\x18\x11 \x01(\x01R\bslowedMs\x12\x1a\n" +
+	"\boverflow\x18\x12 \x01(\bR\boverflow\x12\x1c\n" +
+	"\tresyncing\x18\x13 \x01(\bR\tresyncing\x12\x16\n" +
+	"\x06copied\x18\x14 \x01(\x03R\x06copied\x12\x12\n" +
+	"\x04rate\x18\x15 \x01(\x03R\x04rate\x12\x15\n" +
+	"\x06eta_ms\x18\x16 \x01(\x01R\x05etaMs\x12\x18\n" +
+	"\ashipped\x18\x17 \x01(\x03R\ashipped\x12\x18\n" +
+	"\abacklog\x18\x18 \x01(\x03R\abacklog\x12\x12\n" +
+	"\x04tail\x18\x19 \x01(\x03R\x04tail\x12\x1a\n" +
+	"\bcomplete\x18\x1a \x01(\bR\bcomplete\x12\x12\n" +
+	"\x04path\x18\x1b \x01(\tR\x04path\x12\x18\n" +
+	"\aclients\x18\x1c \x01(\x05R\aclients\x12\x14\n" +
+	"\x05error\x18\x1d \x01(\tR\x05error\"\xe9\x04\n" +
 	"\tMigration\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x16\n" +
@@ -1661,7 +1964,7 @@ func file_godwit_v1_objects_proto_rawDescGZIP() []byte {
 	return file_godwit_v1_objects_proto_rawDescData
 }
 
-var file_godwit_v1_objects_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_godwit_v1_objects_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_godwit_v1_objects_proto_goTypes = []any{
 	(*Object)(nil),                // 0: godwit.v1.Object
 	(*Site)(nil),                  // 1: godwit.v1.Site
@@ -1670,42 +1973,45 @@ var file_godwit_v1_objects_proto_goTypes = []any{
 	(*Edge)(nil),                  // 4: godwit.v1.Edge
 	(*Service)(nil),               // 5: godwit.v1.Service
 	(*ServiceSpec)(nil),           // 6: godwit.v1.ServiceSpec
-	(*ServerSpec)(nil),            // 7: godwit.v1.ServerSpec
-	(*VolumeSpec)(nil),            // 8: godwit.v1.VolumeSpec
-	(*ServiceStatus)(nil),         // 9: godwit.v1.ServiceStatus
-	(*Volume)(nil),                // 10: godwit.v1.Volume
-	(*Migration)(nil),             // 11: godwit.v1.Migration
-	(*PhaseTime)(nil),             // 12: godwit.v1.PhaseTime
-	(*Lane)(nil),                  // 13: godwit.v1.Lane
-	(*Figures)(nil),               // 14: godwit.v1.Figures
-	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
+	(*StorageSpec)(nil),           // 7: godwit.v1.StorageSpec
+	(*ServerSpec)(nil),            // 8: godwit.v1.ServerSpec
+	(*VolumeSpec)(nil),            // 9: godwit.v1.VolumeSpec
+	(*ServiceStatus)(nil),         // 10: godwit.v1.ServiceStatus
+	(*Volume)(nil),                // 11: godwit.v1.Volume
+	(*Migration)(nil),             // 12: godwit.v1.Migration
+	(*PhaseTime)(nil),             // 13: godwit.v1.PhaseTime
+	(*Lane)(nil),                  // 14: godwit.v1.Lane
+	(*Figures)(nil),               // 15: godwit.v1.Figures
+	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
 }
 var file_godwit_v1_objects_proto_depIdxs = []int32{
 	1,  // 0: godwit.v1.Object.site:type_name -> godwit.v1.Site
 	2,  // 1: godwit.v1.Object.host:type_name -> godwit.v1.Host
 	4,  // 2: godwit.v1.Object.edge:type_name -> godwit.v1.Edge
 	5,  // 3: godwit.v1.Object.service:type_name -> godwit.v1.Service
-	10, // 4: godwit.v1.Object.volume:type_name -> godwit.v1.Volume
-	11, // 5: godwit.v1.Object.migration:type_name -> godwit.v1.Migration
-	15, // 6: godwit.v1.Host.last_seen:type_name -> google.protobuf.Timestamp
+	11, // 4: godwit.v1.Object.volume:type_name -> godwit.v1.Volume
+	12, // 5: godwit.v1.Object.migration:type_name -> godwit.v1.Migration
+	16, // 6: godwit.v1.Host.last_seen:type_name -> google.protobuf.Timestamp
 	3,  // 7: godwit.v1.Host.facts:type_name -> godwit.v1.HostFacts
-	15, // 8: godwit.v1.Edge.last_seen:type_name -> google.protobuf.Timestamp
+	16, // 8: godwit.v1.Edge.last_seen:type_name -> google.protobuf.Timestamp
 	6,  // 9: godwit.v1.Service.spec:type_name -> godwit.v1.ServiceSpec
-	9,  // 10: godwit.v1.Service.status:type_name -> godwit.v1.ServiceStatus
-	7,  // 11: godwit.v1.ServiceSpec.server:type_name -> godwit.v1.ServerSpec
-	8,  // 12: godwit.v1.ServiceSpec.volumes:type_name -> godwit.v1.VolumeSpec
-	15, // 13: godwit.v1.Migration.hold_until:type_name -> google.protobuf.Timestamp
-	15, // 14: godwit.v1.Migration.started:type_name -> google.protobuf.Timestamp
-	15, // 15: godwit.v1.Migration.ended:type_name -> google.protobuf.Timestamp
-	12, // 16: godwit.v1.Migration.phases:type_name -> godwit.v1.PhaseTime
-	13, // 17: godwit.v1.Migration.lanes:type_name -> godwit.v1.Lane
-	14, // 18: godwit.v1.Migration.figures:type_name -> godwit.v1.Figures
-	15, // 19: godwit.v1.PhaseTime.entered:type_name -> google.protobuf.Timestamp
-	20, // [20:20] is the sub-list for method output_type
-	20, // [20:20] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	10, // 10: godwit.v1.Service.status:type_name -> godwit.v1.ServiceStatus
+	8,  // 11: godwit.v1.ServiceSpec.server:type_name -> godwit.v1.ServerSpec
+	9,  // 12: godwit.v1.ServiceSpec.volumes:type_name -> godwit.v1.VolumeSpec
+	7,  // 13: godwit.v1.ServiceSpec.storage:type_name -> godwit.v1.StorageSpec
+	16, // 14: godwit.v1.Volume.point_time:type_name -> google.protobuf.Timestamp
+	16, // 15: godwit.v1.Migration.hold_until:type_name -> google.protobuf.Timestamp
+	16, // 16: godwit.v1.Migration.started:type_name -> google.protobuf.Timestamp
+	16, // 17: godwit.v1.Migration.ended:type_name -> google.protobuf.Timestamp
+	13, // 18: godwit.v1.Migration.phases:type_name -> godwit.v1.PhaseTime
+	14, // 19: godwit.v1.Migration.lanes:type_name -> godwit.v1.Lane
+	15, // 20: godwit.v1.Migration.figures:type_name -> godwit.v1.Figures
+	16, // 21: godwit.v1.PhaseTime.entered:type_name -> google.protobuf.Timestamp
+	22, // [22:22] is the sub-list for method output_type
+	22, // [22:22] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_godwit_v1_objects_proto_init() }
@@ -1727,7 +2033,7 @@ func file_godwit_v1_objects_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_godwit_v1_objects_proto_rawDesc), len(file_godwit_v1_objects_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   15,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

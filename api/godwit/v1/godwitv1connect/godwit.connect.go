@@ -52,6 +52,9 @@ const (
 	// GodwitServiceAbortMigrationProcedure is the fully-qualified name of the GodwitService's
 	// AbortMigration RPC.
 	GodwitServiceAbortMigrationProcedure = "/godwit.v1.GodwitService/AbortMigration"
+	// GodwitServiceRunVolumeTaskProcedure is the fully-qualified name of the GodwitService's
+	// RunVolumeTask RPC.
+	GodwitServiceRunVolumeTaskProcedure = "/godwit.v1.GodwitService/RunVolumeTask"
 	// GodwitServiceCreateTokenProcedure is the fully-qualified name of the GodwitService's CreateToken
 	// RPC.
 	GodwitServiceCreateTokenProcedure = "/godwit.v1.GodwitService/CreateToken"
@@ -76,6 +79,9 @@ type GodwitServiceClient interface {
 	ContinueMigration(context.Context, *connect.Request[v1.ContinueMigrationRequest]) (*connect.Response[v1.ContinueMigrationResponse], error)
 	// AbortMigration puts everything back; possible until Commit. Error: failed_precondition after it.
 	AbortMigration(context.Context, *connect.Request[v1.AbortMigrationRequest]) (*connect.Response[v1.AbortMigrationResponse], error)
+	// RunVolumeTask does something with the volumes of a service, tells how far it is, and last the result. Errors: not_found;
+	// failed_precondition when the service has no replica, or is busy.
+	RunVolumeTask(context.Context, *connect.Request[v1.RunVolumeTaskRequest]) (*connect.ServerStreamForClient[v1.RunVolumeTaskResponse], error)
 	// CreateToken makes a one-time token with which a machine joins.
 	CreateToken(context.Context, *connect.Request[v1.CreateTokenRequest]) (*connect.Response[v1.CreateTokenResponse], error)
 }
@@ -133,6 +139,12 @@ func NewGodwitServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 			connect.WithSchema(godwitServiceMethods.ByName("AbortMigration")),
 			connect.WithClientOptions(opts...),
 		),
+		runVolumeTask: connect.NewClient[v1.RunVolumeTaskRequest, v1.RunVolumeTaskResponse](
+			httpClient,
+			baseURL+GodwitServiceRunVolumeTaskProcedure,
+			connect.WithSchema(godwitServiceMethods.ByName("RunVolumeTask")),
+			connect.WithClientOptions(opts...),
+		),
 		createToken: connect.NewClient[v1.CreateTokenRequest, v1.CreateTokenResponse](
 			httpClient,
 			baseURL+GodwitServiceCreateTokenProcedure,
@@ -151,6 +163,7 @@ type godwitServiceClient struct {
 	watchMigration    *connect.Client[v1.WatchMigrationRequest, v1.WatchMigrationResponse]
 	continueMigration *connect.Client[v1.ContinueMigrationRequest, v1.ContinueMigrationResponse]
 	abortMigration    *connect.Client[v1.AbortMigrationRequest, v1.AbortMigrationResponse]
+	runVolumeTask     *connect.Client[v1.RunVolumeTaskRequest, v1.RunVolumeTaskResponse]
 	createToken       *connect.Client[v1.CreateTokenRequest, v1.CreateTokenResponse]
 }
 
@@ -189,6 +202,11 @@ func (c *godwitServiceClient) AbortMigration(ctx context.Context, req *connect.R
 	return c.abortMigration.CallUnary(ctx, req)
 }
 
+// RunVolumeTask calls godwit.v1.GodwitService.RunVolumeTask.
+func (c *godwitServiceClient) RunVolumeTask(ctx context.Context, req *connect.Request[v1.RunVolumeTaskRequest]) (*connect.ServerStreamForClient[v1.RunVolumeTaskResponse], error) {
+	return c.runVolumeTask.CallServerStream(ctx, req)
+}
+
 // CreateToken calls godwit.v1.GodwitService.CreateToken.
 func (c *godwitServiceClient) CreateToken(ctx context.Context, req *connect.Request[v1.CreateTokenRequest]) (*connect.Response[v1.CreateTokenResponse], error) {
 	return c.createToken.CallUnary(ctx, req)
@@ -211,6 +229,9 @@ type GodwitServiceHandler interface {
 	ContinueMigration(context.Context, *connect.Request[v1.ContinueMigrationRequest]) (*connect.Response[v1.ContinueMigrationResponse], error)
 	// AbortMigration puts everything back; possible until Commit. Error: failed_precondition after it.
 	AbortMigration(context.Context, *connect.Request[v1.AbortMigrationRequest]) (*connect.Response[v1.AbortMigrationResponse], error)
+	// RunVolumeTask does something with the volumes of a service, tells how far it is, and last the result. Errors: not_found;
+	// failed_precondition when the service has no replica, or is busy.
+	RunVolumeTask(context.Context, *connect.Request[v1.RunVolumeTaskRequest], *connect.ServerStream[v1.RunVolumeTaskResponse]) error
 	// CreateToken makes a one-time token with which a machine joins.
 	CreateToken(context.Context, *connect.Request[v1.CreateTokenRequest]) (*connect.Response[v1.CreateTokenResponse], error)
 }
@@ -264,6 +285,12 @@ func NewGodwitServiceHandler(svc GodwitServiceHandler, opts ...connect.HandlerOp
 		connect.WithSchema(godwitServiceMethods.ByName("AbortMigration")),
 		connect.WithHandlerOptions(opts...),
 	)
+	godwitServiceRunVolumeTaskHandler := connect.NewServerStreamHandler(
+		GodwitServiceRunVolumeTaskProcedure,
+		svc.RunVolumeTask,
+		connect.WithSchema(godwitServiceMethods.ByName("RunVolumeTask")),
+		connect.WithHandlerOptions(opts...),
+	)
 	godwitServiceCreateTokenHandler := connect.NewUnaryHandler(
 		GodwitServiceCreateTokenProcedure,
 		svc.CreateToken,
@@ -286,6 +313,8 @@ func NewGodwitServiceHandler(svc GodwitServiceHandler, opts ...connect.HandlerOp
 			godwitServiceContinueMigrationHandler.ServeHTTP(w, r)
 		case GodwitServiceAbortMigrationProcedure:
 			godwitServiceAbortMigrationHandler.ServeHTTP(w, r)
+		case GodwitServiceRunVolumeTaskProcedure:
+			godwitServiceRunVolumeTaskHandler.ServeHTTP(w, r)
 		case GodwitServiceCreateTokenProcedure:
 			godwitServiceCreateTokenHandler.ServeHTTP(w, r)
 		default:
@@ -323,6 +352,10 @@ func (UnimplementedGodwitServiceHandler) ContinueMigration(context.Context, *con
 
 func (UnimplementedGodwitServiceHandler) AbortMigration(context.Context, *connect.Request[v1.AbortMigrationRequest]) (*connect.Response[v1.AbortMigrationResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("godwit.v1.GodwitService.AbortMigration is not implemented"))
+}
+
+func (UnimplementedGodwitServiceHandler) RunVolumeTask(context.Context, *connect.Request[v1.RunVolumeTaskRequest], *connect.ServerStream[v1.RunVolumeTaskResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("godwit.v1.GodwitService.RunVolumeTask is not implemented"))
 }
 
 func (UnimplementedGodwitServiceHandler) CreateToken(context.Context, *connect.Request[v1.CreateTokenRequest]) (*connect.Response[v1.CreateTokenResponse], error) {

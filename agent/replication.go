@@ -1,0 +1,149 @@
+package agent
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/encoding/protojson"
+
+	pb "github.com/godwit-project/godwit/api/godwit/v1"
+	"github.com/godwit-project/godwit/storage"
+	"github.com/godwit-project/godwit/wan"
+)
+
+// replicate makes, changes or ends this end of the standing replication of a service's volumes, which has the service's name.
+// What it wishes is in the book before it is acted on, so that an agent that comes back goes on with it.
+func (h *host) replicate(ctx context.Context, r *pb.ReplicateService) error {
+	raw, err := protojson.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("replicate %s: %w", r.GetService().GetName(), err)
+	}
+	err = h.book.change(r.GetService().GetName(), true, func(e *entry) error {
+		if e.Replication = raw; r.GetRole() == pb.ReplicaRole_REPLICA_ROLE_UNSPECIFIED {
+			e.Replication = nil
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	switch r.GetRole() {
+	case pb.ReplicaRole_REPLICA_ROLE_SOURCE:
+		return h.protect(ctx, r)
+	case pb.ReplicaRole_REPLICA_ROLE_STANDBY:
+		return h.standBy(ctx, r)
+	}
+	return h.endReplication(ctx, r.GetService().GetName(), r.GetSerial())
+}
+
+// endReplication removes both ends of a standing replication, whichever is here. The epoch is a fresh one.
+func (h *host) endReplication(ctx context.Context, service string, epoch uint64) error {
+	return errors.Join(h.store.Unprotect(ctx, service, epoch), h.store.DeleteStandby(ctx, service, epoch))
+}
+
+// protect has the volumes replicated to the other end, in the newest mode and limits.
+func (h *host) protect(ctx context.Context, r *pb.ReplicateService) error {
+	service, asked := r.GetService(), r.GetService().GetStorage()
+	spec := storage.GroupSpec{
+		Name: service.GetName(), Epoch: r.GetEpoch(), Mode: asked.GetMode(),
+		Limits: storage.Limits{Bytes: asked.GetMaxLagBytes(), Lag: time.Duration(asked.GetMaxLagMs()) * time.Millisecond},
+	}
+	for _, v := range service.GetVolumes() {
+		spec.Volumes = append(spec.Volumes, volumeName(service.GetName(), v))
+	}
+	_, err := h.store.Protect(ctx, spec, h.dialReplica(r))
+	return err
+}
+
+// dialReplica opens the group's stream. How urgent it is follows the mode: writers wait for it in flush and sync mode, and in
+// async mode it gives way to them.
+func (h *host) dialReplica(r *pb.ReplicateService) storage.Dialer {
+	class := wan.Sync
+	if r.GetService().GetStorage().GetMode() == storage.ModeAsync {
+		class = wan.Async
+	}
+	return func(ctx context.Context) (net.Conn, error) {
+		name := r.GetService().GetName()
+		return h.dialer.Dial(ctx, r.GetReplica().GetHostAddress(), wan.Hello{
+			Kind: streamGroup, Service: name, Name: name, Epoch: r.GetEpoch(), Class: class,
+		})
+	}
+}
+
+// standBy makes the replicas. Their exports are not served: nobody waits for them here.
+func (h *host) standBy(ctx context.Context, r *pb.ReplicateService) error {
+	service := r.GetService()
+	var volumes []storage.Spec
+	for _, v := range service.GetVolumes() {
+		volumes = append(volumes, storage.Spec{Name: volumeName(service.GetName(), v), Size: v.GetSize()})
+	}
+	_, err := h.store.CreateStandby(ctx, service.GetName(), volumes, r.GetEpoch())
+	return err
+}
+
+// resumeReplication goes on with what the agent before this one did. Standbys the store has brought back already.
+func (h *host) resumeReplication(ctx context.Context) {
+	for _, name := range h.book.services() {
+		var raw []byte
+		h.book.view(name, func(e entry) { raw = e.Replication })
+		if raw == nil {
+			continue
+		}
+		r := new(pb.ReplicateService)
+		err := protojson.Unmarshal(raw, r)
+		if err == nil && r.GetRole() == pb.ReplicaRole_REPLICA_ROLE_SOURCE {
+			err = h.protect(ctx, r)
+		}
+		if err != nil {
+			h.logger.Error("the volumes of a service are not replicated any more", "service", name, "err", err)
+		}
+	}
+}
+
+// acceptGroup lets in the stream of a group whose standby is here, at its epoch.
+func (h *host) acceptGroup(_ context.Context, hello wan.Hello, _ tls.ConnectionState) (func(context.Context, *wan.Stream), error) {
+	b, err := h.store.Standby(hello.Service)
+	if err != nil {
+		return nil, err
+	}
+	if have := b.Status().Epoch; have != hello.Epoch {
+		return nil, fmt.Errorf("the replica of service %s is at epoch %d, not %d", hello.Service, have, hello.Epoch)
+	}
+	return func(ctx context.Context, s *wan.Stream) {
+		if err := b.Serve(ctx, s); err != nil && ctx.Err() == nil {
+			h.logger.Warn("replication of a group ended", "service", hello.Service, "epoch", hello.Epoch, "err", err)
+		}
+	}, nil
+}
+
+// volumes reports on the volumes of a service, with what their group or standby says.
+func (h *host) volumes(service string) []*pb.Volume {
+	var out []*pb.Volume
+	groups, standbys := h.store.Groups(), h.store.Standbys()
+	for _, v := range h.store.Volumes() {
+		owner, _, _ := strings.Cut(v.Name, ".")
+		if owner != service {
+			continue
+		}
+		o := viewVolume(v)
+		o.Service = service
+		for _, g := range groups {
+			if slices.Contains(g.Volumes, v.Name) {
+				addGroup(o, g)
+			}
+		}
+		for _, b := range standbys {
+			if b.Name == service && v.Role == storage.RoleReplica {
+				addStandby(o, b)
+			}
+		}
+		out = append(out, o)
+	}
+	return out
+}

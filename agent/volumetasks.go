@@ -1,0 +1,136 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	pb "github.com/godwit-project/godwit/api/godwit/v1"
+	"github.com/godwit-project/godwit/storage"
+)
+
+const (
+	// mostDifferences is how many differing ranges are told, so that the answer stays a message.
+	mostDifferences = 1000
+	// keepTimeout bounds how long a snapshot waits for the other end.
+	keepTimeout = 30 * time.Second
+)
+
+// volume does what an operator asks. What needs the standing replication is asked of the end that can do it, and the errors say
+// when there is none.
+func (h *host) volume(ctx context.Context, t *pb.VolumeTask, report func(*pb.TaskProgress)) (*pb.VolumeResult, error) {
+	switch t.GetVerb() {
+	case pb.VolumeVerb_VOLUME_VERB_LOCATE:
+		return h.locate(t)
+	case pb.VolumeVerb_VOLUME_VERB_VERIFY:
+		return h.verify(ctx, t, report)
+	case pb.VolumeVerb_VOLUME_VERB_SNAPSHOT:
+		return h.keepSnapshot(ctx, t)
+	case pb.VolumeVerb_VOLUME_VERB_LIST_SNAPSHOTS:
+		return h.snapshots(t)
+	case pb.VolumeVerb_VOLUME_VERB_DELETE_SNAPSHOT:
+		return h.deleteSnapshot(t)
+	}
+	return nil, fmt.Errorf("volume task %s is not known here: install the same godwit everywhere", t.GetVerb())
+}
+
+// named says whether a task is about a volume of the store.
+func named(t *pb.VolumeTask, volume string) bool {
+	return t.GetVolume() == "" || volume == t.GetService()+"."+t.GetVolume()
+}
+
+// locate says where the raw bases lie.
+func (h *host) locate(t *pb.VolumeTask) (*pb.VolumeResult, error) {
+	out := new(pb.VolumeResult)
+	for _, v := range h.volumes(t.GetService()) {
+		if named(t, v.GetName()) {
+			out.Files = append(out.Files, &pb.VolumeFile{Volume: v.GetName(), Path: v.GetPath(), Size: v.GetSize()})
+		}
+	}
+	if len(out.GetFiles()) == 0 {
+		return nil, fmt.Errorf("volume %s of service %s is not here", t.GetVolume(), t.GetService())
+	}
+	return out, nil
+}
+
+// verify compares both ends, of all volumes of the service: they are compared in epochs of the group.
+func (h *host) verify(ctx context.Context, t *pb.VolumeTask, report func(*pb.TaskProgress)) (*pb.VolumeResult, error) {
+	g, err := h.store.Group(t.GetService())
+	if err != nil {
+		return nil, noReplica(t.GetService(), err)
+	}
+	if st := g.Status(); !st.Connected {
+		return nil, fmt.Errorf("the replica of service %s is out of reach: %s", t.GetService(), st.Err)
+	}
+	out := new(pb.VolumeResult)
+	found, err := g.Verify(ctx, func(done, total int64) {
+		out.Compared = done
+		report(&pb.TaskProgress{Done: done, Total: total, Message: "comparing"})
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range found {
+		if !named(t, d.Volume) {
+			continue
+		}
+		if out.Differing++; len(out.GetDifferences()) < mostDifferences {
+			out.Differences = append(out.Differences, &pb.VolumeDifference{Volume: d.Volume, Offset: d.Off, Length: d.Length})
+		}
+	}
+	return out, nil
+}
+
+// keepSnapshot has the other end keep the point of this moment.
+func (h *host) keepSnapshot(ctx context.Context, t *pb.VolumeTask) (*pb.VolumeResult, error) {
+	g, err := h.store.Group(t.GetService())
+	if err != nil {
+		return nil, noReplica(t.GetService(), err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, keepTimeout)
+	defer cancel()
+	if err := g.Keep(ctx, t.GetSnapshot(), time.Duration(t.GetKeepSeconds())*time.Second); err != nil {
+		return nil, err
+	}
+	return new(pb.VolumeResult), g.Drain(ctx)
+}
+
+func (h *host) snapshots(t *pb.VolumeTask) (*pb.VolumeResult, error) {
+	b, err := h.store.Standby(t.GetService())
+	if err != nil {
+		return nil, noReplica(t.GetService(), err)
+	}
+	cuts, err := b.Cuts()
+	out := new(pb.VolumeResult)
+	for _, c := range cuts {
+		out.Snapshots = append(out.Snapshots, viewCut(c))
+	}
+	return out, err
+}
+
+func viewCut(c storage.Cut) *pb.VolumeSnapshot {
+	s := &pb.VolumeSnapshot{Name: c.Name, Time: timestamppb.New(c.Time), Point: c.Epoch}
+	if !c.Until.IsZero() {
+		s.Until = timestamppb.New(c.Until)
+	}
+	return s
+}
+
+func (h *host) deleteSnapshot(t *pb.VolumeTask) (*pb.VolumeResult, error) {
+	b, err := h.store.Standby(t.GetService())
+	if err != nil {
+		return nil, noReplica(t.GetService(), err)
+	}
+	return new(pb.VolumeResult), b.DeleteCut(t.GetSnapshot())
+}
+
+// noReplica says what to do about a replication that is not here.
+func noReplica(service string, err error) error {
+	if errors.Is(err, storage.ErrNotFound) {
+		return fmt.Errorf("the volumes of service %s are not replicated yet", service)
+	}
+	return err
+}

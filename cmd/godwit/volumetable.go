@@ -1,0 +1,57 @@
+package main
+
+import (
+	"fmt"
+	"time"
+
+	godwitv1 "github.com/godwit-project/godwit/api/godwit/v1"
+)
+
+// behind is how old the oldest write is that the replica of a volume lacks.
+func behind(v *godwitv1.Volume) string {
+	if v.GetWanted() == "" {
+		return "-"
+	}
+	return milliseconds(v.GetLagMs())
+}
+
+// point is how long ago the primary was where the replica is.
+func (a *app) point(v *godwitv1.Volume) string {
+	if v.GetPointTime() == nil {
+		return "-"
+	}
+	return a.age(v.GetPointTime())
+}
+
+// volumeState says in a word or two how the replication of a volume goes.
+func volumeState(v *godwitv1.Volume) string {
+	if v.GetWanted() == "" && v.GetMode() != "standby" {
+		return "-"
+	}
+	switch {
+	case v.GetOverflow():
+		return "link down, to be resynchronised"
+	case !v.GetConnected():
+		return "link down"
+	case v.GetResyncing() || !v.GetComplete():
+		return copying(v)
+	case v.GetThrottled() > 0:
+		return "writers are slowed"
+	case v.GetWanted() != "" && v.GetWanted() != v.GetMode():
+		return "becoming " + v.GetWanted()
+	}
+	return "in step"
+}
+
+// copying says how far a replica is that catches up.
+func copying(v *godwitv1.Volume) string {
+	total := v.GetCopied() + v.GetLag()
+	if total == 0 {
+		return "resyncing"
+	}
+	text := fmt.Sprintf("resyncing %.0f%%", 100*float64(v.GetCopied())/float64(total))
+	if v.GetEtaMs() > 0 {
+		text += ", " + (time.Duration(v.GetEtaMs()) * time.Millisecond).Round(100*time.Millisecond).String() + " left"
+	}
+	return text
+}

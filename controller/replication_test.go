@@ -1,0 +1,48 @@
+package controller
+
+import (
+	"testing"
+
+	"connectrpc.com/connect"
+
+	pb "github.com/godwit-project/godwit/api/godwit/v1"
+	"github.com/godwit-project/godwit/migration"
+)
+
+// A service that is replicated: both ends are told, a move turns it round, and a deletion reaches both.
+func TestAStandingReplicationIsMadeTurnedRoundByAMoveAndRemoved(t *testing.T) {
+	w := newWorld(t)
+	hostA, _ := w.site("a")
+	hostB, _ := w.site("b")
+	spec := specOf("shop", "a")
+	spec.Storage = &pb.StorageSpec{ReplicateTo: "b", Mode: "flush"}
+	w.running(spec)
+	w.until("both ends to be told", func() bool {
+		return hostB.count("replicate REPLICA_ROLE_STANDBY") == 1 && hostA.count("replicate REPLICA_ROLE_SOURCE") == 1
+	})
+	w.ended(w.migrate(&pb.MigrateRequest{Service: "shop", ToSite: "b"}).GetName(), migration.Completed)
+	w.until("the replication to be turned round", func() bool {
+		return hostA.count("replicate REPLICA_ROLE_STANDBY") > 0 && hostB.count("replicate REPLICA_ROLE_SOURCE") > 0
+	})
+	if hostA.count("replicate REPLICA_ROLE_UNSPECIFIED") == 0 || hostB.count("replicate REPLICA_ROLE_UNSPECIFIED") == 0 {
+		t.Error("the replication was not ended before the move")
+	}
+	if _, err := w.as(asOperator).Delete(w.ctx(), connect.NewRequest(&pb.DeleteRequest{Kind: "service", Name: "shop"})); err != nil {
+		t.Fatal(err)
+	}
+	if hostA.count("stop") != 1 || hostB.count("stop") != 1 {
+		t.Errorf("stopped %d times at the replica, %d at the owner", hostA.count("stop"), hostB.count("stop"))
+	}
+}
+
+func TestAReplicationThatMakesNoSenseIsRefused(t *testing.T) {
+	for text, s := range map[string]*pb.StorageSpec{
+		"where the service itself is": {ReplicateTo: "a"},
+		"want async, flush or sync":   {ReplicateTo: "b", Mode: "fast"},
+		"is no name of a site":        {ReplicateTo: "B!"},
+	} {
+		spec := specOf("shop", "a")
+		spec.Storage = s
+		refused(t, checkStorage(spec), connect.CodeInvalidArgument, text)
+	}
+}

@@ -1,0 +1,132 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"connectrpc.com/connect"
+
+	"github.com/godwit-project/godwit/api"
+	pb "github.com/godwit-project/godwit/api/godwit/v1"
+	"github.com/godwit-project/godwit/cluster"
+)
+
+// longestSnapshot is how long the name of a snapshot may be.
+const longestSnapshot = 40
+
+// RunVolumeTask hands a task to the host that can do it, and passes on what that tells.
+func (f *front) RunVolumeTask(ctx context.Context, req *connect.Request[pb.RunVolumeTaskRequest], stream *connect.ServerStream[pb.RunVolumeTaskResponse]) error {
+	if err := mayOperate(ctx); err != nil {
+		return err
+	}
+	agent, err := f.services.volumeAgent(ctx, req.Msg.GetTask())
+	if err != nil {
+		return err
+	}
+	result, err := f.services.agents.runVolumeTask(ctx, agent.Name, req.Msg.GetTask(), func(p *pb.TaskProgress) error {
+		return stream.Send(&pb.RunVolumeTaskResponse{Done: p.GetDone(), Total: p.GetTotal(), Message: p.GetMessage()})
+	})
+	if err != nil {
+		return err
+	}
+	result.Host, result.Site = agent.Name, agent.Site
+	return stream.Send(&pb.RunVolumeTaskResponse{Result: result})
+}
+
+// volumeAgent checks a task and finds the host for it: snapshots are kept where the replica is, all else is asked of the owner.
+func (s *services) volumeAgent(ctx context.Context, t *pb.VolumeTask) (agentState, error) {
+	var none agentState
+	var r serviceRecord
+	if _, err := load(ctx, s.store, servicePrefix+t.GetService(), &r); errors.Is(err, cluster.ErrNotFound) {
+		return none, notFound("service", t.GetService())
+	} else if err != nil {
+		return none, err
+	}
+	spec, err := r.spec()
+	if err != nil {
+		return none, err
+	}
+	if v := t.GetVolume(); v != "" && !slices.ContainsFunc(spec.GetVolumes(), func(o *pb.VolumeSpec) bool { return o.GetName() == v }) {
+		return none, notFound("volume", t.GetService()+"/"+v)
+	}
+	owner, _, err := s.store.Owner(ctx, t.GetService())
+	if err != nil {
+		return none, err
+	}
+	host := owner.Host
+	switch t.GetVerb() {
+	case pb.VolumeVerb_VOLUME_VERB_LOCATE:
+		return s.agents.connectedAgent(ctx, host)
+	case pb.VolumeVerb_VOLUME_VERB_SNAPSHOT:
+		if n := t.GetSnapshot(); !api.IsName(n) || len(n) > longestSnapshot {
+			return none, invalid("snapshot %q: want a name of lower-case letters, digits and dashes, at most %d", n, longestSnapshot)
+		}
+	case pb.VolumeVerb_VOLUME_VERB_LIST_SNAPSHOTS, pb.VolumeVerb_VOLUME_VERB_DELETE_SNAPSHOT:
+		host = r.Replica.Host
+	}
+	if r.Replica.Host == "" {
+		return none, precondition("the volumes of service %s have no replica%s\nhint: put 'storage: {replicateTo: SITE}' into its manifest and apply that; it may run meanwhile",
+			t.GetService(), because(r.Replica.Error))
+	}
+	return s.agents.connectedAgent(ctx, host)
+}
+
+func because(reason string) string {
+	if reason == "" {
+		return ""
+	}
+	return ": " + reason
+}
+
+// connectedAgent is the state of an agent that has a session.
+func (a *agents) connectedAgent(ctx context.Context, name string) (agentState, error) {
+	all, err := a.all(ctx)
+	if err != nil {
+		return agentState{}, err
+	}
+	for _, st := range all {
+		if st.Name == name && st.Ready {
+			return st, nil
+		}
+	}
+	return agentState{}, precondition("the agent of %s is down\nhint: start it (systemctl start godwit-agent), then try again", name)
+}
+
+// runVolumeTask gives an agent a task and waits for its result; a session that is lost meanwhile is an error, as nobody knows how
+// far the task came. tell is called from here alone.
+func (a *agents) runVolumeTask(ctx context.Context, agent string, t *pb.VolumeTask, tell func(*pb.TaskProgress) error) (*pb.VolumeResult, error) {
+	answered := make(chan *pb.TaskResult, 1)
+	told := make(chan *pb.TaskProgress, 1)
+	report := func(p *pb.TaskProgress) {
+		select {
+		case told <- p:
+		default: // the one before has not been told yet
+		}
+	}
+	err := a.give(agent, &pb.SessionResponse{Task: &pb.SessionResponse_Volume{Volume: t}}, report, func(r *pb.TaskResult) { answered <- r })
+	if err != nil {
+		return nil, connect.NewError(connect.CodeUnavailable, err)
+	}
+	for {
+		select {
+		case p := <-told:
+			if err := tell(p); err != nil {
+				return nil, err
+			}
+		case r := <-answered:
+			switch {
+			case r == nil:
+				return nil, connect.NewError(connect.CodeUnavailable, fmt.Errorf("the agent of %s was lost meanwhile\nhint: try again", agent))
+			case r.GetError() != "":
+				return nil, precondition("%s: %s", agent, r.GetError())
+			case r.GetVolume() == nil:
+				return new(pb.VolumeResult), nil
+			}
+			return r.GetVolume(), nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
