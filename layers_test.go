@@ -66,6 +66,7 @@ var rooms = map[string]room{
 	"dvs/replica/active":      {tests: "dvs/replica/replicatest", may: "dvs/replica/coding dvs/replica/state", why: "active replication, pure: no I/O, so that it can be simulated"},
 	"dvs/replica/coding":      {why: "fields of messages: bytes in, values out"},
 	"dvs/replica/passive":     {tests: "dvs/replica/replicatest", may: "dvs/replica/coding dvs/replica/state", why: "passive replication, pure: no I/O, so that it can be simulated"},
+	"dvs/replica/register":    {may: "dvs/replica/state", why: "the record of a group where there is no controller: bytes of others are asked for by a function"},
 	"dvs/replica/replicatest": {may: "dvs/replica/state", why: "what tests of replication share: a machine, and what its clients saw"},
 	"dvs/replica/state":       {may: "dvs/replica/coding", why: "what both kinds replicate, as values"},
 	"dvs/replica/watch":       {may: "dvs/replica/state", why: "whether a primary is dead, pure"},
@@ -92,7 +93,7 @@ var rooms = map[string]room{
 	},
 
 	"agent/dvshost": {
-		may: "dvs dvs/endpoint dvs/node dvs/wire server/process", tests: "examples",
+		may: "dvs dvs/endpoint dvs/node dvs/replica dvs/replica/coding dvs/replica/register dvs/replica/state dvs/wire server/process", tests: "examples",
 		why: "hosts WebAssembly processes on a node of the DVS, also without an agent around it: it knows neither controllers nor the store",
 	},
 

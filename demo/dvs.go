@@ -15,6 +15,7 @@ import (
 const (
 	dvsContainer = "shop"
 	dvsName      = "kv"
+	dvsTwin      = "kv-replicated"
 	// dvsClients ask all the time; each waits so long between two requests.
 	dvsClients = 100
 	dvsPause   = 10 * time.Millisecond
@@ -59,7 +60,7 @@ func (r *DVSReport) err() error {
 }
 
 // DVS runs three nodes on this machine, a key-value service as a WebAssembly process, and clients on two of them, and moves the service
-// from node to node; then it drains one node and kills it. The report is there if the clients have run.
+// from node to node and drains one; then it kills the node that answers for a replicated one. The report is there if the clients have run.
 func DVS(ctx context.Context, o DVSOptions) (report *DVSReport, err error) {
 	if o.Say == nil {
 		o.Say = func(string) {}
@@ -87,14 +88,38 @@ func DVS(ctx context.Context, o DVSOptions) (report *DVSReport, err error) {
 		return nil, err
 	}
 	o.Say(fmt.Sprintf("a key-value service runs on a; %d clients ask it from b and c", o.Clients))
-	clients, err := startDVSClients(ctx, o.Clients, nodes["b"].socket, nodes["c"].socket)
+	clients, err := startDVSClients(ctx, dvsName, o.Clients, nodes["b"].socket, nodes["c"].socket)
 	if err != nil {
 		return nil, err
 	}
 	moves, err := playDVS(ctx, o, nodes)
 	report = clients.report(ctx, nodes["b"].Client)
 	report.Moves = moves
+	if err == nil {
+		err = killDVS(ctx, o, nodes, module, report)
+	}
 	return report, errors.Join(err, report.err())
+}
+
+// killDVS has the service run on all three nodes with one state, and kills the one that answers, without a warning.
+func killDVS(ctx context.Context, o DVSOptions, nodes dvsNodes, module []byte, sum *DVSReport) error {
+	if err := nodes["a"].RunReplicated(ctx, dvsContainer, dvsTwin, module, "", "", "passive", []string{"a", "b", "c"}); err != nil {
+		return err
+	}
+	o.Say(fmt.Sprintf("a second one runs on all three nodes, with one state; a answers, %d clients ask it from b and c", o.Clients))
+	clients, err := startDVSClients(ctx, dvsTwin, o.Clients, nodes["b"].socket, nodes["c"].socket)
+	if err != nil {
+		return err
+	}
+	err = pause(ctx, dvsBetween)
+	nodes["a"].end()
+	o.Say("node a is killed")
+	err = errors.Join(err, pause(ctx, 3*dvsBetween))
+	r := clients.report(ctx, nodes["b"].Client)
+	sum.Requests, sum.Errors, sum.Lost, sum.Duplicates = sum.Requests+r.Requests, sum.Errors+r.Errors, sum.Lost+r.Lost, sum.Duplicates+r.Duplicates
+	sum.Moves++ // another node answers
+	sum.LongestWaitMs = max(sum.LongestWaitMs, r.LongestWaitMs)
+	return err
 }
 
 // playDVS moves the service, and returns how often it has moved.
@@ -123,8 +148,7 @@ func playDVS(ctx context.Context, o DVSOptions, nodes dvsNodes) (moves int, err 
 		return moves, fmt.Errorf("drain node a: %s", drained.Err)
 	}
 	moves += len(drained.Moved)
-	nodes["a"].end()
-	o.Say("node a is drained, and killed")
+	o.Say("node a is drained")
 	return moves, pause(ctx, dvsBetween)
 }
 

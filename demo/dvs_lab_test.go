@@ -25,7 +25,7 @@ func TestDVS(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%+v: %v", r, err)
 	}
-	if r.Requests == 0 || r.Moves != 7 {
+	if r.Requests == 0 || r.Moves != 8 {
 		t.Errorf("%+v", r)
 	}
 	if _, err := DVS(t.Context(), DVSOptions{Binary: binary, Module: "none.wasm"}); !errors.Is(err, ErrNoModule) {

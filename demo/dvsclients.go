@@ -18,6 +18,7 @@ const dvsAsk = 30 * time.Second
 // dvsAsker is one client: it adds 1 to a number of its own, again and again, so it knows what each answer must be.
 type dvsAsker struct {
 	session *dvs.Session
+	name    string // of the service
 	key     string
 
 	sum      int64 // what the service has acknowledged
@@ -34,7 +35,7 @@ type dvsAskers struct {
 }
 
 // startDVSClients starts n clients, in turn on the nodes at those sockets.
-func startDVSClients(ctx context.Context, n int, sockets ...string) (*dvsAskers, error) {
+func startDVSClients(ctx context.Context, name string, n int, sockets ...string) (*dvsAskers, error) {
 	c := &dvsAskers{}
 	ctx, c.cancel = context.WithCancel(ctx)
 	for i := range n {
@@ -43,7 +44,7 @@ func startDVSClients(ctx context.Context, n int, sockets ...string) (*dvsAskers,
 			c.stop()
 			return nil, err
 		}
-		c.all = append(c.all, &dvsAsker{session: s, key: fmt.Sprint("client", i)})
+		c.all = append(c.all, &dvsAsker{session: s, name: name, key: fmt.Sprint("client", i)})
 	}
 	for _, one := range c.all {
 		c.wg.Go(func() { one.run(ctx) })
@@ -64,7 +65,7 @@ func (a *dvsAsker) run(ctx context.Context) {
 	for pause(ctx, dvsPause) == nil {
 		asking, cancel := context.WithTimeout(context.WithoutCancel(ctx), dvsAsk)
 		begin := time.Now()
-		answer, err := a.session.SendRec(asking, dvsName, []byte("add "+a.key+" 1"))
+		answer, err := a.session.SendRec(asking, a.name, []byte("add "+a.key+" 1"))
 		cancel()
 		a.longest = max(a.longest, time.Since(begin))
 		a.requests++
@@ -92,7 +93,7 @@ func (c *dvsAskers) report(ctx context.Context, node *dvshost.Client) *DVSReport
 		r.Requests += one.requests
 		r.Errors += one.errors
 		r.LongestWaitMs = max(r.LongestWaitMs, float64(one.longest.Microseconds())/1000)
-		answer, err := node.Call(ctx, dvsContainer, dvsName, []byte("get "+one.key), dvsAsk.String())
+		answer, err := node.Call(ctx, dvsContainer, one.name, []byte("get "+one.key), dvsAsk.String())
 		has, ok := dvsNumber(answer)
 		switch {
 		case err != nil || !ok && one.sum > 0:

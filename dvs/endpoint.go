@@ -23,6 +23,15 @@ type BindOptions struct {
 	Pieces Pieces
 	// Standby waits to take over an endpoint that moves here. It needs Restore or Pieces. Bind then returns when it has.
 	Standby bool
+	// Replicated binds on behalf of a group of processes that have one state and one table of replies together, which has agreed that this one
+	// answers now. An older owner is told to leave (ErrMoved), wherever it is; when this one ends without Unbind, callers wait until another
+	// of the group has bound. Its messages have to be answered with Reply, a Send too, or dropped. It cannot move.
+	Replicated bool
+	// Epoch is that of the agreement: above those of all that were bound before. Line is the same for all of the group, and at most its
+	// first Epoch: so callers know that the state is the same.
+	Epoch, Line uint64
+	// Gone is told of callers that have ended: what the group remembers of them can be forgotten. It must not wait for anything.
+	Gone func(caller uint64)
 	// Queue bounds how many requests wait to be received: more fail with ErrOverrun. 0 is no bound but one request for each caller.
 	Queue int
 }
@@ -35,6 +44,10 @@ type Message struct {
 	caller  uint64
 	seq     uint64
 }
+
+// Caller returns the number of who sent the message, which no other caller ever has, and the number of the message, which grows with each of
+// that caller's requests (and, apart from those, notifications). A message that comes again has the same.
+func (m Message) Caller() (caller, seq uint64) { return m.caller, m.seq }
 
 // Endpoint is a name that this process answers to, and a caller of that name. It is safe for concurrent use.
 type Endpoint struct {
@@ -76,6 +89,8 @@ func (s *Session) bind(ctx context.Context, name string, o BindOptions) (*Endpoi
 		return nil, err
 	}
 	switch {
+	case o.Replicated && (o.Standby || o.movable() || o.Line == 0 || o.Epoch < o.Line):
+		return nil, errors.New("a replicated endpoint does not move, and needs an Epoch and a Line that is no higher")
 	case o.Pieces != nil:
 	case o.Standby && o.Restore == nil:
 		return nil, errors.New("a standby needs Restore or Pieces")
@@ -91,10 +106,16 @@ func (s *Session) bind(ctx context.Context, name string, o BindOptions) (*Endpoi
 	}
 	e.box = endpoint.NewMailbox(e.id, endpoint.Version{}, status)
 	e.box.Limit(o.Queue)
+	if o.Replicated {
+		e.box.Share(endpoint.Version{Epoch: o.Epoch}, o.Line)
+	}
 	s.mu.Lock()
 	if old := s.endpoints[e.id]; old != nil && old.box.Status() != endpoint.Left {
-		s.mu.Unlock()
-		return nil, ErrNameUsed
+		if !o.Replicated || !old.opts.Replicated || old.opts.Epoch >= o.Epoch {
+			s.mu.Unlock()
+			return nil, ErrNameUsed
+		}
+		old.leaveLocked()
 	}
 	s.endpoints[e.id] = e
 	s.callers[e.core.ID()] = e.caller
@@ -102,7 +123,7 @@ func (s *Session) bind(ctx context.Context, name string, o BindOptions) (*Endpoi
 	_, err := s.ask(ctx, func(call uint32) []byte {
 		s.binding[call] = e
 		b := wire.Caller{Endpoint: e.id, Caller: e.core.ID()}.Append(nil)
-		return wire.Bind{Call: call, Name: name, Standby: o.Standby, Movable: o.movable()}.Append(b)
+		return wire.Bind{Call: call, Name: name, Standby: o.Standby, Movable: o.movable(), Replicated: o.Replicated, Epoch: o.Epoch, Line: o.Line}.Append(b)
 	})
 	if err == nil && o.Standby {
 		err = e.waitActive(ctx)
@@ -113,7 +134,9 @@ func (s *Session) bind(ctx context.Context, name string, o BindOptions) (*Endpoi
 		if s.endpoints[e.id] == e {
 			delete(s.endpoints, e.id)
 			delete(s.callers, e.core.ID())
-			_ = s.conn.Send(wire.Unbind{Endpoint: e.id}.Append(nil))
+			if !o.Replicated { // others may have it
+				_ = s.conn.Send(wire.Unbind{Endpoint: e.id}.Append(nil))
+			}
 		}
 		return nil, err
 	}
@@ -183,6 +206,15 @@ func (e *Endpoint) Reply(m Message, payload []byte) error {
 		return fault("reply", m.From, ErrTooLong)
 	}
 	return e.end("reply", m, endpoint.OK, slices.Clone(payload))
+}
+
+// Drop gives up a request of a replicated endpoint without an answer: its caller sends it again, to whoever answers for the group then.
+func (e *Endpoint) Drop(m Message) {
+	e.s.mu.Lock()
+	defer e.s.mu.Unlock()
+	if e.opts.Replicated {
+		e.box.Drop(m.caller, m.seq)
+	}
 }
 
 // Refuse answers a request with an error: the caller gets ErrRefused with the text, once, as it would get a reply.

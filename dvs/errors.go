@@ -12,8 +12,10 @@ import (
 var (
 	ErrContainer = errors.New("the node does not serve this container: check the name, and who may enter it")
 	ErrNameUsed  = errors.New("another process is bound to this name: unbind it first, or bind as a standby")
-	ErrName      = errors.New("not a name: 1 to 255 bytes are allowed")
-	ErrNotBound  = errors.New("no process is bound to this name: start it, or wait longer")
+	// ErrEpoch says that the group has agreed upon another owner since, or that the name was bound before by somebody else.
+	ErrEpoch    = errors.New("a newer owner of this name is known: it cannot be taken back")
+	ErrName     = errors.New("not a name: 1 to 255 bytes are allowed")
+	ErrNotBound = errors.New("no process is bound to this name: start it, or wait longer")
 )
 
 // Errors before a request was executed: nothing has happened, it can be repeated.
@@ -83,7 +85,7 @@ func coded(c endpoint.Code, text string) error {
 	err := map[endpoint.Code]error{
 		endpoint.Again: ErrAgain, endpoint.NotBound: ErrNotBound, endpoint.Held: ErrMigrating, endpoint.Range: ErrRange,
 		endpoint.NoBuffer: ErrNoBuffer, endpoint.Denied: ErrDenied, endpoint.NameUsed: ErrNameUsed, endpoint.BadName: ErrName,
-		endpoint.Inline: errInline, endpoint.Failed: ErrRefused, endpoint.NoContainer: ErrContainer, endpoint.Busy: ErrBusy, endpoint.TooLong: ErrTooLong, endpoint.Overrun: ErrOverrun,
+		endpoint.Inline: errInline, endpoint.Stale: ErrEpoch, endpoint.Failed: ErrRefused, endpoint.NoContainer: ErrContainer, endpoint.Busy: ErrBusy, endpoint.TooLong: ErrTooLong, endpoint.Overrun: ErrOverrun,
 		endpoint.OtherLine: errors.Join(ErrOutcomeUnknown, ErrDestinationDied),
 		endpoint.Died:      errors.Join(ErrOutcomeUnknown, ErrDestinationDied),
 		endpoint.NodeGone:  errors.Join(ErrOutcomeUnknown, ErrNodeGone),

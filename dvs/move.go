@@ -76,15 +76,22 @@ func (s *Session) onOrderLocked(o wire.Order) {
 		}
 		s.doneLocked(o, endpoint.OK, "")
 	case wire.OrderLeave:
-		if e.box.Status() == endpoint.Active || e.box.Status() == endpoint.Holding {
-			e.box.Leave()
-			e.failLocked(ErrMoved)
-			delete(s.callers, e.core.ID()) // it goes on elsewhere
-			e.endLocked(endpoint.Reply{}, ErrMoved)
+		if !e.opts.Replicated || o.Epoch >= e.opts.Epoch { // else it is meant for the one before
+			e.leaveLocked()
 		}
 		s.doneLocked(o, endpoint.OK, "")
 	case wire.OrderVersion:
 		e.box.Renew(o.Version)
+	}
+}
+
+// leaveLocked ends an owner, because another is it.
+func (e *Endpoint) leaveLocked() {
+	if e.box.Status() == endpoint.Active || e.box.Status() == endpoint.Holding {
+		e.box.Leave()
+		e.failLocked(ErrMoved)
+		delete(e.s.callers, e.core.ID()) // it goes on elsewhere
+		e.endLocked(endpoint.Reply{}, ErrMoved)
 	}
 }
 

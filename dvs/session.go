@@ -371,6 +371,9 @@ func (s *Session) onGoneLocked(caller uint64) {
 	delete(s.paths, caller)
 	for _, e := range s.endpoints {
 		e.box.Gone(caller)
+		if e.opts.Gone != nil {
+			e.opts.Gone(caller)
+		}
 	}
 }
 

@@ -6,7 +6,7 @@ import "time"
 type ProcessInfo struct {
 	Container string `json:"container"`
 	Name      string `json:"name"`
-	State     string `json:"state"`  // running, standby
+	State     string `json:"state"`  // running, standby; of a replicated one answering, replica
 	Module    string `json:"module"` // SHA-256
 	Memory    int64  `json:"memoryBytes"`
 	Calls     uint64 `json:"calls"`

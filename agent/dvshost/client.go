@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 )
 
 // client speaks to a Handler.
@@ -110,6 +111,14 @@ func (c *Client) Stats(ctx context.Context) (StatsInfo, error) {
 // Run starts a process. memory and length bound it, in bytes and as a length of time; "" takes the defaults.
 func (c *Client) Run(ctx context.Context, container, name string, module []byte, memory, length string) error {
 	q := url.Values{"container": {container}, "name": {name}, "memory": {memory}, "time": {length}}
+	return c.ask(ctx, http.MethodPost, "/v1/run", q, module, &struct{}{})
+}
+
+// RunReplicated starts a process on several nodes, this one among them, that keep one state; mode is passive or active.
+func (c *Client) RunReplicated(ctx context.Context, container, name string, module []byte, memory, length, mode string, nodes []string) error {
+	q := url.Values{
+		"container": {container}, "name": {name}, "memory": {memory}, "time": {length}, "mode": {mode}, "nodes": {strings.Join(nodes, ",")},
+	}
 	return c.ask(ctx, http.MethodPost, "/v1/run", q, module, &struct{}{})
 }
 

@@ -9,10 +9,12 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/godwit-project/godwit/dvs"
 	"github.com/godwit-project/godwit/dvs/node"
+	"github.com/godwit-project/godwit/dvs/replica"
 	"github.com/godwit-project/godwit/server/process"
 )
 
@@ -26,7 +28,7 @@ const (
 // Handler serves what a person may ask, as JSON over HTTP:
 //
 //	GET  /v1/ps, /v1/endpoints, /v1/links, /v1/stats
-//	POST /v1/run?container=&name=&memory=&time=    the module
+//	POST /v1/run?container=&name=&memory=&time=    the module; with mode= and nodes=, replicated
 //	POST /v1/call?container=&name=&timeout=        the request; the answer is the reply
 //	POST /v1/migrate, /v1/drain, /v1/stop          MoveRequest, DrainRequest, MoveRequest
 func (h *Host) Handler() http.Handler {
@@ -58,6 +60,14 @@ func (h *Host) PeerHandler() http.Handler {
 	m.HandleFunc("PUT /v1/pages", h.handlePages)
 	m.HandleFunc("POST /v1/prepare", asked(func(ctx context.Context, r PrepareRequest) (any, error) {
 		return struct{}{}, h.Prepare(ctx, r)
+	}))
+	m.HandleFunc("GET /v1/group/link", h.handleLink)
+	m.HandleFunc("POST /v1/group/found", asked(func(_ context.Context, g GroupSpec) (any, error) { return struct{}{}, h.Found(g) }))
+	m.HandleFunc("POST /v1/group/join", asked(func(ctx context.Context, g GroupSpec) (any, error) { return struct{}{}, h.Join(ctx, g) }))
+	m.HandleFunc("POST /v1/group/ask", asked(func(_ context.Context, q GroupAsk) (any, error) { return h.Ask(q) }))
+	m.HandleFunc("POST /v1/group/end", asked(func(ctx context.Context, g GroupSpec) (any, error) {
+		h.endHere(ctx, g)
+		return struct{}{}, nil
 	}))
 	m.HandleFunc("POST /v1/drop", asked(func(ctx context.Context, r DropRequest) (any, error) {
 		return struct{}{}, h.Drop(ctx, r)
@@ -131,9 +141,44 @@ func (h *Host) handleRun(w http.ResponseWriter, r *http.Request) {
 		module, err = io.ReadAll(http.MaxBytesReader(w, r.Body, maxUpload))
 	}
 	if err == nil {
-		err = h.Run(r.Context(), q.Get("container"), q.Get("name"), module, limits)
+		err = h.runAs(r.Context(), q.Get("container"), q.Get("name"), module, limits, q.Get("mode"), q.Get("nodes"))
 	}
 	answer(w, struct{}{}, err)
+}
+
+// runAs runs a process, on several nodes if a mode says so.
+func (h *Host) runAs(ctx context.Context, container, name string, module []byte, limits process.Limits, mode, nodes string) error {
+	switch mode {
+	case "":
+		return h.Run(ctx, container, name, module, limits)
+	case replica.Passive.String():
+		return h.RunReplicated(ctx, container, name, module, limits, replica.Passive, strings.Split(nodes, ","))
+	case replica.Active.String():
+		return h.RunReplicated(ctx, container, name, module, limits, replica.Active, strings.Split(nodes, ","))
+	default:
+		return fmt.Errorf("mode %q: want passive or active", mode)
+	}
+}
+
+// handleLink makes the connection one on which another replica of a group sends.
+func (h *Host) handleLink(w http.ResponseWriter, r *http.Request) {
+	m, err := h.member(r.URL.Query().Get("id"))
+	if err != nil {
+		answer(w, nil, err)
+		return
+	}
+	c, rw, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		answer(w, nil, err)
+		return
+	}
+	defer c.Close()
+	if _, err := fmt.Fprintf(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", linkProtocol); err != nil {
+		return // who has gone needs no answer
+	}
+	if err := m.replica.Accept(&readAgain{Conn: c, r: rw.Reader}, ""); err != nil {
+		h.o.Log.Debug("DVS replica link ended", "endpoint", m.spec.key(), "err", err)
+	}
 }
 
 func parseLimits(memory, length string) (l process.Limits, err error) {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/godwit-project/godwit/dvs"
 	"github.com/godwit-project/godwit/dvs/node"
+	"github.com/godwit-project/godwit/dvs/replica/register"
 	"github.com/godwit-project/godwit/server/process"
 )
 
@@ -63,6 +64,11 @@ type Host struct {
 	running  map[key]*hosted
 	incoming map[key]*hosted // standbys
 	callers  map[string]*callers
+	groups   map[key]*member // replicated processes
+	// acceptors keep the records of groups, by their ID.
+	acceptors map[string]*register.Acceptor
+	ended     map[string]bool // groups
+	joining   sync.Mutex      // held by who joins a group
 }
 
 // New returns a host that runs nothing yet.
@@ -73,7 +79,7 @@ func New(o Options) *Host {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	h := &Host{o: o, running: map[key]*hosted{}, incoming: map[key]*hosted{}, callers: map[string]*callers{}}
+	h := &Host{o: o, running: map[key]*hosted{}, incoming: map[key]*hosted{}, callers: map[string]*callers{}, groups: map[key]*member{}, acceptors: map[string]*register.Acceptor{}, ended: map[string]bool{}}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
 	return h
 }
@@ -86,7 +92,12 @@ func (h *Host) Close() {
 	for _, c := range h.callers {
 		c.close()
 	}
+	members := slices.Collect(maps.Values(h.groups))
+	clear(h.groups)
 	h.mu.Unlock()
+	for _, m := range members {
+		m.close()
+	}
 	ended := make(chan struct{})
 	go func() { h.wg.Wait(); close(ended) }()
 	select {
@@ -96,6 +107,15 @@ func (h *Host) Close() {
 			p.session.Close()
 		}
 		<-ended
+	}
+}
+
+// start runs f in a goroutine that Close waits for, unless that has been called.
+func (h *Host) start(f func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.closed {
+		h.wg.Go(f)
 	}
 }
 
@@ -169,11 +189,21 @@ func (h *Host) find(k key) (*hosted, error) {
 	if p := h.running[k]; p != nil {
 		return p, nil
 	}
+	if h.groups[k] != nil {
+		return nil, fmt.Errorf("%s: %w", k, ErrReplicated)
+	}
 	return nil, fmt.Errorf("%s: %w", k, ErrNoProcess)
 }
 
 // Stop ends a process; its state is lost.
 func (h *Host) Stop(ctx context.Context, container, name string) error {
+	h.mu.Lock()
+	m := h.groups[key{container, name}]
+	h.mu.Unlock()
+	if m != nil {
+		h.EndGroup(ctx, m.spec)
+		return nil
+	}
 	p, err := h.find(key{container, name})
 	if err != nil {
 		return err
@@ -191,6 +221,9 @@ func (h *Host) List() []ProcessInfo {
 	}
 	for _, p := range h.incoming {
 		all = append(all, p.info("standby"))
+	}
+	for _, m := range h.groups {
+		all = append(all, m.info())
 	}
 	slices.SortFunc(all, func(a, b ProcessInfo) int {
 		return cmp.Or(cmp.Compare(a.Container, b.Container), cmp.Compare(a.Name, b.Name))

@@ -1,8 +1,10 @@
 package dvshost
 
 import (
+	"bufio"
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -10,6 +12,7 @@ import (
 	"strconv"
 
 	"github.com/godwit-project/godwit/dvs/node"
+	"github.com/godwit-project/godwit/dvs/replica/register"
 	"github.com/godwit-project/godwit/server/process"
 )
 
@@ -17,11 +20,12 @@ import (
 type Peer struct {
 	client
 	name, address string
+	dial          func(ctx context.Context) (net.Conn, error)
 }
 
 // NewPeer returns the host of that name, which is reached by dial; it has to make sure that it is the one. address is for people.
 func NewPeer(name, address string, dial func(ctx context.Context) (net.Conn, error)) *Peer {
-	return &Peer{client: newClient(dial), name: name, address: address}
+	return &Peer{client: newClient(dial), name: name, address: address, dial: dial}
 }
 
 // check asks the host for its name.
@@ -65,4 +69,55 @@ func (p *Peer) Do(ctx context.Context, c node.Command) error {
 func (p *Peer) Drop(ctx context.Context, k key, epoch uint64) error {
 	_, err := post[struct{}](ctx, p.client, "/v1/drop", DropRequest{Container: k.container, Name: k.name, Epoch: epoch})
 	return err
+}
+
+// Found makes it one of those that keep a group's record.
+func (p *Peer) Found(ctx context.Context, g GroupSpec) error {
+	_, err := post[struct{}](ctx, p.client, "/v1/group/found", g)
+	return err
+}
+
+// Join starts its part in a group.
+func (p *Peer) Join(ctx context.Context, g GroupSpec) error {
+	_, err := post[struct{}](ctx, p.client, "/v1/group/join", g)
+	return err
+}
+
+// EndGroup ends its part in a group.
+func (p *Peer) EndGroup(ctx context.Context, g GroupSpec) error {
+	_, err := post[struct{}](ctx, p.client, "/v1/group/end", g)
+	return err
+}
+
+// Ask asks about a group's record.
+func (p *Peer) Ask(ctx context.Context, q GroupAsk) (register.Answer, error) {
+	return post[register.Answer](ctx, p.client, "/v1/group/ask", q)
+}
+
+// linkProtocol is what a connection between two replicas is upgraded to.
+const linkProtocol = "godwit-replica"
+
+// Link opens a connection to its replica of a group, to send on.
+func (p *Peer) Link(ctx context.Context, id string) (net.Conn, error) {
+	c, err := p.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
+	r := bufio.NewReader(c)
+	_, err = fmt.Fprintf(c, "GET /v1/group/link?id=%s HTTP/1.1\r\nHost: node\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", url.QueryEscape(id), linkProtocol)
+	var a *http.Response
+	if err == nil {
+		a, err = http.ReadResponse(r, nil)
+	}
+	if err == nil && a.StatusCode != http.StatusSwitchingProtocols {
+		err = errors.Join(fmt.Errorf("node %s: %s", p.name, a.Status), a.Body.Close())
+	}
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return &readAgain{Conn: c, r: r}, nil
 }

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -15,6 +16,9 @@ import (
 func (a *app) dvsRunCommand() *cobra.Command {
 	var (
 		container, name, memory string
+		mode                    string
+		nodes                   []string
+		replicas                int
 		length                  time.Duration
 	)
 	cmd := &cobra.Command{
@@ -28,9 +32,17 @@ and globals: so it can be moved to any machine at any time.
 In Go:  GOOS=wasip1 GOARCH=wasm go build -buildmode=c-shared -o kv.wasm ./examples/kv
 In C:   clang --target=wasm32-wasi -mexec-model=reactor -O2 -o counter.wasm examples/counter-c/counter.c
 
+With --replicas it runs on several nodes at once, which keep one state: when one of
+them dies, its callers wait for a moment and go on. Passive: one works, and what
+changes in its memory reaches the others before its reply leaves. Active: all
+work, in the same order; a majority has to be there. The nodes themselves agree on
+who answers, so most of them have to be there for a change of that too. What a
+replicated process sends on its own, besides replies, is left out.
+
 A call that fails or takes longer than --time is undone, and its caller is told.`,
 		Example: `  godwit dvs run kv.wasm --container shop --name kv
-  godwit dvs run kv.wasm --container shop --name kv --memory 64MiB --time 100ms`,
+  godwit dvs run kv.wasm --container shop --name kv --memory 64MiB --time 100ms
+  godwit dvs run kv.wasm --container shop --name kv --replicas 3 --nodes a,b,c`,
 		Args: arguments(1, 1, "the MODULE, a file"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if container == "" || name == "" {
@@ -48,6 +60,16 @@ A call that fails or takes longer than --time is undone, and its caller is told.
 			if err != nil {
 				return err
 			}
+			if replicas > 1 || len(nodes) > 0 {
+				if len(nodes) == 0 || replicas != 0 && replicas != len(nodes) {
+					return usagef("want the names of all the nodes, the one at --socket among them: --replicas 3 --nodes a,b,c")
+				}
+				if err := a.dvsClient().RunReplicated(cmd.Context(), container, name, module, limit, length.String(), mode, nodes); err != nil {
+					return err
+				}
+				a.sayf("%s/%s is running on %s\n", container, name, strings.Join(nodes, ", "))
+				return nil
+			}
 			if err := a.dvsClient().Run(cmd.Context(), container, name, module, limit, length.String()); err != nil {
 				return err
 			}
@@ -60,6 +82,9 @@ A call that fails or takes longer than --time is undone, and its caller is told.
 	flags.StringVar(&name, "name", "", "the name of the endpoint")
 	flags.StringVar(&memory, "memory", "", "what it may have of memory at most (default 256MiB)")
 	flags.DurationVar(&length, "time", time.Second, "how long one message may take at most")
+	flags.IntVar(&replicas, "replicas", 0, "on how many nodes it runs at once: 3 or more")
+	flags.StringVar(&mode, "mode", "passive", "how they keep one state: passive or active")
+	flags.StringSliceVar(&nodes, "nodes", nil, "the names of those nodes, the one at --socket among them")
 	return cmd
 }
 

@@ -64,6 +64,7 @@ type Mailbox struct {
 	line    uint64
 	status  Status
 	limit   int       // of the queue; 0 is none
+	shared  bool      // a Send is answered like a SendRec
 	queue   []Request // SendRec and Send, in order of arrival
 	copies  []Request
 	notes   []Note
@@ -82,6 +83,10 @@ func NewMailbox(id ID, version Version, status Status) *Mailbox {
 
 // Limit bounds how many requests wait to be taken; 0 is no bound. What is there already stays.
 func (m *Mailbox) Limit(most int) { m.limit = most }
+
+// Share makes it the mailbox of an endpoint whose state is with several: it takes the version and the line that they have agreed upon, and
+// answers a Send not when it is taken but by Reply, when all have its effect.
+func (m *Mailbox) Share(v Version, line uint64) { m.shared, m.version, m.line = true, v, line }
 
 // Version returns the mailbox's own version.
 func (m *Mailbox) Version() Version { return m.version }
@@ -161,7 +166,7 @@ func (m *Mailbox) Take(from *string, requestsOnly bool) (r Request, receipt *Rep
 		}
 		m.queue = slices.Delete(m.queue, i, i+1)
 		e := m.table[q.Caller]
-		if q.Kind == Send {
+		if q.Kind == Send && !m.shared {
 			*e = entry{seq: q.Seq, stage: done, reply: m.reply(q, OK)}
 			return q, &e.reply, true
 		}
@@ -200,6 +205,15 @@ func (m *Mailbox) Reply(caller, seq uint64, code Code, payload []byte) (Reply, b
 	return e.reply, true
 }
 
+// Drop forgets a request that was taken, without an answer: the caller sends it again, here or elsewhere. Only whoever has a table of its
+// own of what was executed may do that.
+func (m *Mailbox) Drop(caller, seq uint64) {
+	delete(m.taken, key{caller, seq})
+	if e := m.table[caller]; e != nil && e.seq == seq && e.stage == taken {
+		delete(m.table, caller)
+	}
+}
+
 // Cancel forgets a request that its caller has given up, unless the program has it already.
 func (m *Mailbox) Cancel(caller, seq uint64) {
 	if e := m.table[caller]; e != nil && e.seq == seq && e.stage == waiting && m.status == Active {
@@ -217,7 +231,7 @@ func (m *Mailbox) Gone(caller uint64) {
 
 // Renew gives a fresh mailbox its version, which begins a line.
 func (m *Mailbox) Renew(v Version) {
-	if m.status == Active {
+	if m.status == Active && !m.shared {
 		m.version, m.line = v, v.Epoch
 	}
 }

@@ -242,6 +242,7 @@ func TestLine06NotificationsCoalesceAndComeFirst(t *testing.T) {
 }
 
 func TestLine07Timeouts(t *testing.T) {
+	t.Parallel()
 	places(t, func(t *testing.T, server, client func() *dvs.Session) {
 		e := bind(t, server(), "s", dvs.BindOptions{})
 		c := client()

@@ -23,6 +23,7 @@ import (
 
 // Line 26: batching, compression, both, neither: a link that breaks again and again loses and doubles nothing.
 func TestLine26ReconnectsLoseNothing(t *testing.T) {
+	t.Parallel()
 	for name, o := range map[string]node.LinkOptions{
 		"neither":     {Single: true, Compress: node.CompressNever},
 		"batch":       {Compress: node.CompressNever},

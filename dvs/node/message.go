@@ -100,12 +100,17 @@ func (n *Node) bind(s *session, m wire.Bind) error {
 	switch {
 	case n.maskLocked(s, m.Name)&MayBind == 0:
 		a.Code = endpoint.Denied
+	case m.Replicated:
+		a.Code = n.bindReplicatedLocked(r, s, m)
+		a.Version = r.version
+	case r.replicated && r.shown() == endpoint.Moving:
+		a.Code = endpoint.NameUsed
 	case m.Standby && r.standby == nil:
 		r.standby = s
 	case m.Standby, live && !r.cut:
 		a.Code = endpoint.NameUsed
 	default:
-		r.owner, r.node, r.cut, r.state, r.movable = s, "", false, endpoint.Open, m.Movable
+		r.owner, r.node, r.cut, r.state, r.movable, r.replicated = s, "", false, endpoint.Open, m.Movable, false
 		r.version = endpoint.Version{Epoch: max(r.version.Epoch+1, claimed)}
 		r.line, a.Version = r.version.Epoch, r.version
 		r.fence.Raise(r.line)
@@ -122,6 +127,25 @@ func (n *Node) bind(s *session, m wire.Bind) error {
 	return err
 }
 
+// bindReplicatedLocked makes a session the owner with the epoch of its group, instead of whoever is it.
+func (n *Node) bindReplicatedLocked(r *record, s *session, m wire.Bind) endpoint.Code {
+	other := !r.replicated && (r.state == endpoint.Open || r.state == endpoint.Moving) && !r.cut
+	switch {
+	case other || m.Standby || r.standby != nil:
+		return endpoint.NameUsed
+	case m.Line == 0 || m.Epoch < m.Line || m.Epoch <= r.version.Epoch || m.Epoch <= r.fence.Epoch && !r.replicated:
+		return endpoint.Stale
+	}
+	if r.owner != nil && r.owner != s {
+		n.orderLocked(r.owner, wire.Order{Endpoint: r.id, Order: wire.OrderLeave, Epoch: m.Epoch})
+		n.movedLocked(r)
+	}
+	r.owner, r.node, r.cut, r.left, r.state, r.movable, r.replicated = s, "", false, false, endpoint.Open, false, true
+	r.version, r.line = endpoint.Version{Epoch: m.Epoch}, m.Line
+	r.fence.Raise(m.Epoch)
+	return endpoint.OK
+}
+
 func (n *Node) unbind(s *session, m wire.Unbind) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -129,7 +153,8 @@ func (n *Node) unbind(s *session, m wire.Unbind) {
 		if r.standby == s {
 			r.standby = nil
 		}
-		if r.owner == s {
+		if r.owner == s { // of a replicated one as well: it is the end of the group
+			r.replicated = false
 			n.endLocked(r, endpoint.Nowhere)
 		}
 	}

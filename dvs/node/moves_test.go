@@ -300,6 +300,7 @@ func TestLine19EpochsFence(t *testing.T) {
 
 // Line 20: while the nodes are apart there is never a second owner, and the held one waits for the decision.
 func TestLine20APartitionMakesNoSecondOwner(t *testing.T) {
+	t.Parallel()
 	a, b, w := severable(t, 300*time.Millisecond)
 	text, there := words{text: "x"}, words{}
 	e := bind(t, connect(t, a.path, dvs.Options{}), "s", movable(&text))

@@ -140,6 +140,7 @@ func (p *paged) scribble(ctx context.Context, pages int) {
 // Line 22: a state that moves in pieces, while clients change it, arrives whole, and most of it while the program runs. It moves back
 // and forth, also after a move that was aborted in the middle.
 func TestLine22MostOfTheStateMovesWhileItIsUsed(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, "a", "b")
 	const size = 8<<20 + 5
 	c.servePaged(t, "a", "kv", false, size)
@@ -215,6 +216,7 @@ func (f *failing) Complete() error { return nil }
 
 // Bad input: what a destination cannot take, or a source may not give, ends the round and says why; the program runs on.
 func TestPiecesThatCannotMoveSayWhy(t *testing.T) {
+	t.Parallel()
 	a, b := pair(t)
 	there := &failing{failAt: 30}
 	here := &failing{}

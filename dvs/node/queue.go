@@ -120,7 +120,7 @@ func (q *queue) ack(received uint64) bool {
 }
 
 func announcement(r *record) wire.Announce {
-	return wire.Announce{Container: r.container, Name: r.name, Version: r.version, Line: r.line, State: r.state}
+	return wire.Announce{Container: r.container, Name: r.name, Version: r.version, Line: r.line, State: r.state, Replicated: r.replicated}
 }
 
 // sendLocked queues a message for the other node.

@@ -21,6 +21,7 @@ type record struct {
 	owner           *session // if it is here
 	standby         *session // waits here to take over
 	movable         bool
+	replicated      bool // another goes on when the owner ends
 	cut             bool // its node is away
 	left            bool // it has left this node, and the new owner has not been heard of
 	watchers        map[*session]struct{}
@@ -42,10 +43,14 @@ func (n *Node) recordLocked(container, name string) *record {
 
 // shown is the state that callers are told.
 func (r *record) shown() endpoint.RouteState {
-	if r.cut && (r.state == endpoint.Open || r.state == endpoint.Moving) {
+	switch lost := r.cut || r.state == endpoint.Dead; {
+	case r.replicated && lost:
+		return endpoint.Moving
+	case r.cut && (r.state == endpoint.Open || r.state == endpoint.Moving):
 		return endpoint.Cut
+	default:
+		return r.state
 	}
-	return r.state
 }
 
 // tellLocked sends a watcher the route.
@@ -90,7 +95,7 @@ func (n *Node) endLocked(r *record, state endpoint.RouteState) {
 func (n *Node) learnLocked(l *link, a wire.Announce) {
 	r := n.recordLocked(a.Container, a.Name)
 	switch c := a.Version.Compare(r.version); {
-	case r.owner != nil && (a.State == endpoint.Dead || a.State == endpoint.Nowhere) && c >= 0:
+	case r.owner != nil && !r.replicated && (a.State == endpoint.Dead || a.State == endpoint.Nowhere) && c >= 0:
 		// An earlier owner's end is newer than what we could know when the name was bound here.
 		r.version = endpoint.Version{Epoch: a.Version.Epoch + 1}
 		r.line = r.version.Epoch
@@ -98,7 +103,7 @@ func (n *Node) learnLocked(l *link, a wire.Announce) {
 		n.orderLocked(r.owner, wire.Order{Endpoint: r.id, Order: wire.OrderVersion, Version: r.version})
 		n.publishLocked(r)
 	case r.owner != nil && (c > 0 || c == 0 && l.name < n.o.Name):
-		if c > 0 || a.State == endpoint.Open { // another owns it by a newer epoch, or by the order of names
+		if c > 0 || a.State == endpoint.Open || r.replicated { // another owns it by a newer epoch, or by the order of names
 			n.orderLocked(r.owner, wire.Order{Endpoint: r.id, Order: wire.OrderLeave, Epoch: a.Version.Epoch})
 			n.setLocked(l, r, a)
 		}
@@ -129,7 +134,7 @@ func (n *Node) movedLocked(r *record) {
 func (n *Node) setLocked(l *link, r *record, a wire.Announce) {
 	n.movedLocked(r)
 	r.version, r.line, r.state, r.cut = a.Version, a.Line, a.State, false
-	r.left = false
+	r.left, r.replicated = false, a.Replicated
 	r.fence.Raise(a.Version.Epoch)
 	if r.node = ""; a.State == endpoint.Open || a.State == endpoint.Moving {
 		r.node = l.name

@@ -118,6 +118,7 @@ func others(name string) []string {
 // Line 23: the primary is killed under load; a backup takes over, acknowledged writes are there, clients see no error. Line 24: the same with
 // active replicas; those that are left agree, clients are redirected.
 func TestLine23And24ThePrimaryIsKilled(t *testing.T) {
+	t.Parallel()
 	both(t, func(t *testing.T, kind replica.Kind) {
 		c := newCluster(t, kind)
 		was := c.serving()
@@ -140,6 +141,7 @@ func TestLine23And24ThePrimaryIsKilled(t *testing.T) {
 
 // Line 24: one that does not lead is killed.
 func TestLine24AFollowerIsKilled(t *testing.T) {
+	t.Parallel()
 	both(t, func(t *testing.T, kind replica.Kind) {
 		c := newCluster(t, kind)
 		was := c.serving()
@@ -157,6 +159,7 @@ func TestLine24AFollowerIsKilled(t *testing.T) {
 // Line 25: death is in line 23. A partition: those on the other side hold, then are rebound to a new primary; when it heals, the old one has to go
 // along. A short silence is a rollback.
 func TestLine25TheWatcherHoldsKeepsAndRebinds(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, replica.Passive)
 	was := c.serving()
 	rest := others(was)

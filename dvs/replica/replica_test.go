@@ -13,11 +13,15 @@ import (
 
 func both(t *testing.T, f func(t *testing.T, kind replica.Kind)) {
 	for _, kind := range []replica.Kind{replica.Passive, replica.Active} {
-		t.Run(kind.String(), func(t *testing.T) { f(t, kind) })
+		t.Run(kind.String(), func(t *testing.T) {
+			t.Parallel()
+			f(t, kind)
+		})
 	}
 }
 
 func TestWhoeverServesIsKilledAgainAndAgain(t *testing.T) {
+	t.Parallel()
 	both(t, func(t *testing.T, kind replica.Kind) {
 		g := newGroup(t, kind)
 		g.full()
@@ -38,6 +42,7 @@ func TestWhoeverServesIsKilledAgainAndAgain(t *testing.T) {
 }
 
 func TestAPartitionedReplicaAnswersNothingThatIsWrong(t *testing.T) {
+	t.Parallel()
 	both(t, func(t *testing.T, kind replica.Kind) {
 		g := newGroup(t, kind)
 		g.full()
@@ -60,6 +65,7 @@ func TestAPartitionedReplicaAnswersNothingThatIsWrong(t *testing.T) {
 }
 
 func TestARequestThatComesAgainIsExecutedOnce(t *testing.T) {
+	t.Parallel()
 	both(t, func(t *testing.T, kind replica.Kind) {
 		g := newGroup(t, kind)
 		g.full()

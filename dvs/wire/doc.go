@@ -14,7 +14,7 @@
 //
 //	Hello      1  u16 version (1), u8 flags (1 direct), u64 caller, str container, str program
 //	Welcome    2  u16 version, u32 longest payload, str node
-//	Bind       3  u32 call, u8 flags (1 standby, 2 movable), str name
+//	Bind       3  u32 call, u8 flags (1 standby, 2 movable, 4 replicated), str name; if replicated: u64 epoch, u64 line
 //	Unbind     4  u32 call, u64 endpoint
 //	Answer     5  u32 call, u16 code, u64 epoch, u64 serial, text
 //	Watch      6  str name: tell me the endpoint's routes, now and later
@@ -50,7 +50,7 @@
 //	LinkAck   33  u64 packets received
 //	LinkStart 34  u64 number of the next packet; once on each connection, before any
 //	Forward   35  str container, then a message's frame; a packet
-//	Announce  36  str container, str name, u64 epoch, u64 serial, u64 line, u8 state; a packet
+//	Announce  36  str container, str name, u64 epoch, u64 serial, u64 line, u8 state, u8 flags (1 replicated); a packet
 //	State     37  str container, then a frame of Chunk, Order, Done, Piece or Credit; a packet
 //	Pressed   38  u32 bytes, then as many bytes of frames of this list, compressed together (a block of S2)
 //

@@ -111,13 +111,14 @@ type Announce struct {
 	Version         endpoint.Version
 	Line            uint64
 	State           endpoint.RouteState
+	Replicated      bool // when its owner ends, another goes on with the same state
 }
 
 // Append encodes the packet.
 func (m Announce) Append(b []byte) []byte {
 	start := len(b)
 	b = version(str(str(begin(b, KindAnnounce), m.Container), m.Name), m.Version)
-	return end(append(u64(b, m.Line), byte(m.State)), start)
+	return end(append(u64(b, m.Line), byte(m.State), flags(m.Replicated)), start)
 }
 
 // ParseAnnounce decodes the body of an Announce.
@@ -125,6 +126,7 @@ func ParseAnnounce(body []byte) (Announce, error) {
 	f := fields{b: body}
 	m := Announce{Container: f.str(MaxName), Name: f.str(MaxName)}
 	m.Version, m.Line, m.State = f.version(), f.u64(), endpoint.RouteState(f.u8())
+	m.Replicated = f.u8()&1 != 0
 	f.bad = f.bad || !m.State.Valid()
 	return m, f.done(KindAnnounce)
 }

@@ -51,12 +51,19 @@ type Bind struct {
 	Call             uint32
 	Standby, Movable bool
 	Name             string
+	// Replicated takes an epoch and a line that others have agreed upon.
+	Replicated  bool
+	Epoch, Line uint64
 }
 
 // Append encodes the frame.
 func (m Bind) Append(b []byte) []byte {
 	start := len(b)
-	return end(str(append(u32(begin(b, KindBind), m.Call), flags(m.Standby, m.Movable)), m.Name), start)
+	b = str(append(u32(begin(b, KindBind), m.Call), flags(m.Standby, m.Movable, m.Replicated)), m.Name)
+	if m.Replicated {
+		b = u64(b, m.Epoch, m.Line)
+	}
+	return end(b, start)
 }
 
 // ParseBind decodes a Bind.
@@ -64,7 +71,10 @@ func ParseBind(body []byte) (Bind, error) {
 	f := fields{b: body}
 	m := Bind{Call: f.u32()}
 	bits := f.u8()
-	m.Standby, m.Movable, m.Name = bits&1 != 0, bits&2 != 0, f.str(MaxName)
+	m.Standby, m.Movable, m.Replicated, m.Name = bits&1 != 0, bits&2 != 0, bits&4 != 0, f.str(MaxName)
+	if m.Replicated {
+		m.Epoch, m.Line = f.u64(), f.u64()
+	}
 	return m, f.done(KindBind)
 }
 

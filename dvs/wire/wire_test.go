@@ -72,7 +72,7 @@ func samples() map[wire.Kind]any {
 	return map[wire.Kind]any{
 		wire.KindHello:     wire.Hello{Version: 1, Direct: true, Caller: 5, Container: "shop", Program: "stock"},
 		wire.KindWelcome:   wire.Welcome{Version: 1, MaxPayload: 1 << 20, Node: "a"},
-		wire.KindBind:      wire.Bind{Call: 1, Standby: true, Movable: true, Name: "stock"},
+		wire.KindBind:      wire.Bind{Call: 1, Standby: true, Movable: true, Name: "stock", Replicated: true, Epoch: 5, Line: 2},
 		wire.KindUnbind:    wire.Unbind{Call: 2, Endpoint: 7},
 		wire.KindAnswer:    wire.Answer{Call: 2, Code: endpoint.NameUsed, Version: v, Text: "why"},
 		wire.KindWatch:     wire.Watch{Name: "stock"},
@@ -95,7 +95,7 @@ func samples() map[wire.Kind]any {
 		wire.KindLinkStart: wire.LinkStart{Number: 8},
 		wire.KindPressed:   wire.Pressed{Size: 9, Block: []byte("block")},
 		wire.KindForward:   wire.Forward{Container: "shop", Frame: inner},
-		wire.KindAnnounce:  wire.Announce{Container: "shop", Name: "stock", Version: v, Line: 3, State: endpoint.Open},
+		wire.KindAnnounce:  wire.Announce{Container: "shop", Name: "stock", Version: v, Line: 3, State: endpoint.Open, Replicated: true},
 		wire.KindState:     wire.Forward{Container: "shop", Frame: inner},
 	}
 }

@@ -23,8 +23,8 @@ import (
 // one schedule: raft's own random numbers are set as well.
 
 var (
-	schedules = flag.Uint64("schedules", 10000, "how many schedules the simulation runs")
-	histories = flag.Uint64("histories", 1000, "how many of them are checked for linearizability")
+	schedules = flag.Uint64("schedules", 3000, "how many schedules the simulation runs")
+	histories = flag.Uint64("histories", 300, "how many of them are checked for linearizability")
 )
 
 const (

@@ -1,0 +1,210 @@
+package dvshost
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/godwit-project/godwit/dvs"
+	"github.com/godwit-project/godwit/dvs/node"
+	"github.com/godwit-project/godwit/dvs/replica"
+	"github.com/godwit-project/godwit/dvs/replica/register"
+	"github.com/godwit-project/godwit/server/process"
+)
+
+// Errors of replicated processes that a user can do something about.
+var (
+	ErrReplicas   = errors.New("a replicated process needs three nodes or more, this one among them, each once: most of them have to agree on who answers")
+	ErrReplicated = errors.New("a replicated process does not move: it is on all of its nodes already")
+	errNoGroup    = errors.New("this node knows nothing of the group, or not any more")
+)
+
+// GroupSpec is a replicated process, as its nodes know it.
+type GroupSpec struct {
+	ID        string        `json:"id"` // random
+	Container string        `json:"container"`
+	Name      string        `json:"name"`
+	Kind      replica.Kind  `json:"kind"`
+	Nodes     []string      `json:"nodes"`
+	Line      uint64        `json:"line"` // of its endpoint; the group's epochs count on from it
+	Module    string        `json:"module"`
+	Memory    int64         `json:"memory"`
+	Time      time.Duration `json:"time"`
+	Message   int           `json:"message"`
+}
+
+func (g GroupSpec) key() key { return key{g.Container, g.Name} }
+
+// GroupAsk is a question to one that keeps a group's record.
+type GroupAsk struct {
+	ID  string       `json:"id"`
+	Ask register.Ask `json:"ask"`
+}
+
+// RunReplicated starts a process on several nodes, which keep one state, and returns when all have it.
+func (h *Host) RunReplicated(ctx context.Context, container, name string, module []byte, limits process.Limits, kind replica.Kind, nodes []string) error {
+	k := key{container, name}
+	if err := h.runReplicated(ctx, k, module, limits, kind, nodes); err != nil {
+		return fmt.Errorf("run %s: %w", k, err)
+	}
+	return nil
+}
+
+func (h *Host) runReplicated(ctx context.Context, k key, module []byte, limits process.Limits, kind replica.Kind, nodes []string) error {
+	nodes = slices.Sorted(slices.Values(nodes))
+	if len(nodes) < 3 || len(slices.Compact(slices.Clone(nodes))) != len(nodes) || !slices.Contains(nodes, h.o.Name) {
+		return ErrReplicas
+	}
+	m, err := h.o.Engine.Load(ctx, module)
+	if err != nil {
+		return err
+	}
+	spec := GroupSpec{
+		ID: randomID(), Container: k.container, Name: k.name, Kind: kind, Nodes: nodes, Line: 1,
+		Module: m.ID().String(), Memory: limits.Memory, Time: limits.Time, Message: limits.Message,
+	}
+	for _, e := range h.o.Node.Endpoints() {
+		if e.Container != k.container || e.Name != k.name {
+			continue
+		}
+		if e.Node != "" {
+			return dvs.ErrNameUsed
+		}
+		spec.Line = max(e.Version.Epoch, e.Fence) + 1
+	}
+	for _, n := range nodes {
+		if n == h.o.Name {
+			err = h.Found(spec)
+		} else if p := h.o.Peers[n]; p == nil {
+			err = fmt.Errorf("%q: %w", n, ErrNoPeer)
+		} else if err = p.Found(ctx, spec); errors.Is(err, ErrModule) {
+			if err = p.SendModule(ctx, module); err == nil {
+				err = p.Found(ctx, spec)
+			}
+		}
+		if err != nil {
+			return fmt.Errorf("node %s: %w", n, err)
+		}
+	}
+	if err = h.Join(ctx, spec); err == nil {
+		err = h.joined(ctx, spec)
+	}
+	if err != nil {
+		h.EndGroup(context.WithoutCancel(ctx), spec)
+	}
+	return err
+}
+
+func randomID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}
+
+// joined waits until all of a group have its state, and one answers.
+func (h *Host) joined(ctx context.Context, spec GroupSpec) error {
+	m, err := h.member(spec.ID)
+	if err != nil {
+		return err
+	}
+	for {
+		last := m.replica.Last()
+		answers := slices.ContainsFunc(h.o.Node.Endpoints(), func(e node.EndpointInfo) bool {
+			return e.Container == spec.Container && e.Name == spec.Name && e.Node != ""
+		})
+		if answers && len(m.replica.Members()) == len(spec.Nodes) && last.Primary != "" {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("not all nodes have joined, %v have: %w", m.replica.Members(), ctx.Err())
+		case <-m.replica.Done():
+			return m.replica.Err()
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// Found makes this node one of those that keep the group's record. It forgets that only when it ends: then it keeps it no longer.
+func (h *Host) Found(spec GroupSpec) error {
+	if _, err := h.moduleOf(spec.Module); err != nil {
+		return err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.acceptors[spec.ID] == nil {
+		h.acceptors[spec.ID] = new(register.Acceptor)
+	}
+	return nil
+}
+
+// Ask answers about the group's record.
+func (h *Host) Ask(q GroupAsk) (register.Answer, error) {
+	h.mu.Lock()
+	a := h.acceptors[q.ID]
+	h.mu.Unlock()
+	if a == nil {
+		return register.Answer{}, errNoGroup
+	}
+	return a.Take(q.Ask), nil
+}
+
+func (h *Host) moduleOf(name string) (*process.Module, error) {
+	var id process.ID
+	if b, err := hex.DecodeString(name); err != nil || copy(id[:], b) != len(id) {
+		return nil, fmt.Errorf("%q is no module's name", name)
+	}
+	m := h.o.Engine.Loaded(id)
+	if m == nil {
+		return nil, ErrModule
+	}
+	return m, nil
+}
+
+// member returns this node's part in a group.
+func (h *Host) member(id string) (*member, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, m := range h.groups {
+		if m.spec.ID == id {
+			return m, nil
+		}
+	}
+	return nil, errNoGroup
+}
+
+// EndGroup ends a replicated process on all nodes that can be reached; those that cannot hear of it when they ask others to join.
+func (h *Host) EndGroup(ctx context.Context, spec GroupSpec) {
+	h.endHere(ctx, spec)
+	ctx, cancel := context.WithTimeout(ctx, linkTime)
+	defer cancel()
+	for _, n := range spec.Nodes {
+		if p := h.o.Peers[n]; p != nil {
+			if err := p.EndGroup(ctx, spec); err != nil {
+				h.o.Log.Info("DVS node not told of the end of a group", "endpoint", spec.key(), "node", n, "err", err)
+			}
+		}
+	}
+}
+
+// endHere ends this node's part, for good.
+func (h *Host) endHere(ctx context.Context, spec GroupSpec) {
+	h.mu.Lock()
+	h.ended[spec.ID] = true
+	delete(h.acceptors, spec.ID)
+	m := h.groups[spec.key()]
+	if m != nil && m.spec.ID == spec.ID {
+		delete(h.groups, spec.key())
+	} else {
+		m = nil
+	}
+	h.mu.Unlock()
+	if m != nil {
+		m.unbind(ctx)
+		m.close()
+	}
+}
