@@ -63,9 +63,12 @@ func (o BindOptions) movable() bool { return o.Pieces != nil || o.Snapshot != ni
 
 // roundLocked gives the changes since the last round, without stopping the program.
 func (e *Endpoint) roundLocked(o wire.Order) {
-	switch {
-	case e.box.Status() != endpoint.Active:
+	switch status := e.box.Status(); {
+	case status != endpoint.Active && status != endpoint.Holding:
 		e.s.doneLocked(o, endpoint.Stale, "it is not an owner that runs")
+		return
+	case status == endpoint.Holding:
+		e.s.doneLocked(o, endpoint.OK, "") // since a move whose destination died: all of it goes with what is held
 		return
 	case e.opts.Pieces == nil:
 		e.s.doneLocked(o, endpoint.OK, "") // its state moves at once, when it is held

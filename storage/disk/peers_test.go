@@ -150,7 +150,7 @@ func TestFioVerifiesWhatItWrote(t *testing.T) {
 			t.Skip("fio has no nbd engine")
 		}
 	}
-	tool(t, "fio", "--name=x", "--ioengine=nbd", "--uri="+uri, "--rw=randwrite", "--bsrange=512-64k", "--size=16M", "--iodepth=32",
+	tool(t, "fio", "--name=x", "--ioengine=nbd", "--aux-path="+t.TempDir(), "--uri="+uri, "--rw=randwrite", "--bsrange=512-64k", "--size=16M", "--iodepth=32",
 		"--verify=crc32c", "--verify_state_save=0", "--fsync=32", "--output=/dev/null")
 	sound(t, d)
 }
