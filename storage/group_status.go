@@ -1,6 +1,10 @@
 package storage
 
-import "time"
+import (
+	"maps"
+	"slices"
+	"time"
+)
 
 // GroupStatus is a snapshot of a group. Sizes are in bytes.
 type GroupStatus struct {
@@ -60,10 +64,7 @@ func (g *Group) Status() GroupStatus {
 // Groups reports on all groups of the store.
 func (s *Store) Groups() []GroupStatus {
 	s.mu.Lock()
-	groups := make([]*Group, 0, len(s.groups))
-	for _, g := range s.groups {
-		groups = append(groups, g)
-	}
+	groups := slices.Collect(maps.Values(s.groups))
 	s.mu.Unlock()
 	out := make([]GroupStatus, 0, len(groups))
 	for _, g := range groups {
@@ -75,10 +76,7 @@ func (s *Store) Groups() []GroupStatus {
 // Standbys reports on all standbys of the store.
 func (s *Store) Standbys() []StandbyStatus {
 	s.mu.Lock()
-	standbys := make([]*Standby, 0, len(s.standby))
-	for _, b := range s.standby {
-		standbys = append(standbys, b)
-	}
+	standbys := slices.Collect(maps.Values(s.standby))
 	s.mu.Unlock()
 	out := make([]StandbyStatus, 0, len(standbys))
 	for _, b := range standbys {

@@ -45,13 +45,11 @@ func (m *machine) prepareIncoming(ctx context.Context, rec record) error {
 			return err
 		}
 	}
-	if err := m.launch(ctx, rec); err != nil {
-		if !m.alive() {
-			err = errors.Join(err, m.remove(context.WithoutCancel(ctx)))
-		}
-		return err
+	err := m.launch(ctx, rec)
+	if err != nil && !m.alive() {
+		err = errors.Join(err, m.remove(context.WithoutCancel(ctx)))
 	}
-	return nil
+	return err
 }
 
 // waitsOrLoaded says whether an incoming machine is still good for this attempt: fresh, receiving, or loaded.

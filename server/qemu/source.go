@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/godwit-project/godwit/server"
 )
 
@@ -232,34 +234,32 @@ func (m *machine) quiesce(ctx context.Context, epoch uint64, shut func(context.C
 	// run again before it has been.
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	gates := make(chan error, 1)
-	go func() {
-		var err error
-		if shut != nil {
-			err = shut(ctx)
+	var gates errgroup.Group
+	gates.Go(func() error {
+		if shut == nil {
+			return nil
 		}
+		err := shut(ctx)
 		if err != nil {
 			err = fmt.Errorf("shut the gates: %w", err)
 			cancel(err)
 		}
-		gates <- err
-	}()
+		return err
+	})
 	s.thaw()
 	closed := halted
 	err = m.complete(ctx, s, func() error {
-		err := <-gates
-		gates <- err
-		closed = time.Now()
-		return err
+		defer func() { closed = time.Now() }()
+		return gates.Wait()
 	})
 	if err != nil {
 		cancel(err)
-		if gateErr := <-gates; gateErr != nil && !errors.Is(gateErr, context.Canceled) {
+		if gateErr := gates.Wait(); gateErr != nil && !errors.Is(gateErr, context.Canceled) {
 			return gateErr
 		}
 		return err
 	}
-	if err := <-gates; err != nil {
+	if err := gates.Wait(); err != nil {
 		return err
 	}
 	m.log.Info("guest stopped and sent", "halt", halted.Sub(begun), "shut", closed.Sub(halted), "rest", time.Since(closed), "bytes", s.moved.Load()-before)
