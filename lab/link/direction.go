@@ -19,8 +19,9 @@ const (
 )
 
 // The time between two wake-ups of a busy direction. Without it each packet of a stream is a wake-up of its own, which
-// costs more than carrying it, and is taken from what the lab is there to measure; with it a frame may come this much
-// late, and an isolated one never. A fast line has more to carry in each.
+// costs more than carrying it, and is taken from what the lab is there to measure. What came during a nap counts as if it
+// had come in its middle, and what is due in the first half of the next goes at once: so a stream is as late as asked on
+// average, each of its frames within a nap, and an isolated frame is exact. A fast line has more to carry in each.
 const (
 	longNap  = int64(400 * time.Microsecond)
 	shortNap = int64(150 * time.Microsecond) // from offloadRate on
@@ -76,8 +77,12 @@ func (d *direction) run() {
 	for !d.stop.Load() {
 		p := d.params.Load()
 		now := d.now()
-		sent := d.deliver(now, p)
-		got, more := d.receive(p)
+		slack := int64(0)
+		if d.napped {
+			slack = p.nap / 2
+		}
+		sent := d.deliver(now+slack, p)
+		got, more := d.receive(p, slack)
 		d.idle = d.idle && !sent && !got
 		if more {
 			continue
@@ -128,11 +133,11 @@ func (d *direction) wait(fds []unix.PollFd, next *entry, nap int64) (woken bool)
 	return fds[0].Revents != 0
 }
 
-// deliver writes out what is due, and reports whether anything was.
-func (d *direction) deliver(now int64, p *params) (any bool) {
+// deliver writes out what is due by then, and reports whether anything was.
+func (d *direction) deliver(then int64, p *params) (any bool) {
 	for {
 		e := d.ring.oldest()
-		if e == nil || e.due > now {
+		if e == nil || e.due > then {
 			return any
 		}
 		any = true
@@ -149,8 +154,9 @@ func (d *direction) deliver(now int64, p *params) (any bool) {
 	}
 }
 
-// receive takes in a batch of frames and reports whether there was any, and whether there may be more.
-func (d *direction) receive(p *params) (any, more bool) {
+// receive takes in a batch of frames, as if they had come so long ago, and reports whether there was any, and whether there
+// may be more.
+func (d *direction) receive(p *params, ago int64) (any, more bool) {
 	for range batch {
 		space, skipped := d.ring.room()
 		if space == nil {
@@ -164,19 +170,19 @@ func (d *direction) receive(p *params) (any, more bool) {
 			return any, false // nothing there, or an end that is down: poll will say when that changes
 		}
 		any = true
-		d.accept(space[:n], skipped, p)
+		d.accept(space[:n], skipped, p, ago)
 	}
 	return true, true
 }
 
-// accept decides what becomes of a frame.
-func (d *direction) accept(frame []byte, skipped int, p *params) {
+// accept decides what becomes of a frame that came so long ago.
+func (d *direction) accept(frame []byte, skipped int, p *params, ago int64) {
 	wire, packets := wireSize(frame)
 	if p.cut {
 		d.tally.cutOff.Add(uint64(packets))
 		return
 	}
-	due, ok := d.model.admit(d.now(), wire, p)
+	due, ok := d.model.admit(d.now()-ago, wire, p)
 	if !ok {
 		d.tally.overflowed.Add(uint64(packets))
 		return
