@@ -23,8 +23,9 @@ type entry struct {
 	Home uint64 `json:"home,omitempty"`
 	// Spec is the protojson of the ServiceSpec that Home runs.
 	Spec json.RawMessage `json:"spec,omitempty"`
-	// Imported are the volumes whose image is in.
-	Imported []string `json:"imported,omitempty"`
+	// Importing are the volumes that were made here and whose image is not in yet. A volume that came from elsewhere never is
+	// among them: nothing may be written over it.
+	Importing []string `json:"importing,omitempty"`
 	// Replication is the protojson of the ReplicateService that this host has a part in; nil when it has none.
 	Replication json.RawMessage `json:"replication,omitempty"`
 	// Serial is the highest of ReplicateServices seen, and of what ended them.

@@ -26,7 +26,7 @@ func TestTheBookIsReadAgain(t *testing.T) {
 	b := opened(t, dir)
 	for _, durable := range []bool{true, false} {
 		err := b.change("shop", durable, func(e *entry) error {
-			e.Home, e.Imported = e.Home+1, append(e.Imported, "root")
+			e.Home, e.Importing = e.Home+1, append(e.Importing, "root")
 			e.Journal.Admit(7, prepare)
 			return e.Journal.Record(7, prepare)
 		})
@@ -42,7 +42,7 @@ func TestTheBookIsReadAgain(t *testing.T) {
 		t.Errorf("services are %v", got)
 	}
 	again.view("shop", func(e entry) {
-		if e.Home != 2 || len(e.Imported) != 2 || !e.Journal.Recorded(7, prepare) {
+		if e.Home != 2 || len(e.Importing) != 2 || !e.Journal.Recorded(7, prepare) {
 			t.Errorf("entry is %+v", e)
 		}
 	})

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -140,6 +141,11 @@ func (h *host) start(ctx context.Context, s *pb.StartService) error {
 	if err != nil {
 		return fmt.Errorf("start %s: %w", name, err)
 	}
+	if s.GetPromote() {
+		if err := h.takeOver(ctx, spec, s.GetEpoch()); err != nil {
+			return fmt.Errorf("start %s: %w", name, err)
+		}
+	}
 	for _, v := range spec.GetVolumes() {
 		if err := h.startVolume(ctx, name, v, s.GetEpoch()); err != nil {
 			return fmt.Errorf("start %s: %w", name, err)
@@ -178,31 +184,36 @@ func (h *host) startVolume(ctx context.Context, service string, spec *pb.VolumeS
 	name := volumeName(service, spec)
 	v, err := h.store.Volume(name)
 	if errors.Is(err, storage.ErrNotFound) {
+		if err := h.importing(service, spec, spec.GetImage() != ""); err != nil {
+			return err
+		}
 		v, err = h.store.Create(ctx, storage.Spec{Name: name, Size: spec.GetSize()}, epoch)
 	}
 	if err != nil {
 		return err
 	}
-	imported := spec.GetImage() == ""
-	h.book.view(service, func(e entry) {
-		imported = imported || e.Home != 0
-		for _, done := range e.Imported {
-			imported = imported || done == spec.GetName()
-		}
-	})
-	if !imported {
+	empty := false
+	h.book.view(service, func(e entry) { empty = slices.Contains(e.Importing, spec.GetName()) })
+	if empty {
 		if err := h.importImage(ctx, v, spec); err != nil {
 			return err
 		}
-		err := h.book.change(service, true, func(e *entry) error {
-			e.Imported = append(e.Imported, spec.GetName())
-			return nil
-		})
-		if err != nil {
+		if err := h.importing(service, spec, false); err != nil {
 			return err
 		}
 	}
 	return v.Serve(h.socket(name))
+}
+
+// importing notes, durably, whether a volume still lacks its image.
+func (h *host) importing(service string, spec *pb.VolumeSpec, lacks bool) error {
+	return h.book.change(service, true, func(e *entry) error {
+		e.Importing = slices.DeleteFunc(slices.Clone(e.Importing), func(name string) bool { return name == spec.GetName() })
+		if lacks {
+			e.Importing = append(e.Importing, spec.GetName())
+		}
+		return nil
+	})
 }
 
 // stop removes all that start made. It is refused by whatever belongs to a newer epoch.

@@ -399,7 +399,7 @@ func (h *host) releaseServer(ctx context.Context, s *pb.MigrationStep, _ func(*p
 		return nil, err
 	}
 	return nil, h.book.change(name, false, func(e *entry) error {
-		e.Home, e.Spec, e.Imported = 0, nil, nil
+		e.Home, e.Spec, e.Importing = 0, nil, nil
 		return nil
 	})
 }

@@ -76,9 +76,16 @@ func (h *host) dialReplica(r *pb.ReplicateService) storage.Dialer {
 	}
 }
 
-// standBy makes the replicas. Their exports are not served: nobody waits for them here.
+// standBy makes the replicas. Their exports are not served: nobody waits for them here. Where the service ran here under an older
+// epoch, and somebody else owns it now, it is stopped and its volumes become the replicas.
 func (h *host) standBy(ctx context.Context, r *pb.ReplicateService) error {
 	service := r.GetService()
+	if h.former(r) {
+		if err := h.fenceServer(ctx, service.GetName(), r.GetEpoch()); err != nil {
+			return err
+		}
+		return h.demote(ctx, r)
+	}
 	var volumes []storage.Spec
 	for _, v := range service.GetVolumes() {
 		volumes = append(volumes, storage.Spec{Name: volumeName(service.GetName(), v), Size: v.GetSize()})

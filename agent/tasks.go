@@ -13,10 +13,27 @@ import (
 
 	pb "github.com/godwit-project/godwit/api/godwit/v1"
 	"github.com/godwit-project/godwit/migration"
+	"github.com/godwit-project/godwit/network"
+	"github.com/godwit-project/godwit/storage"
 )
 
 // errOver ends a task that a newer one has overtaken.
 var errOver = errors.New("overtaken by an abort or a newer epoch")
+
+// supersededError refuses what is older than something that was seen. Asking again is of no use.
+type supersededError struct{ text string }
+
+func (e *supersededError) Error() string { return e.text }
+
+func superseded(format string, args ...any) error {
+	return &supersededError{fmt.Sprintf(format, args...)}
+}
+
+// refuses says whether an error means that something newer has been seen.
+func refuses(err error) bool {
+	var s *supersededError
+	return errors.As(err, &s) || errors.Is(err, storage.ErrStale) || errors.Is(err, network.ErrStaleEpoch)
+}
 
 // tasks carries out what the controller asks, each task in a goroutine of its own, with the duties that
 // migration.Journal lists.
@@ -109,17 +126,20 @@ func (t *tasks) take(ctx context.Context, m *pb.SessionResponse) {
 	case *pb.SessionResponse_Step:
 		t.spawn(func() { t.step(m.GetId(), task.Step) })
 	case *pb.SessionResponse_Start:
-		t.spawn(func() { t.answer(m.GetId(), nil, false, t.start(task.Start)) })
+		t.spawn(func() { t.ended(m.GetId(), t.start(task.Start)) })
 	case *pb.SessionResponse_Stop:
-		t.spawn(func() { t.answer(m.GetId(), nil, false, t.stop(task.Stop)) })
+		t.spawn(func() { t.ended(m.GetId(), t.stop(task.Stop)) })
 	case *pb.SessionResponse_Replicate:
-		t.spawn(func() { t.answer(m.GetId(), nil, false, t.replicate(task.Replicate)) })
+		t.spawn(func() { t.ended(m.GetId(), t.replicate(task.Replicate)) })
 	case *pb.SessionResponse_Volume:
 		t.spawn(func() { t.volume(m.GetId(), task.Volume) })
 	default:
 		t.answer(m.GetId(), nil, true, fmt.Errorf("task %T is not known here: install the same godwit everywhere", task))
 	}
 }
+
+// ended answers a task that measures nothing.
+func (t *tasks) ended(id uint64, err error) { t.answer(id, nil, refuses(err), err) }
 
 func (t *tasks) spawn(f func()) {
 	t.wg.Add(1)
@@ -278,7 +298,7 @@ func (t *tasks) start(s *pb.StartService) error {
 		j := e.Journal
 		back := s.GetEpoch() == e.Home && j.Decision == migration.DecisionAbort
 		if s.GetEpoch() < j.Epoch && !back {
-			return fmt.Errorf("start of %s refused: epoch %d is over, %d has been seen since", name, s.GetEpoch(), j.Epoch)
+			return superseded("start of %s refused: epoch %d is over, %d has been seen since", name, s.GetEpoch(), j.Epoch)
 		}
 		if s.GetEpoch() > j.Epoch {
 			e.Journal, e.Figures = migration.Journal{Epoch: s.GetEpoch()}, nil
@@ -299,7 +319,7 @@ func (t *tasks) stop(s *pb.StopService) error {
 	var home uint64
 	t.book.view(s.GetService(), func(e entry) { home = e.Home })
 	if s.GetEpoch() < home {
-		return fmt.Errorf("stop of %s refused: it runs here under epoch %d, newer than %d", s.GetService(), home, s.GetEpoch())
+		return superseded("stop of %s refused: it runs here under epoch %d, newer than %d", s.GetService(), home, s.GetEpoch())
 	}
 	if err := t.worker.stop(t.ctx, s); err != nil {
 		return err
@@ -321,7 +341,7 @@ func (t *tasks) replicate(r *pb.ReplicateService) error {
 	defer st.placing.Unlock()
 	err := t.book.change(name, true, func(e *entry) error {
 		if r.GetSerial() < e.Serial {
-			return fmt.Errorf("replication of %s refused: wish %d is over, %d has been seen since", name, r.GetSerial(), e.Serial)
+			return superseded("replication of %s refused: wish %d is over, %d has been seen since", name, r.GetSerial(), e.Serial)
 		}
 		e.Serial = r.GetSerial()
 		return nil

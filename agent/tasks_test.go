@@ -416,7 +416,7 @@ func TestStartIsRefusedForAnEpochThatIsOver(t *testing.T) {
 	// It has moved away under epoch 6.
 	b.carry(3, "server/source/release", 6)
 	b.askStart(4, 5)
-	b.fails(4, false, "start of shop refused: epoch 5 is over, 6 has been seen")
+	b.fails(4, true, "start of shop refused: epoch 5 is over, 6 has been seen")
 	b.nothingBegan()
 }
 
@@ -429,10 +429,10 @@ func TestStartIsAllowedAtHomeAfterAnAbort(t *testing.T) {
 
 	b.carry(2, prepare, 6)
 	b.askStart(3, 5)
-	b.fails(3, false, "epoch 5 is over") // the attempt is undecided
+	b.fails(3, true, "epoch 5 is over") // the attempt is undecided
 	b.carry(4, abort, 6)
 	b.askStart(5, 4)
-	b.fails(5, false, "epoch 4 is over") // not the epoch that it runs under
+	b.fails(5, true, "epoch 4 is over") // not the epoch that it runs under
 	b.askStart(6, 5)
 	b.begins("start", 5).end <- ending{}
 	b.done(6)
@@ -456,7 +456,7 @@ func TestStopIsRefusedByANewerHome(t *testing.T) {
 	b.done(1)
 	home(t, b, 7)
 	b.askStop(2, 6)
-	b.fails(2, false, "stop of shop refused: it runs here under epoch 7")
+	b.fails(2, true, "stop of shop refused: it runs here under epoch 7")
 	b.nothingBegan()
 	b.askStop(3, 7)
 	b.begins("stop", 7).end <- ending{}
@@ -465,7 +465,7 @@ func TestStopIsRefusedByANewerHome(t *testing.T) {
 	b.ask(4, prepare, 7)
 	b.fails(4, true, "epoch 7 was aborted")
 	b.askStart(5, 6)
-	b.fails(5, false, "epoch 6 is over")
+	b.fails(5, true, "epoch 6 is over")
 	b.askStart(6, 8)
 	b.begins("start", 8).end <- ending{}
 	b.done(6)

@@ -131,6 +131,15 @@ func (c *Client) Migrate(ctx context.Context, request *godwitv1.MigrateRequest) 
 	return answer.Msg.GetMigration(), nil
 }
 
+// Failover makes the replica of a service the service, and returns when that is decided.
+func (c *Client) Failover(ctx context.Context, request *godwitv1.FailoverRequest) (*godwitv1.Failover, error) {
+	answer, err := c.calls.Failover(ctx, connect.NewRequest(request))
+	if err != nil {
+		return nil, c.explain(ctx, "failover "+request.GetService(), err)
+	}
+	return answer.Msg.GetFailover(), nil
+}
+
 // WatchMigration calls seen with the migration as it is now and at each change. It returns nil when the stream ended in
 // good order, which it does after the migration has completed or been aborted, and otherwise seen's error or an *Error.
 func (c *Client) WatchMigration(ctx context.Context, name string, seen func(*godwitv1.Migration) error) (err error) {

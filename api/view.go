@@ -113,6 +113,36 @@ type StatusView struct {
 	ReplicaSite  string `json:"replicaSite"`
 	ReplicaHost  string `json:"replicaHost"`
 	ReplicaError string `json:"replicaError"`
+	// Failover is the last one, absent when there was none.
+	Failover *FailoverView `json:"failover,omitempty"`
+}
+
+// FailoverView is a Failover.
+type FailoverView struct {
+	Kind     string `json:"kind"`
+	Service  string `json:"service"`
+	FromSite string `json:"fromSite"`
+	FromHost string `json:"fromHost"`
+	ToSite   string `json:"toSite"`
+	ToHost   string `json:"toHost"`
+	Epoch    uint64 `json:"epoch"`
+	At       string `json:"at"`
+	Forced   bool   `json:"forced"`
+	Mode     string `json:"mode"`
+	// Point and PointTime are the replica's last consistent point, and when the primary was there.
+	Point     uint64 `json:"point"`
+	PointTime string `json:"pointTime,omitempty"`
+}
+
+// ViewFailover returns what `failover` prints; nil for none.
+func ViewFailover(service string, f *godwitv1.Failover) *FailoverView {
+	if f == nil {
+		return nil
+	}
+	return &FailoverView{
+		Kind: "Failover", Service: service, FromSite: f.GetFromSite(), FromHost: f.GetFromHost(), ToSite: f.GetToSite(), ToHost: f.GetToHost(),
+		Epoch: f.GetEpoch(), At: timeText(f.GetAt()), Forced: f.GetForced(), Mode: f.GetMode(), Point: f.GetPoint(), PointTime: timeText(f.GetPointTime()),
+	}
 }
 
 // VolumeView is a Volume.
@@ -201,6 +231,7 @@ func ViewService(service *godwitv1.Service) ServiceView {
 			Phase: status.GetPhase(), Site: status.GetSite(), Host: status.GetHost(), Epoch: status.GetEpoch(),
 			Message: status.GetMessage(), Migration: status.GetMigration(),
 			ReplicaSite: status.GetReplicaSite(), ReplicaHost: status.GetReplicaHost(), ReplicaError: status.GetReplicaError(),
+			Failover: ViewFailover(spec.GetName(), status.GetFailover()),
 		},
 	}
 	for _, volume := range spec.GetVolumes() {

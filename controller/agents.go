@@ -22,6 +22,9 @@ import (
 // errAgentDown is returned when a task is given for an agent without a session.
 var errAgentDown = errors.New("agent is not connected")
 
+// errRefused is what an agent's answer is when it has seen something newer than the task.
+var errRefused = errors.New("superseded")
+
 // silence is how long an agent may send nothing (it sends a heartbeat every second) before its session is dropped.
 const silence = 5 * time.Second
 
@@ -251,21 +254,9 @@ func (a *agents) give(name string, m *pb.SessionResponse, progress func(*pb.Task
 func (a *agents) call(ctx context.Context, name string, m *pb.SessionResponse) error {
 	const again = 300 * time.Millisecond
 	for {
-		answered := make(chan *pb.TaskResult, 1)
-		err := a.give(name, proto.Clone(m).(*pb.SessionResponse), nil, func(r *pb.TaskResult) { answered <- r })
-		if err == nil {
-			select {
-			case r := <-answered:
-				if r != nil {
-					if r.GetError() != "" {
-						return fmt.Errorf("agent %s: %s", name, r.GetError())
-					}
-					return nil
-				}
-				err = fmt.Errorf("%s: %w", name, errAgentDown)
-			case <-ctx.Done():
-				return fmt.Errorf("agent %s does not answer: %w", name, ctx.Err())
-			}
+		err := a.callOnce(ctx, name, m)
+		if !errors.Is(err, errAgentDown) {
+			return err
 		}
 		select {
 		case <-time.After(again):
@@ -273,6 +264,46 @@ func (a *agents) call(ctx context.Context, name string, m *pb.SessionResponse) e
 			return errors.Join(err, ctx.Err())
 		}
 	}
+}
+
+// callOnce is call in the session of the moment: without one, or when it is lost, the error is an errAgentDown.
+func (a *agents) callOnce(ctx context.Context, name string, m *pb.SessionResponse) error {
+	answered := make(chan *pb.TaskResult, 1)
+	err := a.give(name, proto.Clone(m).(*pb.SessionResponse), nil, func(r *pb.TaskResult) { answered <- r })
+	if err != nil {
+		return err
+	}
+	select {
+	case r := <-answered:
+		switch {
+		case r == nil:
+			return fmt.Errorf("%s: %w", name, errAgentDown)
+		case r.GetError() != "":
+			return &taskError{agent: name, text: r.GetError(), refused: r.GetRefused()}
+		}
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("agent %s does not answer: %w", name, ctx.Err())
+	}
+}
+
+// taskError is what an agent answered.
+type taskError struct {
+	agent, text string
+	refused     bool
+}
+
+func (e *taskError) Error() string { return fmt.Sprintf("agent %s: %s", e.agent, e.text) }
+
+// Is says that the agent knows of something newer, so that asking again is of no use.
+func (e *taskError) Is(target error) bool { return target == errRefused && e.refused }
+
+// hasSession says whether an agent is connected.
+func (a *agents) hasSession(name string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s := a.mu.sessions[name]
+	return s != nil && s.gone.Err() == nil
 }
 
 // awaitBeat waits for the agent's next heartbeat. It returns false when none will come: no session, or it or ctx ended.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -259,6 +260,9 @@ func (f *front) listServices(ctx context.Context) ([]*pb.Object, error) {
 			Phase: r.Phase, Site: owner.Site, Host: owner.Host, Epoch: owner.Epoch, Message: r.Message,
 			ReplicaSite: r.Replica.Site, ReplicaHost: r.Replica.Host, ReplicaError: r.Replica.Error,
 		}
+		if status.Failover, err = r.lastFailover(); err != nil {
+			return nil, err
+		}
 		if o, err := s.store.Get(ctx, activePrefix+spec.GetName()); err == nil {
 			status.Phase, status.Migration = "migrating", string(o.Value)
 		}
@@ -279,6 +283,23 @@ func (f *front) volumes(ctx context.Context) ([]*pb.Object, error) {
 			for _, held := range h.GetVolumes() {
 				v := proto.Clone(held).(*pb.Volume) // the session's own is read by others
 				v.Site, v.Host = a.Site, a.Name
+				out = append(out, &pb.Object{Kind: &pb.Object_Volume{Volume: v}})
+			}
+		}
+	}
+	left, err := f.services.leftovers(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range left {
+		volumes, err := l.volumes()
+		if err != nil {
+			return nil, err
+		}
+		for _, v := range volumes {
+			if !slices.ContainsFunc(out, func(o *pb.Object) bool {
+				return o.GetVolume().GetName() == v.GetName() && o.GetVolume().GetHost() == v.GetHost()
+			}) {
 				out = append(out, &pb.Object{Kind: &pb.Object_Volume{Volume: v}})
 			}
 		}

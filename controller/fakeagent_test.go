@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -27,6 +28,7 @@ type fakeAgent struct {
 	journals map[string]*migration.Journal
 	gates    map[string]*gate
 	failures map[string]string
+	refusals map[string]string
 	figures  map[string]*pb.StepFigures
 	tasks    []string // what came, in order, doubled ones too: a step's id, "start" or "stop"
 	session  *fakeSession
@@ -47,7 +49,7 @@ type fakeSession struct {
 func newFakeAgent(t *testing.T, kind, site, name string) *fakeAgent {
 	a := &fakeAgent{
 		t: t, kind: kind, site: site, name: name, journals: make(map[string]*migration.Journal), gates: make(map[string]*gate),
-		failures: make(map[string]string), figures: make(map[string]*pb.StepFigures),
+		failures: make(map[string]string), refusals: make(map[string]string), figures: make(map[string]*pb.StepFigures),
 	}
 	if kind == "host" {
 		a.facts = goodFacts()
@@ -69,6 +71,13 @@ func (a *fakeAgent) failAt(task, reason string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.failures[task] = reason
+}
+
+// refuseAt makes every task of that name refused.
+func (a *fakeAgent) refuseAt(task, reason string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.refusals[task] = reason
 }
 
 func (a *fakeAgent) measure(step string, f *pb.StepFigures) {
@@ -193,7 +202,11 @@ func (a *fakeAgent) carryOut(ctx context.Context, s *fakeSession, m *pb.SessionR
 			s.send(ctx, a.heartbeat()) // so that the controller does not look at what was true before the step
 		}
 	case *pb.SessionResponse_Start:
-		if err = a.pass(ctx, "start"); err == nil && a.kind == "host" {
+		what := "start"
+		if task.Start.GetPromote() && a.kind == "host" {
+			what = "promote"
+		}
+		if err = a.pass(ctx, what); err == nil && a.kind == "host" {
 			a.holds(task.Start.GetService().GetName(), "running")
 		}
 	case *pb.SessionResponse_Replicate:
@@ -210,7 +223,7 @@ func (a *fakeAgent) carryOut(ctx context.Context, s *fakeSession, m *pb.SessionR
 		}
 	}
 	if err != nil {
-		r.Error = err.Error()
+		r.Error, r.Refused = err.Error(), errors.Is(err, errRefused)
 	}
 	s.send(ctx, &pb.SessionRequest{Message: &pb.SessionRequest_Result{Result: r}})
 }
@@ -240,6 +253,9 @@ func (a *fakeAgent) pass(ctx context.Context, task string) error {
 	defer a.mu.Unlock()
 	if why := a.failures[task]; why != "" {
 		return fmt.Errorf("%s", why)
+	}
+	if why := a.refusals[task]; why != "" {
+		return fmt.Errorf("%w: %s", errRefused, why)
 	}
 	return nil
 }
@@ -290,6 +306,15 @@ func (a *fakeAgent) stale(s *pb.StopService) error {
 		return fmt.Errorf("detach %s at epoch %d: epoch %d has been seen", s.GetService(), s.GetEpoch(), j.Epoch)
 	}
 	return nil
+}
+
+// keeps says that the agent has a standing replica of specOf's volume.
+func (a *fakeAgent) keeps(service string, complete bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.holdings = append(a.holdings, &pb.Holding{Service: service, Server: "absent", Volumes: []*pb.Volume{{
+		Name: service + ".root", Service: service, Role: "replica", Mode: "standby", Complete: complete, Point: 7,
+	}}})
 }
 
 // setHolding is called with mu held.

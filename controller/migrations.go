@@ -66,6 +66,10 @@ func (m *migrations) start(ctx context.Context, req *pb.MigrateRequest) (*pb.Mig
 	if err := m.services.unreplicate(ctx, req.GetService()); err != nil {
 		return nil, err
 	}
+	if err := m.services.sweepAt(ctx, req.GetService(), rec.Destination.Host, rec.Destination.Edge); err != nil {
+		m.services.reconcile(req.GetService())
+		return nil, precondition("%s\nhint: that has to go before the service can come; try again", err)
+	}
 	// With its replication a record changes, and with the replica the room at a host.
 	rec, unchanged, err := m.plan(ctx, req)
 	if err != nil {

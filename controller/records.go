@@ -21,6 +21,7 @@ const (
 	migrationPrefix = "/godwit/objects/migrations/"
 	activePrefix    = "/godwit/objects/active/"    // SERVICE → name of the migration under way: at most one
 	addressPrefix   = "/godwit/objects/addresses/" // NETWORK/ADDRESS → service
+	leftoverPrefix  = "/godwit/objects/leftovers/" // SERVICE/AGENT → what that agent has still to do for it
 )
 
 // The phases of a service, as users see them. Migrating is derived from the active key.
@@ -49,6 +50,10 @@ type serviceRecord struct {
 	Message string          `json:"message,omitempty"`
 	// Replica is where the standing replica of the volumes is, or may be; empty when there is none.
 	Replica replicaRecord `json:"replica,omitzero"`
+	// Promote says that the owner's volumes are there as a standing replica, and become primaries when it is started.
+	Promote bool `json:"promote,omitempty"`
+	// Failover is the protojson of the last one.
+	Failover json.RawMessage `json:"failover,omitempty"`
 }
 
 // replicaRecord is a standing replica.

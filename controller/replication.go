@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/encoding/protojson"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/godwit-project/godwit/api"
 	pb "github.com/godwit-project/godwit/api/godwit/v1"
@@ -99,7 +98,7 @@ func (s *services) replicate(ctx context.Context, name string, spec *pb.ServiceS
 func (s *services) replicateTo(ctx context.Context, spec *pb.ServiceSpec, owner cluster.Owner, have replicaRecord) error {
 	site := replicaSite(spec, owner.Site)
 	if have.Host != "" && have.Site != site {
-		if err := s.endReplication(ctx, spec, owner.Host, have); err != nil {
+		if err := s.endReplication(ctx, spec, owner.Host, have, "the replica was given up, or is elsewhere"); err != nil {
 			return err
 		}
 		have = replicaRecord{}
@@ -118,6 +117,23 @@ func (s *services) replicateTo(ctx context.Context, spec *pb.ServiceSpec, owner 
 			return err
 		}
 	}
+	if !s.agents.hasSession(have.Host) {
+		down := fmt.Errorf("the agent of %s is down: the replica there is made, or goes on, when it is back", have.Host)
+		return errors.Join(down, s.replicateFrom(ctx, spec, owner, have, pb.ReplicaRole_REPLICA_ROLE_SOURCE))
+	}
+	if err := s.sweepAt(ctx, spec.GetName(), have.Host); err != nil {
+		return err
+	}
+	if err := s.replicateFrom(ctx, spec, owner, have, pb.ReplicaRole_REPLICA_ROLE_STANDBY, pb.ReplicaRole_REPLICA_ROLE_SOURCE); err != nil {
+		return err
+	}
+	s.logger.Info("volumes are replicated", "service", spec.GetName(), "mode", spec.GetStorage().GetMode(), "from", owner.Host, "to", have.Host)
+	return nil
+}
+
+// replicateFrom tells the ends of a standing replication of their roles, in that order. An owner alone goes on without the other
+// end, in the newest mode.
+func (s *services) replicateFrom(ctx context.Context, spec *pb.ServiceSpec, owner cluster.Owner, have replicaRecord, roles ...pb.ReplicaRole) error {
 	at, err := s.placeOf(ctx, have.Site, have.Host)
 	if err != nil {
 		return err
@@ -126,21 +142,17 @@ func (s *services) replicateTo(ctx context.Context, spec *pb.ServiceSpec, owner 
 	if err != nil {
 		return err
 	}
-	ask := &pb.ReplicateService{Service: spec, Epoch: owner.Epoch, Serial: serial, Role: pb.ReplicaRole_REPLICA_ROLE_STANDBY, Replica: at.proto()}
-	if err := s.askReplication(ctx, have.Host, ask); err != nil {
-		return err
+	for _, role := range roles {
+		agent := have.Host
+		if role == pb.ReplicaRole_REPLICA_ROLE_SOURCE {
+			agent = owner.Host
+		}
+		ask := &pb.ReplicateService{Service: spec, Epoch: owner.Epoch, Serial: serial, Role: role, Replica: at.proto()}
+		if err := s.agents.callOnce(ctx, agent, replicateTask(ask)); err != nil {
+			return err
+		}
 	}
-	ask.Role = pb.ReplicaRole_REPLICA_ROLE_SOURCE
-	if err := s.askReplication(ctx, owner.Host, ask); err != nil {
-		return err
-	}
-	s.logger.Info("volumes are replicated", "service", spec.GetName(), "mode", spec.GetStorage().GetMode(), "from", owner.Host, "to", have.Host)
 	return nil
-}
-
-func (s *services) askReplication(ctx context.Context, agent string, r *pb.ReplicateService) error {
-	task := &pb.SessionResponse{Task: &pb.SessionResponse_Replicate{Replicate: proto.Clone(r).(*pb.ReplicateService)}}
-	return s.agents.call(ctx, agent, task)
 }
 
 // recordReplica notes where the replica is, unless a migration has begun.
@@ -154,18 +166,54 @@ func (s *services) recordReplica(ctx context.Context, name string, where replica
 	}, cluster.Compare{Key: activePrefix + name})
 }
 
-// endReplication removes the replica, the primary's end first, so that nothing is shipped to what is going away.
-func (s *services) endReplication(ctx context.Context, spec *pb.ServiceSpec, owner string, have replicaRecord) error {
+// endReplication removes the replica, the primary's end first, so that nothing is shipped to what is going away. A replica that is
+// out of reach is remembered, and removed when its host is back: nobody waits for it.
+func (s *services) endReplication(ctx context.Context, spec *pb.ServiceSpec, owner string, have replicaRecord, why string) error {
 	serial, err := s.store.NextEpoch(ctx)
 	if err != nil {
 		return err
 	}
-	for _, agent := range []string{owner, have.Host} {
-		if err := s.askReplication(ctx, agent, &pb.ReplicateService{Service: spec, Epoch: serial, Serial: serial}); err != nil {
-			return fmt.Errorf("end the replication of service %s: %w", spec.GetName(), err)
+	if err := s.agents.call(ctx, owner, replicateTask(&pb.ReplicateService{Service: spec, Epoch: serial, Serial: serial})); err != nil {
+		return fmt.Errorf("end the replication of service %s: %w", spec.GetName(), err)
+	}
+	left, err := s.leave(ctx, spec, have.Host, have.Site, endStandby, why)
+	if err != nil {
+		return err
+	}
+	if err := s.leaveReplica(ctx, left); err != nil {
+		return err
+	}
+	if err := s.sweepAt(ctx, spec.GetName(), have.Host); err != nil {
+		s.logger.Warn("a replica is left, to be removed later", "service", spec.GetName(), "host", have.Host, "err", err)
+	}
+	return nil
+}
+
+// leaveReplica turns the replica of a service into a leftover, in one step, unless a migration has begun.
+func (s *services) leaveReplica(ctx context.Context, left leftoverRecord) error {
+	op, err := left.op()
+	if err != nil {
+		return err
+	}
+	for {
+		var r serviceRecord
+		rev, err := load(ctx, s.store, servicePrefix+left.Service, &r)
+		if err != nil {
+			return err
+		}
+		r.Replica = replicaRecord{}
+		value, err := encode(r)
+		if err != nil {
+			return err
+		}
+		key := servicePrefix + left.Service
+		compares := []cluster.Compare{{Key: key, Revision: rev}, {Key: activePrefix + left.Service}}
+		_, err = s.store.Txn(ctx, compares, []cluster.Op{{Key: key, Value: value}, op})
+		var conflict *cluster.ConflictError
+		if !errors.As(err, &conflict) || conflict.Key != key {
+			return err
 		}
 	}
-	return s.recordReplica(ctx, spec.GetName(), replicaRecord{})
 }
 
 // unreplicate ends the standing replication before a migration, whose session takes the volumes over. It is made again, towards
@@ -185,8 +233,8 @@ func (s *services) unreplicate(ctx context.Context, name string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, replicateTimeout)
 	defer cancel()
-	if err := s.endReplication(ctx, spec, owner.Host, r.Replica); err != nil {
-		return precondition("%s\nhint: a planned migration ends the standing replication first, and needs the agent of %s for that", err, r.Replica.Host)
+	if err := s.endReplication(ctx, spec, owner.Host, r.Replica, "the service was migrated"); err != nil {
+		return precondition("%s\nhint: a planned migration ends the standing replication first, and needs the agent of %s for that", err, owner.Host)
 	}
 	return nil
 }

@@ -265,6 +265,9 @@ func (s *services) reconcile(name string) {
 func (s *services) settle(ctx context.Context, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
+	if err := s.sweep(ctx, name); err != nil {
+		s.logger.Warn("something of a service is left at an agent, to be dealt with later", "service", name, "err", err)
+	}
 	var r serviceRecord
 	if _, err := load(ctx, s.store, servicePrefix+name, &r); err != nil {
 		if errors.Is(err, cluster.ErrNotFound) {
@@ -278,7 +281,7 @@ func (s *services) settle(ctx context.Context, name string) error {
 	}
 	switch r.Phase {
 	case serviceStarting, serviceFailed:
-		if err := s.start(ctx, spec); err != nil {
+		if err := s.start(ctx, spec, r.Promote); err != nil {
 			return err
 		}
 		return s.replicate(ctx, name, spec, r.Replica)
@@ -290,7 +293,7 @@ func (s *services) settle(ctx context.Context, name string) error {
 	return nil
 }
 
-func (s *services) start(ctx context.Context, spec *pb.ServiceSpec) error {
+func (s *services) start(ctx context.Context, spec *pb.ServiceSpec, promote bool) error {
 	name := spec.GetName()
 	owner, _, err := s.store.Owner(ctx, name)
 	if err != nil {
@@ -298,7 +301,10 @@ func (s *services) start(ctx context.Context, spec *pb.ServiceSpec) error {
 	}
 	at, err := s.placeOf(ctx, owner.Site, owner.Host)
 	if err == nil {
-		task := &pb.SessionResponse{Task: &pb.SessionResponse_Start{Start: &pb.StartService{Service: spec, Epoch: owner.Epoch, Place: at.proto()}}}
+		err = s.sweepAt(ctx, name, at.Host, at.Edge)
+	}
+	if err == nil {
+		task := &pb.SessionResponse{Task: &pb.SessionResponse_Start{Start: &pb.StartService{Service: spec, Epoch: owner.Epoch, Place: at.proto(), Promote: promote}}}
 		if err = s.agents.call(ctx, at.Host, task); err == nil {
 			err = s.agents.call(ctx, at.Edge, task)
 		}
@@ -311,6 +317,7 @@ func (s *services) start(ctx context.Context, spec *pb.ServiceSpec) error {
 		if r.Phase != serviceDeleting {
 			r.Phase, r.Message = phase, message
 		}
+		r.Promote = r.Promote && err != nil
 		return nil
 	})
 	if err == nil && uerr == nil {
@@ -380,6 +387,22 @@ func (s *services) lookAt(ctx context.Context, agent string) error {
 		for _, h := range a.Holdings {
 			alive[h.GetService()] = h.GetServer() != "absent" && h.GetServer() != "dead" && h.GetServer() != ""
 		}
+	}
+	left, err := s.leftovers(ctx, "")
+	if err != nil {
+		return err
+	}
+	for _, l := range left {
+		if l.Agent != agent {
+			continue
+		}
+		if l.What == demote {
+			// Now, not when the service's turn comes: until then two may run.
+			if err := s.finish(ctx, l); err != nil {
+				s.logger.Error("a former owner is not fenced yet", "service", l.Service, "host", agent, "err", err)
+			}
+		}
+		s.reconcile(l.Service)
 	}
 	records, err := list[serviceRecord](ctx, s.store, servicePrefix)
 	if err != nil {
@@ -481,16 +504,20 @@ func (s *services) remove(ctx context.Context, spec *pb.ServiceSpec, replica rep
 	}
 	task := &pb.SessionResponse{Task: &pb.SessionResponse_Stop{Stop: &pb.StopService{Service: name, Epoch: epoch, Spec: spec}}}
 	// The edge first: nobody shall be led to a machine that is going away.
-	agents := []string{at.Edge, at.Host}
-	if replica.Host != "" {
-		agents = append(agents, replica.Host)
-	}
-	for _, agent := range agents {
+	for _, agent := range []string{at.Edge, at.Host} {
 		if err := s.agents.call(ctx, agent, task); err != nil {
 			return err
 		}
 	}
-	ops := []cluster.Op{{Key: servicePrefix + name, Delete: true}, {Key: cluster.OwnerKey(name), Delete: true}}
+	ops, err := s.removeReplica(ctx, spec, replica, task)
+	if err != nil {
+		return err
+	}
+	inherited, err := s.inherit(ctx, name, replica.Host)
+	if err != nil {
+		return err
+	}
+	ops = append(append(ops, inherited...), cluster.Op{Key: servicePrefix + name, Delete: true}, cluster.Op{Key: cluster.OwnerKey(name), Delete: true})
 	for _, a := range spec.GetAddresses() {
 		ops = append(ops, cluster.Op{Key: addressPrefix + spec.GetNetwork() + "/" + a, Delete: true})
 	}

@@ -174,6 +174,17 @@ func (f *fake) Migrate(_ context.Context, request *connect.Request[godwitv1.Migr
 	return connect.NewResponse(&godwitv1.MigrateResponse{Migration: m}), nil
 }
 
+func (f *fake) Failover(_ context.Context, request *connect.Request[godwitv1.FailoverRequest]) (*connect.Response[godwitv1.FailoverResponse], error) {
+	if !request.Msg.GetForce() {
+		return nil, api.NewError(connect.CodeFailedPrecondition, "'godwit migrate shop --to east' moves it; --force fails it over all the same", "the agent of west-host answers")
+	}
+	done := &godwitv1.Failover{
+		FromSite: "west", FromHost: "west-host", ToSite: "east", ToHost: "east-host", Epoch: 9, At: after(0), Forced: true,
+		Point: 7, PointTime: after(-1250), Mode: "async",
+	}
+	return connect.NewResponse(&godwitv1.FailoverResponse{Failover: done}), nil
+}
+
 func (f *fake) ContinueMigration(_ context.Context, request *connect.Request[godwitv1.ContinueMigrationRequest]) (*connect.Response[godwitv1.ContinueMigrationResponse], error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

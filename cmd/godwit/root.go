@@ -41,7 +41,7 @@ have changed.`,
 		&cobra.Group{ID: "try", Title: "Trying it out:"},
 		&cobra.Group{ID: "run", Title: "Running Godwit:"},
 	)
-	for _, command := range []*cobra.Command{a.applyCommand(), a.getCommand(), a.deleteCommand(), a.migrateCommand(), a.migrationCommand(), a.dvsCommand()} {
+	for _, command := range []*cobra.Command{a.applyCommand(), a.getCommand(), a.deleteCommand(), a.migrateCommand(), a.migrationCommand(), a.failoverCommand(), a.dvsCommand()} {
 		command.GroupID = "use"
 		root.AddCommand(command)
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/godwit-project/godwit/api"
 	godwitv1 "github.com/godwit-project/godwit/api/godwit/v1"
 )
 
@@ -25,6 +26,17 @@ func (a *app) point(v *godwitv1.Volume) string {
 
 // volumeState says in a word or two how the replication of a volume goes.
 func volumeState(v *godwitv1.Volume) string {
+	if v.GetRole() == "leftover" {
+		return v.GetError()
+	}
+	state := replicationState(v)
+	if v.GetTail() > 0 {
+		state += ", " + api.FormatSize(v.GetTail()) + " set aside"
+	}
+	return state
+}
+
+func replicationState(v *godwitv1.Volume) string {
 	if v.GetWanted() == "" && v.GetMode() != "standby" {
 		return "-"
 	}

@@ -406,7 +406,7 @@ type TaskResult struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
 	Error string                 `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
-	// The task was refused because a newer epoch, or the end of this one, is on record.
+	// The task was refused because a newer epoch, a newer wish, or the end of this one, is on record.
 	Refused       bool          `protobuf:"varint,3,opt,name=refused,proto3" json:"refused,omitempty"`
 	Figures       *StepFigures  `protobuf:"bytes,4,opt,name=figures,proto3" json:"figures,omitempty"`
 	Volume        *VolumeResult `protobuf:"bytes,5,opt,name=volume,proto3" json:"volume,omitempty"`
@@ -1066,10 +1066,12 @@ func (x *Place) GetEdgeUnderlay() string {
 // StartService makes the agent's part of a service run there: on a host volumes, tap and virtual server; on an edge route
 // and announcement. Idempotent.
 type StartService struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Service       *ServiceSpec           `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
-	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	Place         *Place                 `protobuf:"bytes,3,opt,name=place,proto3" json:"place,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Service *ServiceSpec           `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	Epoch   uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Place   *Place                 `protobuf:"bytes,3,opt,name=place,proto3" json:"place,omitempty"`
+	// The volumes are here as standing replicas, and become the primaries first.
+	Promote       bool `protobuf:"varint,4,opt,name=promote,proto3" json:"promote,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1123,6 +1125,13 @@ func (x *StartService) GetPlace() *Place {
 		return x.Place
 	}
 	return nil
+}
+
+func (x *StartService) GetPromote() bool {
+	if x != nil {
+		return x.Promote
+	}
+	return false
 }
 
 // StopService removes the agent's part of a service. Idempotent.
@@ -1346,11 +1355,12 @@ const file_godwit_v1_agent_proto_rawDesc = "" +
 	"\x04host\x18\x02 \x01(\tR\x04host\x12!\n" +
 	"\fhost_address\x18\x03 \x01(\tR\vhostAddress\x12\x12\n" +
 	"\x04edge\x18\x04 \x01(\tR\x04edge\x12#\n" +
-	"\redge_underlay\x18\x05 \x01(\tR\fedgeUnderlay\"~\n" +
+	"\redge_underlay\x18\x05 \x01(\tR\fedgeUnderlay\"\x98\x01\n" +
 	"\fStartService\x120\n" +
 	"\aservice\x18\x01 \x01(\v2\x16.godwit.v1.ServiceSpecR\aservice\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12&\n" +
-	"\x05place\x18\x03 \x01(\v2\x10.godwit.v1.PlaceR\x05place\"i\n" +
+	"\x05place\x18\x03 \x01(\v2\x10.godwit.v1.PlaceR\x05place\x12\x18\n" +
+	"\apromote\x18\x04 \x01(\bR\apromote\"i\n" +
 	"\vStopService\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12*\n" +

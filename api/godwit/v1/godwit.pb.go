@@ -697,6 +697,112 @@ func (x *AbortMigrationResponse) GetMigration() *Migration {
 	return nil
 }
 
+type FailoverRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Service string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	// Empty: where the replica is.
+	ToSite string `protobuf:"bytes,2,opt,name=to_site,json=toSite,proto3" json:"to_site,omitempty"`
+	// Also when the owner's host answers.
+	Force         bool `protobuf:"varint,3,opt,name=force,proto3" json:"force,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FailoverRequest) Reset() {
+	*x = FailoverRequest{}
+	mi := &file_godwit_v1_godwit_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FailoverRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FailoverRequest) ProtoMessage() {}
+
+func (x *FailoverRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_godwit_v1_godwit_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FailoverRequest.ProtoReflect.Descriptor instead.
+func (*FailoverRequest) Descriptor() ([]byte, []int) {
+	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *FailoverRequest) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *FailoverRequest) GetToSite() string {
+	if x != nil {
+		return x.ToSite
+	}
+	return ""
+}
+
+func (x *FailoverRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+type FailoverResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Failover      *Failover              `protobuf:"bytes,1,opt,name=failover,proto3" json:"failover,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FailoverResponse) Reset() {
+	*x = FailoverResponse{}
+	mi := &file_godwit_v1_godwit_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FailoverResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FailoverResponse) ProtoMessage() {}
+
+func (x *FailoverResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_godwit_v1_godwit_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FailoverResponse.ProtoReflect.Descriptor instead.
+func (*FailoverResponse) Descriptor() ([]byte, []int) {
+	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *FailoverResponse) GetFailover() *Failover {
+	if x != nil {
+		return x.Failover
+	}
+	return nil
+}
+
 type RunVolumeTaskRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Task          *VolumeTask            `protobuf:"bytes,1,opt,name=task,proto3" json:"task,omitempty"`
@@ -706,7 +812,7 @@ type RunVolumeTaskRequest struct {
 
 func (x *RunVolumeTaskRequest) Reset() {
 	*x = RunVolumeTaskRequest{}
-	mi := &file_godwit_v1_godwit_proto_msgTypes[14]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -718,7 +824,7 @@ func (x *RunVolumeTaskRequest) String() string {
 func (*RunVolumeTaskRequest) ProtoMessage() {}
 
 func (x *RunVolumeTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_godwit_proto_msgTypes[14]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -731,7 +837,7 @@ func (x *RunVolumeTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunVolumeTaskRequest.ProtoReflect.Descriptor instead.
 func (*RunVolumeTaskRequest) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{14}
+	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RunVolumeTaskRequest) GetTask() *VolumeTask {
@@ -754,7 +860,7 @@ type RunVolumeTaskResponse struct {
 
 func (x *RunVolumeTaskResponse) Reset() {
 	*x = RunVolumeTaskResponse{}
-	mi := &file_godwit_v1_godwit_proto_msgTypes[15]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -766,7 +872,7 @@ func (x *RunVolumeTaskResponse) String() string {
 func (*RunVolumeTaskResponse) ProtoMessage() {}
 
 func (x *RunVolumeTaskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_godwit_proto_msgTypes[15]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -779,7 +885,7 @@ func (x *RunVolumeTaskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunVolumeTaskResponse.ProtoReflect.Descriptor instead.
 func (*RunVolumeTaskResponse) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{15}
+	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RunVolumeTaskResponse) GetDone() int64 {
@@ -824,7 +930,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_godwit_v1_godwit_proto_msgTypes[16]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -836,7 +942,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_godwit_proto_msgTypes[16]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -849,7 +955,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{16}
+	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *CreateTokenRequest) GetRole() string {
@@ -889,7 +995,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_godwit_v1_godwit_proto_msgTypes[17]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -901,7 +1007,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_godwit_proto_msgTypes[17]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -914,7 +1020,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{17}
+	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *CreateTokenResponse) GetToken() string {
@@ -935,7 +1041,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_godwit_v1_godwit_proto_msgTypes[18]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -947,7 +1053,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_godwit_proto_msgTypes[18]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -960,7 +1066,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{18}
+	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *JoinRequest) GetToken() string {
@@ -991,7 +1097,7 @@ type JoinResponse struct {
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_godwit_v1_godwit_proto_msgTypes[19]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1003,7 +1109,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_godwit_proto_msgTypes[19]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1016,7 +1122,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{19}
+	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *JoinResponse) GetCertificatePem() []byte {
@@ -1101,7 +1207,13 @@ const file_godwit_v1_godwit_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"L\n" +
 	"\x16AbortMigrationResponse\x122\n" +
-	"\tmigration\x18\x01 \x01(\v2\x14.godwit.v1.MigrationR\tmigration\"A\n" +
+	"\tmigration\x18\x01 \x01(\v2\x14.godwit.v1.MigrationR\tmigration\"Z\n" +
+	"\x0fFailoverRequest\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x17\n" +
+	"\ato_site\x18\x02 \x01(\tR\x06toSite\x12\x14\n" +
+	"\x05force\x18\x03 \x01(\bR\x05force\"C\n" +
+	"\x10FailoverResponse\x12/\n" +
+	"\bfailover\x18\x01 \x01(\v2\x13.godwit.v1.FailoverR\bfailover\"A\n" +
 	"\x14RunVolumeTaskRequest\x12)\n" +
 	"\x04task\x18\x01 \x01(\v2\x15.godwit.v1.VolumeTaskR\x04task\"\x8c\x01\n" +
 	"\x15RunVolumeTaskResponse\x12\x12\n" +
@@ -1125,7 +1237,7 @@ const file_godwit_v1_godwit_proto_rawDesc = "" +
 	"\x04role\x18\x03 \x01(\tR\x04role\x12\x12\n" +
 	"\x04kind\x18\x04 \x01(\tR\x04kind\x12\x12\n" +
 	"\x04site\x18\x05 \x01(\tR\x04site\x12\x12\n" +
-	"\x04name\x18\x06 \x01(\tR\x04name2\xb6\x05\n" +
+	"\x04name\x18\x06 \x01(\tR\x04name2\xfb\x05\n" +
 	"\rGodwitService\x12:\n" +
 	"\x05Apply\x12\x17.godwit.v1.ApplyRequest\x1a\x18.godwit.v1.ApplyResponse\x124\n" +
 	"\x03Get\x12\x15.godwit.v1.GetRequest\x1a\x16.godwit.v1.GetResponse\x12=\n" +
@@ -1133,7 +1245,8 @@ const file_godwit_v1_godwit_proto_rawDesc = "" +
 	"\aMigrate\x12\x19.godwit.v1.MigrateRequest\x1a\x1a.godwit.v1.MigrateResponse\x12W\n" +
 	"\x0eWatchMigration\x12 .godwit.v1.WatchMigrationRequest\x1a!.godwit.v1.WatchMigrationResponse0\x01\x12^\n" +
 	"\x11ContinueMigration\x12#.godwit.v1.ContinueMigrationRequest\x1a$.godwit.v1.ContinueMigrationResponse\x12U\n" +
-	"\x0eAbortMigration\x12 .godwit.v1.AbortMigrationRequest\x1a!.godwit.v1.AbortMigrationResponse\x12T\n" +
+	"\x0eAbortMigration\x12 .godwit.v1.AbortMigrationRequest\x1a!.godwit.v1.AbortMigrationResponse\x12C\n" +
+	"\bFailover\x12\x1a.godwit.v1.FailoverRequest\x1a\x1b.godwit.v1.FailoverResponse\x12T\n" +
 	"\rRunVolumeTask\x12\x1f.godwit.v1.RunVolumeTaskRequest\x1a .godwit.v1.RunVolumeTaskResponse0\x01\x12L\n" +
 	"\vCreateToken\x12\x1d.godwit.v1.CreateTokenRequest\x1a\x1e.godwit.v1.CreateTokenResponse2F\n" +
 	"\vJoinService\x127\n" +
@@ -1151,7 +1264,7 @@ func file_godwit_v1_godwit_proto_rawDescGZIP() []byte {
 	return file_godwit_v1_godwit_proto_rawDescData
 }
 
-var file_godwit_v1_godwit_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_godwit_v1_godwit_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_godwit_v1_godwit_proto_goTypes = []any{
 	(*ApplyRequest)(nil),              // 0: godwit.v1.ApplyRequest
 	(*ApplyResponse)(nil),             // 1: godwit.v1.ApplyResponse
@@ -1167,56 +1280,62 @@ var file_godwit_v1_godwit_proto_goTypes = []any{
 	(*ContinueMigrationResponse)(nil), // 11: godwit.v1.ContinueMigrationResponse
 	(*AbortMigrationRequest)(nil),     // 12: godwit.v1.AbortMigrationRequest
 	(*AbortMigrationResponse)(nil),    // 13: godwit.v1.AbortMigrationResponse
-	(*RunVolumeTaskRequest)(nil),      // 14: godwit.v1.RunVolumeTaskRequest
-	(*RunVolumeTaskResponse)(nil),     // 15: godwit.v1.RunVolumeTaskResponse
-	(*CreateTokenRequest)(nil),        // 16: godwit.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),       // 17: godwit.v1.CreateTokenResponse
-	(*JoinRequest)(nil),               // 18: godwit.v1.JoinRequest
-	(*JoinResponse)(nil),              // 19: godwit.v1.JoinResponse
-	(*ServiceSpec)(nil),               // 20: godwit.v1.ServiceSpec
-	(*Service)(nil),                   // 21: godwit.v1.Service
-	(*Object)(nil),                    // 22: godwit.v1.Object
-	(*timestamppb.Timestamp)(nil),     // 23: google.protobuf.Timestamp
-	(*Migration)(nil),                 // 24: godwit.v1.Migration
-	(*VolumeTask)(nil),                // 25: godwit.v1.VolumeTask
-	(*VolumeResult)(nil),              // 26: godwit.v1.VolumeResult
+	(*FailoverRequest)(nil),           // 14: godwit.v1.FailoverRequest
+	(*FailoverResponse)(nil),          // 15: godwit.v1.FailoverResponse
+	(*RunVolumeTaskRequest)(nil),      // 16: godwit.v1.RunVolumeTaskRequest
+	(*RunVolumeTaskResponse)(nil),     // 17: godwit.v1.RunVolumeTaskResponse
+	(*CreateTokenRequest)(nil),        // 18: godwit.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),       // 19: godwit.v1.CreateTokenResponse
+	(*JoinRequest)(nil),               // 20: godwit.v1.JoinRequest
+	(*JoinResponse)(nil),              // 21: godwit.v1.JoinResponse
+	(*ServiceSpec)(nil),               // 22: godwit.v1.ServiceSpec
+	(*Service)(nil),                   // 23: godwit.v1.Service
+	(*Object)(nil),                    // 24: godwit.v1.Object
+	(*timestamppb.Timestamp)(nil),     // 25: google.protobuf.Timestamp
+	(*Migration)(nil),                 // 26: godwit.v1.Migration
+	(*Failover)(nil),                  // 27: godwit.v1.Failover
+	(*VolumeTask)(nil),                // 28: godwit.v1.VolumeTask
+	(*VolumeResult)(nil),              // 29: godwit.v1.VolumeResult
 }
 var file_godwit_v1_godwit_proto_depIdxs = []int32{
-	20, // 0: godwit.v1.ApplyRequest.service:type_name -> godwit.v1.ServiceSpec
-	21, // 1: godwit.v1.ApplyResponse.service:type_name -> godwit.v1.Service
-	22, // 2: godwit.v1.GetResponse.objects:type_name -> godwit.v1.Object
-	23, // 3: godwit.v1.MigrateRequest.at:type_name -> google.protobuf.Timestamp
-	24, // 4: godwit.v1.MigrateResponse.migration:type_name -> godwit.v1.Migration
-	24, // 5: godwit.v1.WatchMigrationResponse.migration:type_name -> godwit.v1.Migration
-	24, // 6: godwit.v1.ContinueMigrationResponse.migration:type_name -> godwit.v1.Migration
-	24, // 7: godwit.v1.AbortMigrationResponse.migration:type_name -> godwit.v1.Migration
-	25, // 8: godwit.v1.RunVolumeTaskRequest.task:type_name -> godwit.v1.VolumeTask
-	26, // 9: godwit.v1.RunVolumeTaskResponse.result:type_name -> godwit.v1.VolumeResult
-	0,  // 10: godwit.v1.GodwitService.Apply:input_type -> godwit.v1.ApplyRequest
-	2,  // 11: godwit.v1.GodwitService.Get:input_type -> godwit.v1.GetRequest
-	4,  // 12: godwit.v1.GodwitService.Delete:input_type -> godwit.v1.DeleteRequest
-	6,  // 13: godwit.v1.GodwitService.Migrate:input_type -> godwit.v1.MigrateRequest
-	8,  // 14: godwit.v1.GodwitService.WatchMigration:input_type -> godwit.v1.WatchMigrationRequest
-	10, // 15: godwit.v1.GodwitService.ContinueMigration:input_type -> godwit.v1.ContinueMigrationRequest
-	12, // 16: godwit.v1.GodwitService.AbortMigration:input_type -> godwit.v1.AbortMigrationRequest
-	14, // 17: godwit.v1.GodwitService.RunVolumeTask:input_type -> godwit.v1.RunVolumeTaskRequest
-	16, // 18: godwit.v1.GodwitService.CreateToken:input_type -> godwit.v1.CreateTokenRequest
-	18, // 19: godwit.v1.JoinService.Join:input_type -> godwit.v1.JoinRequest
-	1,  // 20: godwit.v1.GodwitService.Apply:output_type -> godwit.v1.ApplyResponse
-	3,  // 21: godwit.v1.GodwitService.Get:output_type -> godwit.v1.GetResponse
-	5,  // 22: godwit.v1.GodwitService.Delete:output_type -> godwit.v1.DeleteResponse
-	7,  // 23: godwit.v1.GodwitService.Migrate:output_type -> godwit.v1.MigrateResponse
-	9,  // 24: godwit.v1.GodwitService.WatchMigration:output_type -> godwit.v1.WatchMigrationResponse
-	11, // 25: godwit.v1.GodwitService.ContinueMigration:output_type -> godwit.v1.ContinueMigrationResponse
-	13, // 26: godwit.v1.GodwitService.AbortMigration:output_type -> godwit.v1.AbortMigrationResponse
-	15, // 27: godwit.v1.GodwitService.RunVolumeTask:output_type -> godwit.v1.RunVolumeTaskResponse
-	17, // 28: godwit.v1.GodwitService.CreateToken:output_type -> godwit.v1.CreateTokenResponse
-	19, // 29: godwit.v1.JoinService.Join:output_type -> godwit.v1.JoinResponse
-	20, // [20:30] is the sub-list for method output_type
-	10, // [10:20] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	22, // 0: godwit.v1.ApplyRequest.service:type_name -> godwit.v1.ServiceSpec
+	23, // 1: godwit.v1.ApplyResponse.service:type_name -> godwit.v1.Service
+	24, // 2: godwit.v1.GetResponse.objects:type_name -> godwit.v1.Object
+	25, // 3: godwit.v1.MigrateRequest.at:type_name -> google.protobuf.Timestamp
+	26, // 4: godwit.v1.MigrateResponse.migration:type_name -> godwit.v1.Migration
+	26, // 5: godwit.v1.WatchMigrationResponse.migration:type_name -> godwit.v1.Migration
+	26, // 6: godwit.v1.ContinueMigrationResponse.migration:type_name -> godwit.v1.Migration
+	26, // 7: godwit.v1.AbortMigrationResponse.migration:type_name -> godwit.v1.Migration
+	27, // 8: godwit.v1.FailoverResponse.failover:type_name -> godwit.v1.Failover
+	28, // 9: godwit.v1.RunVolumeTaskRequest.task:type_name -> godwit.v1.VolumeTask
+	29, // 10: godwit.v1.RunVolumeTaskResponse.result:type_name -> godwit.v1.VolumeResult
+	0,  // 11: godwit.v1.GodwitService.Apply:input_type -> godwit.v1.ApplyRequest
+	2,  // 12: godwit.v1.GodwitService.Get:input_type -> godwit.v1.GetRequest
+	4,  // 13: godwit.v1.GodwitService.Delete:input_type -> godwit.v1.DeleteRequest
+	6,  // 14: godwit.v1.GodwitService.Migrate:input_type -> godwit.v1.MigrateRequest
+	8,  // 15: godwit.v1.GodwitService.WatchMigration:input_type -> godwit.v1.WatchMigrationRequest
+	10, // 16: godwit.v1.GodwitService.ContinueMigration:input_type -> godwit.v1.ContinueMigrationRequest
+	12, // 17: godwit.v1.GodwitService.AbortMigration:input_type -> godwit.v1.AbortMigrationRequest
+	14, // 18: godwit.v1.GodwitService.Failover:input_type -> godwit.v1.FailoverRequest
+	16, // 19: godwit.v1.GodwitService.RunVolumeTask:input_type -> godwit.v1.RunVolumeTaskRequest
+	18, // 20: godwit.v1.GodwitService.CreateToken:input_type -> godwit.v1.CreateTokenRequest
+	20, // 21: godwit.v1.JoinService.Join:input_type -> godwit.v1.JoinRequest
+	1,  // 22: godwit.v1.GodwitService.Apply:output_type -> godwit.v1.ApplyResponse
+	3,  // 23: godwit.v1.GodwitService.Get:output_type -> godwit.v1.GetResponse
+	5,  // 24: godwit.v1.GodwitService.Delete:output_type -> godwit.v1.DeleteResponse
+	7,  // 25: godwit.v1.GodwitService.Migrate:output_type -> godwit.v1.MigrateResponse
+	9,  // 26: godwit.v1.GodwitService.WatchMigration:output_type -> godwit.v1.WatchMigrationResponse
+	11, // 27: godwit.v1.GodwitService.ContinueMigration:output_type -> godwit.v1.ContinueMigrationResponse
+	13, // 28: godwit.v1.GodwitService.AbortMigration:output_type -> godwit.v1.AbortMigrationResponse
+	15, // 29: godwit.v1.GodwitService.Failover:output_type -> godwit.v1.FailoverResponse
+	17, // 30: godwit.v1.GodwitService.RunVolumeTask:output_type -> godwit.v1.RunVolumeTaskResponse
+	19, // 31: godwit.v1.GodwitService.CreateToken:output_type -> godwit.v1.CreateTokenResponse
+	21, // 32: godwit.v1.JoinService.Join:output_type -> godwit.v1.JoinResponse
+	22, // [22:33] is the sub-list for method output_type
+	11, // [11:22] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_godwit_v1_godwit_proto_init() }
@@ -1232,7 +1351,7 @@ func file_godwit_v1_godwit_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_godwit_v1_godwit_proto_rawDesc), len(file_godwit_v1_godwit_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   20,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -921,9 +921,11 @@ type ServiceStatus struct {
 	// The name of the migration under way, if there is one.
 	Migration string `protobuf:"bytes,6,opt,name=migration,proto3" json:"migration,omitempty"`
 	// Where the standing replica of its volumes is, and why it cannot be made or changed; empty when all is well.
-	ReplicaSite   string `protobuf:"bytes,7,opt,name=replica_site,json=replicaSite,proto3" json:"replica_site,omitempty"`
-	ReplicaHost   string `protobuf:"bytes,8,opt,name=replica_host,json=replicaHost,proto3" json:"replica_host,omitempty"`
-	ReplicaError  string `protobuf:"bytes,9,opt,name=replica_error,json=replicaError,proto3" json:"replica_error,omitempty"`
+	ReplicaSite  string `protobuf:"bytes,7,opt,name=replica_site,json=replicaSite,proto3" json:"replica_site,omitempty"`
+	ReplicaHost  string `protobuf:"bytes,8,opt,name=replica_host,json=replicaHost,proto3" json:"replica_host,omitempty"`
+	ReplicaError string `protobuf:"bytes,9,opt,name=replica_error,json=replicaError,proto3" json:"replica_error,omitempty"`
+	// The last failover of the service; absent when there was none.
+	Failover      *Failover `protobuf:"bytes,10,opt,name=failover,proto3" json:"failover,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1021,6 +1023,134 @@ func (x *ServiceStatus) GetReplicaError() string {
 	return ""
 }
 
+func (x *ServiceStatus) GetFailover() *Failover {
+	if x != nil {
+		return x.Failover
+	}
+	return nil
+}
+
+// Failover is an activation of the standing replica, because the owner's site was lost.
+type Failover struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	FromSite string                 `protobuf:"bytes,1,opt,name=from_site,json=fromSite,proto3" json:"from_site,omitempty"`
+	FromHost string                 `protobuf:"bytes,2,opt,name=from_host,json=fromHost,proto3" json:"from_host,omitempty"`
+	ToSite   string                 `protobuf:"bytes,3,opt,name=to_site,json=toSite,proto3" json:"to_site,omitempty"`
+	ToHost   string                 `protobuf:"bytes,4,opt,name=to_host,json=toHost,proto3" json:"to_host,omitempty"`
+	Epoch    uint64                 `protobuf:"varint,5,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	At       *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=at,proto3" json:"at,omitempty"`
+	// The owner's host answered, and it was done all the same.
+	Forced bool `protobuf:"varint,7,opt,name=forced,proto3" json:"forced,omitempty"`
+	// The replica's last consistent point, and when the primary was there: what was acknowledged after it and was not promised
+	// by the mode is lost to the service.
+	Point     uint64                 `protobuf:"varint,8,opt,name=point,proto3" json:"point,omitempty"`
+	PointTime *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=point_time,json=pointTime,proto3" json:"point_time,omitempty"`
+	// The mode of the replication that had been asked for.
+	Mode          string `protobuf:"bytes,10,opt,name=mode,proto3" json:"mode,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Failover) Reset() {
+	*x = Failover{}
+	mi := &file_godwit_v1_objects_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Failover) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Failover) ProtoMessage() {}
+
+func (x *Failover) ProtoReflect() protoreflect.Message {
+	mi := &file_godwit_v1_objects_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Failover.ProtoReflect.Descriptor instead.
+func (*Failover) Descriptor() ([]byte, []int) {
+	return file_godwit_v1_objects_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Failover) GetFromSite() string {
+	if x != nil {
+		return x.FromSite
+	}
+	return ""
+}
+
+func (x *Failover) GetFromHost() string {
+	if x != nil {
+		return x.FromHost
+	}
+	return ""
+}
+
+func (x *Failover) GetToSite() string {
+	if x != nil {
+		return x.ToSite
+	}
+	return ""
+}
+
+func (x *Failover) GetToHost() string {
+	if x != nil {
+		return x.ToHost
+	}
+	return ""
+}
+
+func (x *Failover) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *Failover) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *Failover) GetForced() bool {
+	if x != nil {
+		return x.Forced
+	}
+	return false
+}
+
+func (x *Failover) GetPoint() uint64 {
+	if x != nil {
+		return x.Point
+	}
+	return 0
+}
+
+func (x *Failover) GetPointTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.PointTime
+	}
+	return nil
+}
+
+func (x *Failover) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
+}
+
 // Volume is a replicated virtual disk.
 type Volume struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1031,7 +1161,8 @@ type Volume struct {
 	Host      string `protobuf:"bytes,4,opt,name=host,proto3" json:"host,omitempty"`
 	Size      int64  `protobuf:"varint,5,opt,name=size,proto3" json:"size,omitempty"`
 	Allocated int64  `protobuf:"varint,6,opt,name=allocated,proto3" json:"allocated,omitempty"`
-	// primary, replica, fenced.
+	// primary, replica, fenced; leftover: what a host that is out of reach may still have, and gives up, or takes part again
+	// with, when it is back.
 	Role string `protobuf:"bytes,7,opt,name=role,proto3" json:"role,omitempty"`
 	// local, async, flush, sync; standby on a standing replica.
 	Mode  string `protobuf:"bytes,8,opt,name=mode,proto3" json:"mode,omitempty"`
@@ -1078,7 +1209,7 @@ type Volume struct {
 
 func (x *Volume) Reset() {
 	*x = Volume{}
-	mi := &file_godwit_v1_objects_proto_msgTypes[11]
+	mi := &file_godwit_v1_objects_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1090,7 +1221,7 @@ func (x *Volume) String() string {
 func (*Volume) ProtoMessage() {}
 
 func (x *Volume) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_objects_proto_msgTypes[11]
+	mi := &file_godwit_v1_objects_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1103,7 +1234,7 @@ func (x *Volume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Volume.ProtoReflect.Descriptor instead.
 func (*Volume) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_objects_proto_rawDescGZIP(), []int{11}
+	return file_godwit_v1_objects_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Volume) GetName() string {
@@ -1340,7 +1471,7 @@ type Migration struct {
 
 func (x *Migration) Reset() {
 	*x = Migration{}
-	mi := &file_godwit_v1_objects_proto_msgTypes[12]
+	mi := &file_godwit_v1_objects_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1352,7 +1483,7 @@ func (x *Migration) String() string {
 func (*Migration) ProtoMessage() {}
 
 func (x *Migration) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_objects_proto_msgTypes[12]
+	mi := &file_godwit_v1_objects_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1365,7 +1496,7 @@ func (x *Migration) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Migration.ProtoReflect.Descriptor instead.
 func (*Migration) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_objects_proto_rawDescGZIP(), []int{12}
+	return file_godwit_v1_objects_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Migration) GetName() string {
@@ -1506,7 +1637,7 @@ type PhaseTime struct {
 
 func (x *PhaseTime) Reset() {
 	*x = PhaseTime{}
-	mi := &file_godwit_v1_objects_proto_msgTypes[13]
+	mi := &file_godwit_v1_objects_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1518,7 +1649,7 @@ func (x *PhaseTime) String() string {
 func (*PhaseTime) ProtoMessage() {}
 
 func (x *PhaseTime) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_objects_proto_msgTypes[13]
+	mi := &file_godwit_v1_objects_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1531,7 +1662,7 @@ func (x *PhaseTime) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PhaseTime.ProtoReflect.Descriptor instead.
 func (*PhaseTime) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_objects_proto_rawDescGZIP(), []int{13}
+	return file_godwit_v1_objects_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *PhaseTime) GetPhase() string {
@@ -1574,7 +1705,7 @@ type Lane struct {
 
 func (x *Lane) Reset() {
 	*x = Lane{}
-	mi := &file_godwit_v1_objects_proto_msgTypes[14]
+	mi := &file_godwit_v1_objects_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1586,7 +1717,7 @@ func (x *Lane) String() string {
 func (*Lane) ProtoMessage() {}
 
 func (x *Lane) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_objects_proto_msgTypes[14]
+	mi := &file_godwit_v1_objects_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1599,7 +1730,7 @@ func (x *Lane) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lane.ProtoReflect.Descriptor instead.
 func (*Lane) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_objects_proto_rawDescGZIP(), []int{14}
+	return file_godwit_v1_objects_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Lane) GetParticipant() string {
@@ -1685,7 +1816,7 @@ type Figures struct {
 
 func (x *Figures) Reset() {
 	*x = Figures{}
-	mi := &file_godwit_v1_objects_proto_msgTypes[15]
+	mi := &file_godwit_v1_objects_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1697,7 +1828,7 @@ func (x *Figures) String() string {
 func (*Figures) ProtoMessage() {}
 
 func (x *Figures) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_objects_proto_msgTypes[15]
+	mi := &file_godwit_v1_objects_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1710,7 +1841,7 @@ func (x *Figures) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Figures.ProtoReflect.Descriptor instead.
 func (*Figures) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_objects_proto_rawDescGZIP(), []int{15}
+	return file_godwit_v1_objects_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Figures) GetBlackoutMs() float64 {
@@ -1858,7 +1989,7 @@ const file_godwit_v1_objects_proto_rawDesc = "" +
 	"VolumeSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x14\n" +
-	"\x05image\x18\x03 \x01(\tR\x05image\"\x86\x02\n" +
+	"\x05image\x18\x03 \x01(\tR\x05image\"\xb7\x02\n" +
 	"\rServiceStatus\x12\x14\n" +
 	"\x05phase\x18\x01 \x01(\tR\x05phase\x12\x12\n" +
 	"\x04site\x18\x02 \x01(\tR\x04site\x12\x12\n" +
@@ -1868,7 +1999,22 @@ const file_godwit_v1_objects_proto_rawDesc = "" +
 	"\tmigration\x18\x06 \x01(\tR\tmigration\x12!\n" +
 	"\freplica_site\x18\a \x01(\tR\vreplicaSite\x12!\n" +
 	"\freplica_host\x18\b \x01(\tR\vreplicaHost\x12#\n" +
-	"\rreplica_error\x18\t \x01(\tR\freplicaError\"\xde\x05\n" +
+	"\rreplica_error\x18\t \x01(\tR\freplicaError\x12/\n" +
+	"\bfailover\x18\n" +
+	" \x01(\v2\x13.godwit.v1.FailoverR\bfailover\"\xb5\x02\n" +
+	"\bFailover\x12\x1b\n" +
+	"\tfrom_site\x18\x01 \x01(\tR\bfromSite\x12\x1b\n" +
+	"\tfrom_host\x18\x02 \x01(\tR\bfromHost\x12\x17\n" +
+	"\ato_site\x18\x03 \x01(\tR\x06toSite\x12\x17\n" +
+	"\ato_host\x18\x04 \x01(\tR\x06toHost\x12\x14\n" +
+	"\x05epoch\x18\x05 \x01(\x04R\x05epoch\x12*\n" +
+	"\x02at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x16\n" +
+	"\x06forced\x18\a \x01(\bR\x06forced\x12\x14\n" +
+	"\x05point\x18\b \x01(\x04R\x05point\x129\n" +
+	"\n" +
+	"point_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\tpointTime\x12\x12\n" +
+	"\x04mode\x18\n" +
+	" \x01(\tR\x04mode\"\xde\x05\n" +
 	"\x06Volume\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x12\n" +
@@ -1964,7 +2110,7 @@ func file_godwit_v1_objects_proto_rawDescGZIP() []byte {
 	return file_godwit_v1_objects_proto_rawDescData
 }
 
-var file_godwit_v1_objects_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_godwit_v1_objects_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_godwit_v1_objects_proto_goTypes = []any{
 	(*Object)(nil),                // 0: godwit.v1.Object
 	(*Site)(nil),                  // 1: godwit.v1.Site
@@ -1977,41 +2123,45 @@ var file_godwit_v1_objects_proto_goTypes = []any{
 	(*ServerSpec)(nil),            // 8: godwit.v1.ServerSpec
 	(*VolumeSpec)(nil),            // 9: godwit.v1.VolumeSpec
 	(*ServiceStatus)(nil),         // 10: godwit.v1.ServiceStatus
-	(*Volume)(nil),                // 11: godwit.v1.Volume
-	(*Migration)(nil),             // 12: godwit.v1.Migration
-	(*PhaseTime)(nil),             // 13: godwit.v1.PhaseTime
-	(*Lane)(nil),                  // 14: godwit.v1.Lane
-	(*Figures)(nil),               // 15: godwit.v1.Figures
-	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
+	(*Failover)(nil),              // 11: godwit.v1.Failover
+	(*Volume)(nil),                // 12: godwit.v1.Volume
+	(*Migration)(nil),             // 13: godwit.v1.Migration
+	(*PhaseTime)(nil),             // 14: godwit.v1.PhaseTime
+	(*Lane)(nil),                  // 15: godwit.v1.Lane
+	(*Figures)(nil),               // 16: godwit.v1.Figures
+	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
 }
 var file_godwit_v1_objects_proto_depIdxs = []int32{
 	1,  // 0: godwit.v1.Object.site:type_name -> godwit.v1.Site
 	2,  // 1: godwit.v1.Object.host:type_name -> godwit.v1.Host
 	4,  // 2: godwit.v1.Object.edge:type_name -> godwit.v1.Edge
 	5,  // 3: godwit.v1.Object.service:type_name -> godwit.v1.Service
-	11, // 4: godwit.v1.Object.volume:type_name -> godwit.v1.Volume
-	12, // 5: godwit.v1.Object.migration:type_name -> godwit.v1.Migration
-	16, // 6: godwit.v1.Host.last_seen:type_name -> google.protobuf.Timestamp
+	12, // 4: godwit.v1.Object.volume:type_name -> godwit.v1.Volume
+	13, // 5: godwit.v1.Object.migration:type_name -> godwit.v1.Migration
+	17, // 6: godwit.v1.Host.last_seen:type_name -> google.protobuf.Timestamp
 	3,  // 7: godwit.v1.Host.facts:type_name -> godwit.v1.HostFacts
-	16, // 8: godwit.v1.Edge.last_seen:type_name -> google.protobuf.Timestamp
+	17, // 8: godwit.v1.Edge.last_seen:type_name -> google.protobuf.Timestamp
 	6,  // 9: godwit.v1.Service.spec:type_name -> godwit.v1.ServiceSpec
 	10, // 10: godwit.v1.Service.status:type_name -> godwit.v1.ServiceStatus
 	8,  // 11: godwit.v1.ServiceSpec.server:type_name -> godwit.v1.ServerSpec
 	9,  // 12: godwit.v1.ServiceSpec.volumes:type_name -> godwit.v1.VolumeSpec
 	7,  // 13: godwit.v1.ServiceSpec.storage:type_name -> godwit.v1.StorageSpec
-	16, // 14: godwit.v1.Volume.point_time:type_name -> google.protobuf.Timestamp
-	16, // 15: godwit.v1.Migration.hold_until:type_name -> google.protobuf.Timestamp
-	16, // 16: godwit.v1.Migration.started:type_name -> google.protobuf.Timestamp
-	16, // 17: godwit.v1.Migration.ended:type_name -> google.protobuf.Timestamp
-	13, // 18: godwit.v1.Migration.phases:type_name -> godwit.v1.PhaseTime
-	14, // 19: godwit.v1.Migration.lanes:type_name -> godwit.v1.Lane
-	15, // 20: godwit.v1.Migration.figures:type_name -> godwit.v1.Figures
-	16, // 21: godwit.v1.PhaseTime.entered:type_name -> google.protobuf.Timestamp
-	22, // [22:22] is the sub-list for method output_type
-	22, // [22:22] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	11, // 14: godwit.v1.ServiceStatus.failover:type_name -> godwit.v1.Failover
+	17, // 15: godwit.v1.Failover.at:type_name -> google.protobuf.Timestamp
+	17, // 16: godwit.v1.Failover.point_time:type_name -> google.protobuf.Timestamp
+	17, // 17: godwit.v1.Volume.point_time:type_name -> google.protobuf.Timestamp
+	17, // 18: godwit.v1.Migration.hold_until:type_name -> google.protobuf.Timestamp
+	17, // 19: godwit.v1.Migration.started:type_name -> google.protobuf.Timestamp
+	17, // 20: godwit.v1.Migration.ended:type_name -> google.protobuf.Timestamp
+	14, // 21: godwit.v1.Migration.phases:type_name -> godwit.v1.PhaseTime
+	15, // 22: godwit.v1.Migration.lanes:type_name -> godwit.v1.Lane
+	16, // 23: godwit.v1.Migration.figures:type_name -> godwit.v1.Figures
+	17, // 24: godwit.v1.PhaseTime.entered:type_name -> google.protobuf.Timestamp
+	25, // [25:25] is the sub-list for method output_type
+	25, // [25:25] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_godwit_v1_objects_proto_init() }
@@ -2033,7 +2183,7 @@ func file_godwit_v1_objects_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_godwit_v1_objects_proto_rawDesc), len(file_godwit_v1_objects_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -52,6 +52,8 @@ const (
 	// GodwitServiceAbortMigrationProcedure is the fully-qualified name of the GodwitService's
 	// AbortMigration RPC.
 	GodwitServiceAbortMigrationProcedure = "/godwit.v1.GodwitService/AbortMigration"
+	// GodwitServiceFailoverProcedure is the fully-qualified name of the GodwitService's Failover RPC.
+	GodwitServiceFailoverProcedure = "/godwit.v1.GodwitService/Failover"
 	// GodwitServiceRunVolumeTaskProcedure is the fully-qualified name of the GodwitService's
 	// RunVolumeTask RPC.
 	GodwitServiceRunVolumeTaskProcedure = "/godwit.v1.GodwitService/RunVolumeTask"
@@ -79,6 +81,9 @@ type GodwitServiceClient interface {
 	ContinueMigration(context.Context, *connect.Request[v1.ContinueMigrationRequest]) (*connect.Response[v1.ContinueMigrationResponse], error)
 	// AbortMigration puts everything back; possible until Commit. Error: failed_precondition after it.
 	AbortMigration(context.Context, *connect.Request[v1.AbortMigrationRequest]) (*connect.Response[v1.AbortMigrationResponse], error)
+	// Failover makes the standing replica of a service the service, at a new epoch, and returns when that is decided. Errors:
+	// failed_precondition when the owner's host answers (unless forced), or the replica cannot take over.
+	Failover(context.Context, *connect.Request[v1.FailoverRequest]) (*connect.Response[v1.FailoverResponse], error)
 	// RunVolumeTask does something with the volumes of a service, tells how far it is, and last the result. Errors: not_found;
 	// failed_precondition when the service has no replica, or is busy.
 	RunVolumeTask(context.Context, *connect.Request[v1.RunVolumeTaskRequest]) (*connect.ServerStreamForClient[v1.RunVolumeTaskResponse], error)
@@ -139,6 +144,12 @@ func NewGodwitServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 			connect.WithSchema(godwitServiceMethods.ByName("AbortMigration")),
 			connect.WithClientOptions(opts...),
 		),
+		failover: connect.NewClient[v1.FailoverRequest, v1.FailoverResponse](
+			httpClient,
+			baseURL+GodwitServiceFailoverProcedure,
+			connect.WithSchema(godwitServiceMethods.ByName("Failover")),
+			connect.WithClientOptions(opts...),
+		),
 		runVolumeTask: connect.NewClient[v1.RunVolumeTaskRequest, v1.RunVolumeTaskResponse](
 			httpClient,
 			baseURL+GodwitServiceRunVolumeTaskProcedure,
@@ -163,6 +174,7 @@ type godwitServiceClient struct {
 	watchMigration    *connect.Client[v1.WatchMigrationRequest, v1.WatchMigrationResponse]
 	continueMigration *connect.Client[v1.ContinueMigrationRequest, v1.ContinueMigrationResponse]
 	abortMigration    *connect.Client[v1.AbortMigrationRequest, v1.AbortMigrationResponse]
+	failover          *connect.Client[v1.FailoverRequest, v1.FailoverResponse]
 	runVolumeTask     *connect.Client[v1.RunVolumeTaskRequest, v1.RunVolumeTaskResponse]
 	createToken       *connect.Client[v1.CreateTokenRequest, v1.CreateTokenResponse]
 }
@@ -202,6 +214,11 @@ func (c *godwitServiceClient) AbortMigration(ctx context.Context, req *connect.R
 	return c.abortMigration.CallUnary(ctx, req)
 }
 
+// Failover calls godwit.v1.GodwitService.Failover.
+func (c *godwitServiceClient) Failover(ctx context.Context, req *connect.Request[v1.FailoverRequest]) (*connect.Response[v1.FailoverResponse], error) {
+	return c.failover.CallUnary(ctx, req)
+}
+
 // RunVolumeTask calls godwit.v1.GodwitService.RunVolumeTask.
 func (c *godwitServiceClient) RunVolumeTask(ctx context.Context, req *connect.Request[v1.RunVolumeTaskRequest]) (*connect.ServerStreamForClient[v1.RunVolumeTaskResponse], error) {
 	return c.runVolumeTask.CallServerStream(ctx, req)
@@ -229,6 +246,9 @@ type GodwitServiceHandler interface {
 	ContinueMigration(context.Context, *connect.Request[v1.ContinueMigrationRequest]) (*connect.Response[v1.ContinueMigrationResponse], error)
 	// AbortMigration puts everything back; possible until Commit. Error: failed_precondition after it.
 	AbortMigration(context.Context, *connect.Request[v1.AbortMigrationRequest]) (*connect.Response[v1.AbortMigrationResponse], error)
+	// Failover makes the standing replica of a service the service, at a new epoch, and returns when that is decided. Errors:
+	// failed_precondition when the owner's host answers (unless forced), or the replica cannot take over.
+	Failover(context.Context, *connect.Request[v1.FailoverRequest]) (*connect.Response[v1.FailoverResponse], error)
 	// RunVolumeTask does something with the volumes of a service, tells how far it is, and last the result. Errors: not_found;
 	// failed_precondition when the service has no replica, or is busy.
 	RunVolumeTask(context.Context, *connect.Request[v1.RunVolumeTaskRequest], *connect.ServerStream[v1.RunVolumeTaskResponse]) error
@@ -285,6 +305,12 @@ func NewGodwitServiceHandler(svc GodwitServiceHandler, opts ...connect.HandlerOp
 		connect.WithSchema(godwitServiceMethods.ByName("AbortMigration")),
 		connect.WithHandlerOptions(opts...),
 	)
+	godwitServiceFailoverHandler := connect.NewUnaryHandler(
+		GodwitServiceFailoverProcedure,
+		svc.Failover,
+		connect.WithSchema(godwitServiceMethods.ByName("Failover")),
+		connect.WithHandlerOptions(opts...),
+	)
 	godwitServiceRunVolumeTaskHandler := connect.NewServerStreamHandler(
 		GodwitServiceRunVolumeTaskProcedure,
 		svc.RunVolumeTask,
@@ -313,6 +339,8 @@ func NewGodwitServiceHandler(svc GodwitServiceHandler, opts ...connect.HandlerOp
 			godwitServiceContinueMigrationHandler.ServeHTTP(w, r)
 		case GodwitServiceAbortMigrationProcedure:
 			godwitServiceAbortMigrationHandler.ServeHTTP(w, r)
+		case GodwitServiceFailoverProcedure:
+			godwitServiceFailoverHandler.ServeHTTP(w, r)
 		case GodwitServiceRunVolumeTaskProcedure:
 			godwitServiceRunVolumeTaskHandler.ServeHTTP(w, r)
 		case GodwitServiceCreateTokenProcedure:
@@ -352,6 +380,10 @@ func (UnimplementedGodwitServiceHandler) ContinueMigration(context.Context, *con
 
 func (UnimplementedGodwitServiceHandler) AbortMigration(context.Context, *connect.Request[v1.AbortMigrationRequest]) (*connect.Response[v1.AbortMigrationResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("godwit.v1.GodwitService.AbortMigration is not implemented"))
+}
+
+func (UnimplementedGodwitServiceHandler) Failover(context.Context, *connect.Request[v1.FailoverRequest]) (*connect.Response[v1.FailoverResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("godwit.v1.GodwitService.Failover is not implemented"))
 }
 
 func (UnimplementedGodwitServiceHandler) RunVolumeTask(context.Context, *connect.Request[v1.RunVolumeTaskRequest], *connect.ServerStream[v1.RunVolumeTaskResponse]) error {

@@ -1,0 +1,99 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/godwit-project/godwit/api"
+	godwitv1 "github.com/godwit-project/godwit/api/godwit/v1"
+)
+
+// failover is what the flags of the command say.
+type failover struct {
+	service, to string
+	force, wait bool
+	timeout     time.Duration
+	output      format
+}
+
+func (a *app) failoverCommand() *cobra.Command {
+	var flags failover
+	cmd := &cobra.Command{
+		Use:   "failover SERVICE [--to SITE]",
+		Short: "Run a service from its replica, because its site is lost",
+		Long: `Run a service from the standing replica of its volumes ('storage' in its manifest),
+because the site where it ran is lost. It boots there from the last consistent point
+of all of its volumes together, and its addresses lead there.
+
+That the old site is dead is your word: Godwit cannot tell a dead site from one that
+is only cut off, and clients inside that may still be served. So it is refused while
+the host there answers: 'godwit migrate' then moves the service without any loss.
+--force does it all the same; the old one is stopped first then, if it lets itself.
+
+What is lost is what the mode did not promise: in sync mode no acknowledged write, in
+flush mode none that was flushed, in async mode what was not shipped yet; and in any
+mode what was acknowledged after the link had broken. The command says how old the
+point is. Nothing of that is deleted: when the old host is back, what runs there is
+ended, its volumes become the replica of the new ones, and what they held is kept
+there for a week, as the snapshot before-failover-EPOCH. 'godwit get volumes' shows
+how much of it was never replicated.`,
+		Example: `  godwit failover shop
+  godwit failover shop --to east -o json
+  godwit get volumes                   what the old site has still to do
+  godwit migrate shop --to west        and home again, when it is back`,
+		Args: arguments(1, 1, "the SERVICE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			flags.service = args[0]
+			return a.runFailover(cmd.Context(), flags)
+		},
+	}
+	cmd.Flags().StringVar(&flags.to, "to", "", "the site of the replica, to be sure (default: wherever it is)")
+	cmd.Flags().BoolVar(&flags.force, "force", false, "also when the host where the service runs answers")
+	cmd.Flags().BoolVar(&flags.wait, "wait", true, "return when the service runs")
+	cmd.Flags().DurationVar(&flags.timeout, "timeout", 5*time.Minute, "how long to wait")
+	outputFlag(cmd, &flags.output, formatJSON, formatYAML)
+	return cmd
+}
+
+func (a *app) runFailover(ctx context.Context, flags failover) error {
+	client, err := a.dial()
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	f, err := client.Failover(ctx, &godwitv1.FailoverRequest{Service: flags.service, ToSite: flags.to, Force: flags.force})
+	if err != nil {
+		return err
+	}
+	text := flags.output == formatText
+	if text {
+		a.printf("service %s is failed over from %s to %s, epoch %d\n", flags.service, f.GetFromSite(), f.GetToSite(), f.GetEpoch())
+		a.printf("its volumes are as they were at %s (point %d, mode %s)\n", pointText(f), f.GetPoint(), f.GetMode())
+	}
+	if flags.wait {
+		service, err := a.waitRunning(ctx, client, flags.service, flags.timeout)
+		if err != nil {
+			return err
+		}
+		if text {
+			status := service.GetStatus()
+			a.printf("service %s %s at %s on %s\n", flags.service, a.paint(a.out, phaseColour(status.GetPhase()), status.GetPhase()), status.GetSite(), status.GetHost())
+		}
+	}
+	if text {
+		return nil
+	}
+	return a.printView(flags.output, api.ViewFailover(flags.service, f))
+}
+
+// pointText is when the primary was where its replica is, and how long before the failover that was.
+func pointText(f *godwitv1.Failover) string {
+	if f.GetPointTime() == nil {
+		return "a point of unknown time"
+	}
+	at := f.GetPointTime().AsTime()
+	before := f.GetAt().AsTime().Sub(at).Round(time.Millisecond)
+	return at.UTC().Format(time.RFC3339Nano) + ", " + before.String() + " before"
+}

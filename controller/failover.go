@@ -1,0 +1,200 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"connectrpc.com/connect"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	pb "github.com/godwit-project/godwit/api/godwit/v1"
+	"github.com/godwit-project/godwit/cluster"
+)
+
+// Failover implements the API.
+func (f *front) Failover(ctx context.Context, req *connect.Request[pb.FailoverRequest]) (*connect.Response[pb.FailoverResponse], error) {
+	if err := mayOperate(ctx); err != nil {
+		return nil, err
+	}
+	done, err := f.migrations.failover(ctx, req.Msg)
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&pb.FailoverResponse{Failover: done}), nil
+}
+
+// takeover is a failover that may be decided.
+type takeover struct {
+	failover *pb.Failover
+	record   serviceRecord
+	spec     *pb.ServiceSpec
+	from     place
+	// unchanged are the conditions under which it stays right.
+	unchanged []cluster.Compare
+}
+
+// failover makes the standing replica of a service its owner, under a new epoch. The decision is one transaction: the owner, how the
+// service is started there, and what the old site has to do when it is back. What follows is done, and tried again, in the
+// background.
+//
+// That the old site is dead is the operator's word. What it still acknowledges until it is told is set aside there.
+func (m *migrations) failover(ctx context.Context, req *pb.FailoverRequest) (*pb.Failover, error) {
+	t, err := m.planFailover(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.decideFailover(ctx, t); err != nil {
+		return nil, err
+	}
+	f := t.failover
+	m.logger.Warn("service is failed over", "service", req.GetService(), "from", f.GetFromHost(), "to", f.GetToHost(), "epoch", f.GetEpoch(), "forced", f.GetForced())
+	m.services.reconcile(req.GetService())
+	return f, nil
+}
+
+func (m *migrations) planFailover(ctx context.Context, req *pb.FailoverRequest) (t takeover, err error) {
+	name := req.GetService()
+	rev, err := load(ctx, m.store, servicePrefix+name, &t.record)
+	if errors.Is(err, cluster.ErrNotFound) {
+		return t, notFound("service", name)
+	} else if err != nil {
+		return t, err
+	}
+	if t.spec, err = t.record.spec(); err != nil {
+		return t, err
+	}
+	if _, err := m.store.Get(ctx, activePrefix+name); err == nil {
+		return t, m.busy(ctx, name)
+	}
+	if t.record.Phase == serviceDeleting {
+		return t, precondition("service %s is being deleted", name)
+	}
+	owner, ownerRev, err := m.store.Owner(ctx, name)
+	if err != nil {
+		return t, err
+	}
+	t.unchanged = []cluster.Compare{m.guard, {Key: activePrefix + name}, {Key: servicePrefix + name, Revision: rev}, {Key: cluster.OwnerKey(name), Revision: ownerRev}}
+	if t.from, err = m.services.placeOf(ctx, owner.Site, owner.Host); err != nil {
+		return t, err
+	}
+	replica := t.record.Replica
+	answers := m.agents.hasSession(owner.Host)
+	switch to := req.GetToSite(); {
+	case replica.Host == "":
+		return t, precondition("service %s has no replica that could take over%s\nhint: 'storage: {replicateTo: SITE}' in its manifest asks for one, and has to be there before the site is lost", name, because(replica.Error))
+	case to == owner.Site:
+		return t, precondition("service %s is at site %s already", name, to)
+	case to != "" && to != replica.Site:
+		return t, precondition("the replica of service %s is at site %s, not at %s\nhint: godwit failover %s --to %s", name, replica.Site, to, name, replica.Site)
+	case answers && !req.GetForce():
+		return t, precondition("the agent of %s answers, so the service has not lost its site\nhint: 'godwit migrate %s --to %s' moves it without losing anything; --force fails it over all the same", owner.Host, name, replica.Site)
+	}
+	t.failover = &pb.Failover{
+		FromSite: owner.Site, FromHost: owner.Host, ToSite: replica.Site, ToHost: replica.Host, Forced: answers, Mode: t.spec.GetStorage().GetMode(),
+	}
+	return t, m.ready(ctx, t)
+}
+
+// ready says why the replica cannot take over, and notes how far it is.
+func (m *migrations) ready(ctx context.Context, t takeover) error {
+	name, replica := t.spec.GetName(), t.record.Replica
+	at, err := m.services.placeOf(ctx, replica.Site, replica.Host)
+	if err != nil {
+		return err
+	}
+	host, err := m.agents.connectedAgent(ctx, replica.Host)
+	if err == nil {
+		_, err = m.agents.connectedAgent(ctx, at.Edge)
+	}
+	if err != nil {
+		return err
+	}
+	if why := unfit(&pb.ServiceSpec{Server: t.spec.GetServer()}, host.Facts); why != "" {
+		return precondition("host %s cannot run service %s: %s", replica.Host, name, why)
+	}
+	for _, v := range t.spec.GetVolumes() {
+		held := host.volume(name, v.GetName())
+		switch {
+		case held.GetRole() != "replica":
+			return precondition("host %s has no replica of volume %s of service %s\nhint: godwit get volumes", replica.Host, v.GetName(), name)
+		case !held.GetComplete():
+			return precondition("the replica of service %s at %s is incomplete: its first copy was never finished, and there is nothing to start from", name, replica.Host)
+		}
+		t.failover.Point, t.failover.PointTime = held.GetPoint(), held.GetPointTime()
+	}
+	return nil
+}
+
+// volume is what a host says of one; empty when it has none of that name.
+func (a agentState) volume(service, volume string) *pb.Volume {
+	for _, h := range a.Holdings {
+		for _, v := range h.GetVolumes() {
+			if h.GetService() == service && v.GetName() == service+"."+volume {
+				return v
+			}
+		}
+	}
+	return nil
+}
+
+// decideFailover stores it. From then on the old owner's epoch is over.
+func (m *migrations) decideFailover(ctx context.Context, t takeover) error {
+	name, f := t.spec.GetName(), t.failover
+	why := fmt.Sprintf("the service was failed over to %s", f.GetToSite())
+	host, err := m.services.leave(ctx, t.spec, t.from.Host, t.from.Site, demote, why)
+	if err != nil {
+		return err
+	}
+	edge, err := m.services.leave(ctx, t.spec, t.from.Edge, t.from.Site, leaveRoute, why)
+	if err != nil {
+		return err
+	}
+	if f.Epoch, err = m.store.NextEpoch(ctx); err != nil {
+		return err
+	}
+	f.At = timestamppb.New(time.Now())
+	r := t.record
+	if r.Failover, err = protojson.Marshal(f); err != nil {
+		return fmt.Errorf("encode failover of service %s: %w", name, err)
+	}
+	r.Phase, r.Message, r.Promote = serviceStarting, "failed over from "+f.GetFromSite(), true
+	r.Replica = replicaRecord{Site: f.GetFromSite(), Host: f.GetFromHost()}
+	ops := make([]cluster.Op, 0, 4)
+	for _, l := range []leftoverRecord{host, edge} {
+		op, err := l.op()
+		if err != nil {
+			return err
+		}
+		ops = append(ops, op)
+	}
+	record, err := encode(r)
+	if err != nil {
+		return err
+	}
+	owner, err := cluster.Owner{Service: name, Site: f.GetToSite(), Host: f.GetToHost(), Epoch: f.GetEpoch()}.Encode()
+	if err != nil {
+		return err
+	}
+	ops = append(ops, cluster.Op{Key: servicePrefix + name, Value: record}, cluster.Op{Key: cluster.OwnerKey(name), Value: owner})
+	if _, err := m.store.Txn(ctx, t.unchanged, ops); errors.Is(err, cluster.ErrConflict) {
+		return connect.NewError(connect.CodeAborted, fmt.Errorf("service %s was changed by somebody else at the same moment\nhint: try again", name))
+	} else if err != nil {
+		return err
+	}
+	return nil
+}
+
+// lastFailover reads it; nil when there was none.
+func (r serviceRecord) lastFailover() (*pb.Failover, error) {
+	if len(r.Failover) == 0 {
+		return nil, nil
+	}
+	f := new(pb.Failover)
+	if err := protojson.Unmarshal(r.Failover, f); err != nil {
+		return nil, fmt.Errorf("read stored failover: %w", err)
+	}
+	return f, nil
+}

@@ -1,0 +1,132 @@
+package controller
+
+import (
+	"slices"
+	"testing"
+
+	"connectrpc.com/connect"
+
+	pb "github.com/godwit-project/godwit/api/godwit/v1"
+	"github.com/godwit-project/godwit/migration"
+)
+
+func (w *world) failover(req *pb.FailoverRequest) (*pb.Failover, error) {
+	res, err := w.as(asOperator).Failover(w.ctx(), connect.NewRequest(req))
+	if err != nil {
+		return nil, err
+	}
+	return res.Msg.GetFailover(), nil
+}
+
+// beaten waits until what an agent says now is known.
+func (w *world) beaten(a *fakeAgent) {
+	w.t.Helper()
+	a.mu.Lock()
+	s := a.session
+	a.mu.Unlock()
+	for range 2 {
+		s.out <- a.heartbeat()
+		if !w.sessions.awaitBeat(w.ctx(), a.name) {
+			w.t.Fatal("no heartbeat of", a.name)
+		}
+	}
+}
+
+func TestAServiceWhoseSiteIsLostIsFailedOverAndItsOldSiteFollowsIt(t *testing.T) {
+	w := newWorld(t)
+	hostA, edgeA := w.site("a")
+	hostB, edgeB := w.site("b")
+	w.replicated("b")
+	hostB.keeps("shop", true)
+	w.beaten(hostB)
+	before := w.ownedBy("shop", "host-a")
+	w.disconnect(hostA)
+	w.disconnect(edgeA)
+
+	f, err := w.failover(&pb.FailoverRequest{Service: "shop"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f.GetToSite() != "b" || f.GetPoint() != 7 || f.GetForced() || f.GetEpoch() <= before.Epoch {
+		t.Errorf("it was failed over as %v", f)
+	}
+	w.inPhase("shop", serviceRunning)
+	if after := w.ownedBy("shop", "host-b"); after.Epoch != f.GetEpoch() {
+		t.Errorf("the owner's epoch is %d", after.Epoch)
+	}
+	if hostB.count("promote") != 1 || edgeB.count("start") != 1 {
+		t.Errorf("the host of the replica was told %q, its edge %q", hostB.came(), edgeB.came())
+	}
+	if left := w.volumesOf("host-a"); len(left) != 1 || left[0].GetRole() != roleLeftover {
+		t.Errorf("the old owner's volumes are shown as %v", left)
+	}
+	w.kill()
+	w.agents = []*fakeAgent{hostB, edgeB}
+	w.live()
+
+	w.connect(edgeA)
+	w.until("the old edge to forget the way", func() bool { return edgeA.count("stop") == 1 })
+	demotions := hostA.count(toStandby)
+	w.connect(hostA)
+	w.until("the old owner to be the replica", func() bool { return hostA.count(toStandby) > demotions && hostB.count(toSource) > 0 })
+	w.nothingIsLeft()
+	if hostB.count("promote") != 1 {
+		t.Error("it was promoted again")
+	}
+	// And home again, as planned.
+	w.ended(w.migrate(&pb.MigrateRequest{Service: "shop", ToSite: "a"}).GetName(), migration.Completed)
+	w.ownedBy("shop", "host-a")
+}
+
+func TestAFailoverIsRefusedWhereItWouldDoHarm(t *testing.T) {
+	w := newWorld(t)
+	hostA, _ := w.site("a")
+	hostB, _ := w.site("b")
+	w.running(specOf("bare", "a"))
+	w.replicated("b")
+	w.beaten(hostB)
+	_, err := w.failover(&pb.FailoverRequest{Service: "nobody"})
+	refused(t, err, connect.CodeNotFound, "nobody")
+	_, err = w.failover(&pb.FailoverRequest{Service: "bare"})
+	refused(t, err, connect.CodeFailedPrecondition, "has no replica")
+	_, err = w.failover(&pb.FailoverRequest{Service: "shop"})
+	refused(t, err, connect.CodeFailedPrecondition, "host-a answers", "godwit migrate shop --to b")
+	w.disconnect(hostA)
+	_, err = w.failover(&pb.FailoverRequest{Service: "shop", ToSite: "c"})
+	refused(t, err, connect.CodeFailedPrecondition, "at site b, not at c")
+	_, err = w.failover(&pb.FailoverRequest{Service: "shop"})
+	refused(t, err, connect.CodeFailedPrecondition, "has no replica of volume root")
+	hostB.keeps("shop", false)
+	w.beaten(hostB)
+	_, err = w.failover(&pb.FailoverRequest{Service: "shop", ToSite: "b"})
+	refused(t, err, connect.CodeFailedPrecondition, "incomplete")
+	w.disconnect(hostB)
+	_, err = w.failover(&pb.FailoverRequest{Service: "shop"})
+	refused(t, err, connect.CodeFailedPrecondition, "host-b is down")
+	w.ownedBy("shop", "host-a")
+}
+
+// Forced, the old owner is stopped before the new one is started.
+func TestAForcedFailoverStopsTheOldOwnerFirst(t *testing.T) {
+	w := newWorld(t)
+	hostA, _ := w.site("a")
+	hostB, _ := w.site("b")
+	w.replicated("b")
+	hostB.keeps("shop", true)
+	w.beaten(hostB)
+	started := hostB.stopAt("promote")
+	demoted := hostA.count(toStandby)
+	if _, err := w.failover(&pb.FailoverRequest{Service: "shop", ToSite: "b", Force: true}); err != nil {
+		t.Fatal(err)
+	}
+	started.wait(t)
+	if hostA.count(toStandby) != demoted+1 {
+		t.Errorf("the new owner is started, and the old one was told %q", hostA.came())
+	}
+	close(started.open)
+	w.inPhase("shop", serviceRunning)
+	w.nothingIsLeft()
+	if slices.Contains(hostA.came(), "stop") {
+		t.Error("the old owner's volumes were removed")
+	}
+}
