@@ -192,6 +192,7 @@ func (c *caller) evaluateLocked() {
 	switch c.route.State {
 	case endpoint.Open:
 		if !c.asked || c.askedAt.Compare(c.route.Version) < 0 {
+			out.Repeat = c.asked
 			c.asked, c.askedAt, c.line = true, c.route.Version, c.route.Line
 			out.Line = c.line
 			c.s.transmitLocked(out, c.route.channel)
@@ -252,7 +253,7 @@ func (c *caller) remind() {
 	c.reminder.Reset(remindEvery)
 	if out, ok := c.core.Outstanding(); ok && c.asked && c.route.State == endpoint.Open && c.s.err == nil {
 		b := wire.Inquiry{To: out.To, Caller: out.Caller, Seq: out.Seq}.Append(c.s.scratch[:0], wire.KindProbe)
-		c.s.sendLocked(b, c.route.channel)
+		c.s.sendLocked(b, 0)
 		c.s.keepScratch(b)
 	}
 }
@@ -269,8 +270,8 @@ func (s *Session) routeLocked(name string) *route {
 }
 
 func (s *Session) transmitLocked(r endpoint.Request, via uint32) {
-	if r.NoWait {
-		via = 0 // a peer that computes looks into its rings later; what the node says it hears at once
+	if r.NoWait || r.Repeat {
+		via = 0 // a peer that computes looks into its rings later; what the node says it hears at once, and may have the answer ready
 	}
 	b := wire.AppendRequest(s.scratch[:0], r)
 	s.sendLocked(b, via)

@@ -81,7 +81,7 @@ func (s *Session) onOrderLocked(o wire.Order) {
 		}
 		s.doneLocked(o, endpoint.OK, "")
 	case wire.OrderVersion:
-		e.box.Renew(o.Version)
+		e.renewLocked(o.Version)
 	}
 }
 

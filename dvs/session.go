@@ -317,7 +317,7 @@ func (s *Session) onAnswerLocked(m wire.Answer) {
 	if e := s.binding[m.Call]; e != nil {
 		delete(s.binding, m.Call)
 		if m.Code == endpoint.OK && !e.opts.Standby {
-			e.box.Renew(m.Version)
+			e.renewLocked(m.Version)
 		}
 	}
 	if ch := s.calls[m.Call]; ch != nil {

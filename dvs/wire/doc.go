@@ -34,7 +34,7 @@
 //
 // # Messages
 //
-//	Request   16  u8 kind (1 send, 2 sendrec, 3 notify, 4 copy read, 5 copy write), u8 flags (1 do not wait), u64 endpoint, u64 caller, u64 sequence, u64 line, str from, payload
+//	Request   16  u8 kind (1 send, 2 sendrec, 3 notify, 4 copy read, 5 copy write), u8 flags (1 do not wait, 2 sent before), u64 endpoint, u64 caller, u64 sequence, u64 line, str from, payload
 //	Reply     17  u64 endpoint, u64 caller, u64 sequence, u16 code, u64 epoch, u64 serial, payload
 //	Probe     18  u64 endpoint, u64 caller, u64 sequence
 //	Cancel    19  u64 endpoint, u64 caller, u64 sequence
