@@ -1,6 +1,7 @@
 package dvs
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -65,7 +66,7 @@ func (c *caller) Notify(to string) error {
 	s := c.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := c.barredLocked(); err != nil {
+	if err := cmp.Or(c.barredLocked(), s.goneLocked()); err != nil {
 		return fault("notify", to, err)
 	}
 	r := s.routeLocked(to)
@@ -89,7 +90,7 @@ func (c *caller) call(ctx context.Context, op, to string, r endpoint.Request) (e
 	if err := checkName(to); err != nil {
 		return endpoint.Reply{}, fault(op, to, err)
 	}
-	if len(r.Payload) > c.s.maxLen {
+	if int64(len(r.Payload)) > c.s.maxLen.Load() {
 		return endpoint.Reply{}, fault(op, to, ErrTooLong)
 	}
 	if err := c.myTurn(ctx); err != nil {
@@ -184,6 +185,9 @@ func (c *caller) evaluateLocked() {
 	out, ok := c.core.Outstanding()
 	if !ok || !c.route.known {
 		return
+	}
+	if c.asked && c.route.Version == (endpoint.Version{}) {
+		return // the node has begun anew: the owner may come back
 	}
 	if c.asked && c.route.Line != c.line { // the state that was asked is lost
 		c.endLocked(endpoint.Reply{Code: endpoint.Died}, nil)

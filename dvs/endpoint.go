@@ -62,6 +62,7 @@ type Endpoint struct {
 	receivers []*receiver
 	blocked   int // goroutines of the program inside a call
 	buffers   map[string]*buffer
+	bound     bool      // the node has said so
 	early     []arrival // what came before the node's answer
 	move      move
 	active    chan struct{} // closed when it is the owner
@@ -212,7 +213,7 @@ func (e *Endpoint) ReceiveRequest(ctx context.Context) (Message, error) {
 
 // Reply answers a request. It never blocks. ErrNotWaiting says that the caller is not there for it.
 func (e *Endpoint) Reply(m Message, payload []byte) error {
-	if len(payload) > e.s.maxLen {
+	if int64(len(payload)) > e.s.maxLen.Load() {
 		return fault("reply", m.From, ErrTooLong)
 	}
 	return e.end("reply", m, endpoint.OK, slices.Clone(payload))

@@ -97,6 +97,9 @@ func (m *Mailbox) Early(r Request) bool {
 // Version returns the mailbox's own version.
 func (m *Mailbox) Version() Version { return m.version }
 
+// Line returns the line of the state that the mailbox is part of.
+func (m *Mailbox) Line() uint64 { return m.line }
+
 // Status returns the mailbox's state.
 func (m *Mailbox) Status() Status { return m.status }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -52,6 +53,7 @@ func startCluster(t testing.TB, names ...string) *cluster {
 }
 
 func (c *cluster) startNode(t testing.TB, name string) {
+	_ = os.Remove(c.socket[name]) // of one that was killed
 	c.node[name] = start(t, "node")
 	c.node[name].must(t, "node", request{Name: name, Socket: c.socket[name], Addr: c.addr[name], Timeout: c.timeout})
 }
