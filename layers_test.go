@@ -119,7 +119,7 @@ var rooms = map[string]room{
 	"cmd/godwit": {
 		may:   "agent agent/dvshost api api/godwit/v1 cluster cluster/identity controller demo lab lab/probe storage/disk storage/disk/vfs storage/nbd wan",
 		why:   "parses, constructs, prints: no logic; of the participants it serves a file alone, for other people's tools",
-		tests: "api/godwit/v1/godwitv1connect examples",
+		tests: "api/godwit/v1/godwitv1connect dvs examples",
 	},
 	"scripts/testreport": {why: "reads test output"},
 }
