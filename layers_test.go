@@ -93,8 +93,8 @@ var rooms = map[string]room{
 	},
 
 	"agent/dvshost": {
-		may: "dvs dvs/endpoint dvs/node dvs/replica dvs/replica/coding dvs/replica/register dvs/replica/state dvs/wire server/process", tests: "examples",
-		why: "hosts WebAssembly processes on a node of the DVS, also without an agent around it: it knows neither controllers nor the store",
+		may: "dvs dvs/endpoint dvs/node dvs/replica dvs/replica/coding dvs/replica/register dvs/replica/state dvs/wire migration server/process", tests: "examples",
+		why: "hosts WebAssembly processes on a node of the DVS, also without an agent around it: it runs the engine for moves between nodes without a controller, and knows neither controllers nor the store",
 	},
 
 	// The outside: what a user could have written.
