@@ -323,13 +323,17 @@ func (g *Group) takeRun(l *groupLink, m *member, off, n, hole int64, buf []byte)
 	return content, true, nil
 }
 
-// holeOwed returns how much from off on is owed as a hole, in whole blocks and at most n.
+// holeOwed returns how much from off on is owed as zeroes, in whole blocks and at most n.
 func (g *Group) holeOwed(m *member, off, n int64) (int64, error) {
-	start, _, _, err := m.v.disk.NextData(off)
-	if err != nil || start <= off {
+	hole, known, err := m.v.disk.Zeroes(off, n)
+	if err == nil && !known {
+		var start int64
+		start, _, _, err = m.v.disk.NextData(off)
+		hole = max(0, min(n, start-off))
+	}
+	if err != nil {
 		return 0, err
 	}
-	hole := min(n, start-off)
 	if hole < n {
 		hole = hole / wire.HashBlock * wire.HashBlock
 	}
