@@ -194,6 +194,8 @@ func TestATokenLetsOneMachineJoinOnceAndInTime(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	_, err = j.Join(ctx, connect.NewRequest(&pb.JoinRequest{Token: token, CsrPem: []byte("no request")}))
+	refused(t, err, connect.CodeInvalidArgument, "certificate request") // … and the token is still good:
 	res, err := join(token)
 	if err != nil {
 		t.Fatal(err)

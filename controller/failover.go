@@ -42,18 +42,34 @@ type takeover struct {
 //
 // That the old site is dead is the operator's word. What it still acknowledges until it is told is set aside there.
 func (m *migrations) failover(ctx context.Context, req *pb.FailoverRequest) (*pb.Failover, error) {
-	t, err := m.planFailover(ctx, req)
+	f, err := m.agreeFailover(ctx, req)
 	if err != nil {
 		return nil, err
 	}
-	if err := m.decideFailover(ctx, t); err != nil {
-		return nil, err
-	}
-	f := t.failover
 	m.logger.Warn("service is failed over", "service", req.GetService(), "from", f.GetFromHost(), "to", f.GetToHost(), "epoch", f.GetEpoch(), "forced", f.GetForced())
 	m.services.reconcile(req.GetService())
 	return f, nil
 }
+
+// agreeFailover plans and decides. What is noted about a service in the background may come between the two; then both are made anew.
+func (m *migrations) agreeFailover(ctx context.Context, req *pb.FailoverRequest) (*pb.Failover, error) {
+	for tries := 1; ; tries++ {
+		t, err := m.planFailover(ctx, req)
+		if err != nil {
+			return nil, err
+		}
+		err = m.decideFailover(ctx, t)
+		if err == nil {
+			return t.failover, nil
+		}
+		if connect.CodeOf(err) != connect.CodeAborted || tries == failoverTries {
+			return nil, err
+		}
+	}
+}
+
+// failoverTries is how often a failover is planned anew because of what came between.
+const failoverTries = 5
 
 func (m *migrations) planFailover(ctx context.Context, req *pb.FailoverRequest) (t takeover, err error) {
 	name := req.GetService()

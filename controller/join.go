@@ -27,6 +27,9 @@ func (j *joiner) Join(ctx context.Context, req *connect.Request[pb.JoinRequest])
 	if err != nil {
 		return nil, connect.NewError(connect.CodeInvalidArgument, err)
 	}
+	if _, err := identity.CheckRequest(req.Msg.GetCsrPem()); err != nil { // looked at before: it must not cost the token
+		return nil, connect.NewError(connect.CodeInvalidArgument, fmt.Errorf("certificate request: %w", err))
+	}
 	who, err := j.store.TakeToken(ctx, token.ID(), token.Hash(), time.Now())
 	switch {
 	case errors.Is(err, cluster.ErrTokenUnknown), errors.Is(err, cluster.ErrTokenUsed), errors.Is(err, cluster.ErrTokenExpired):

@@ -1,6 +1,7 @@
 package dvs
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -65,7 +66,7 @@ func (c *caller) Notify(to string) error {
 	s := c.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := c.barredLocked(); err != nil {
+	if err := cmp.Or(c.barredLocked(), s.goneLocked()); err != nil {
 		return fault("notify", to, err)
 	}
 	r := s.routeLocked(to)
@@ -89,7 +90,7 @@ func (c *caller) call(ctx context.Context, op, to string, r endpoint.Request) (e
 	if err := checkName(to); err != nil {
 		return endpoint.Reply{}, fault(op, to, err)
 	}
-	if len(r.Payload) > c.s.maxLen {
+	if int64(len(r.Payload)) > c.s.maxLen.Load() {
 		return endpoint.Reply{}, fault(op, to, ErrTooLong)
 	}
 	if err := c.myTurn(ctx); err != nil {
@@ -185,6 +186,9 @@ func (c *caller) evaluateLocked() {
 	if !ok || !c.route.known {
 		return
 	}
+	if c.asked && c.route.Version == (endpoint.Version{}) {
+		return // the node has begun anew: the owner may come back
+	}
 	if c.asked && c.route.Line != c.line { // the state that was asked is lost
 		c.endLocked(endpoint.Reply{Code: endpoint.Died}, nil)
 		return
@@ -192,6 +196,7 @@ func (c *caller) evaluateLocked() {
 	switch c.route.State {
 	case endpoint.Open:
 		if !c.asked || c.askedAt.Compare(c.route.Version) < 0 {
+			out.Repeat = c.asked
 			c.asked, c.askedAt, c.line = true, c.route.Version, c.route.Line
 			out.Line = c.line
 			c.s.transmitLocked(out, c.route.channel)
@@ -252,7 +257,7 @@ func (c *caller) remind() {
 	c.reminder.Reset(remindEvery)
 	if out, ok := c.core.Outstanding(); ok && c.asked && c.route.State == endpoint.Open && c.s.err == nil {
 		b := wire.Inquiry{To: out.To, Caller: out.Caller, Seq: out.Seq}.Append(c.s.scratch[:0], wire.KindProbe)
-		c.s.sendLocked(b, c.route.channel)
+		c.s.sendLocked(b, 0)
 		c.s.keepScratch(b)
 	}
 }
@@ -269,8 +274,8 @@ func (s *Session) routeLocked(name string) *route {
 }
 
 func (s *Session) transmitLocked(r endpoint.Request, via uint32) {
-	if r.NoWait {
-		via = 0 // a peer that computes looks into its rings later; what the node says it hears at once
+	if r.NoWait || r.Repeat {
+		via = 0 // a peer that computes looks into its rings later; what the node says it hears at once, and may have the answer ready
 	}
 	b := wire.AppendRequest(s.scratch[:0], r)
 	s.sendLocked(b, via)

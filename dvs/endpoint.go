@@ -62,9 +62,20 @@ type Endpoint struct {
 	receivers []*receiver
 	blocked   int // goroutines of the program inside a call
 	buffers   map[string]*buffer
+	bound     bool      // the node has said so
+	early     []arrival // what came before the node's answer
 	move      move
 	active    chan struct{} // closed when it is the owner
 }
+
+// arrival is a request, and the way it came.
+type arrival struct {
+	endpoint.Request
+	via uint32
+}
+
+// maxEarly bounds the requests that came before the node has said that they may.
+const maxEarly = 4096
 
 type receiver struct {
 	*waiter
@@ -202,7 +213,7 @@ func (e *Endpoint) ReceiveRequest(ctx context.Context) (Message, error) {
 
 // Reply answers a request. It never blocks. ErrNotWaiting says that the caller is not there for it.
 func (e *Endpoint) Reply(m Message, payload []byte) error {
-	if len(payload) > e.s.maxLen {
+	if int64(len(payload)) > e.s.maxLen.Load() {
 		return fault("reply", m.From, ErrTooLong)
 	}
 	return e.end("reply", m, endpoint.OK, slices.Clone(payload))
@@ -375,6 +386,10 @@ func (s *Session) onRequestLocked(r endpoint.Request, via uint32) {
 		}
 		return
 	}
+	if e.box.Early(r) && len(e.early) < maxEarly {
+		e.early = append(e.early, arrival{r, via}) // rings and the socket are not ordered among each other
+		return
+	}
 	outcome, reply := e.box.Offer(r, e.idleLocked(r))
 	switch outcome {
 	case endpoint.Queued:
@@ -388,6 +403,16 @@ func (s *Session) onRequestLocked(r endpoint.Request, via uint32) {
 			_ = s.conn.Send(b) // the node keeps it until the endpoint is somewhere
 		}
 	case endpoint.Ignored:
+	}
+}
+
+// renewLocked gives the mailbox the version that the node says, and takes in what came before that was known.
+func (e *Endpoint) renewLocked(v endpoint.Version) {
+	e.box.Renew(v)
+	early := e.early
+	e.early = nil
+	for _, a := range early {
+		e.s.onRequestLocked(a.Request, a.via)
 	}
 }
 

@@ -67,12 +67,7 @@ func (s *Session) onOrderLocked(o wire.Order) {
 		e.activateLocked(o)
 	case wire.OrderDiscard:
 		if e.box.Status() == endpoint.Standby {
-			e.box = endpoint.NewMailbox(e.id, endpoint.Version{}, endpoint.Standby)
-			e.box.Limit(e.opts.Queue)
-			e.settleLocked()
-			if e.opts.Pieces != nil {
-				e.sinkLocked(func() { _ = e.opts.Pieces.Reset() }) // frees what it can
-			}
+			e.discardLocked()
 		}
 		s.doneLocked(o, endpoint.OK, "")
 	case wire.OrderLeave:
@@ -81,7 +76,17 @@ func (s *Session) onOrderLocked(o wire.Order) {
 		}
 		s.doneLocked(o, endpoint.OK, "")
 	case wire.OrderVersion:
-		e.box.Renew(o.Version)
+		e.renewLocked(o.Version)
+	}
+}
+
+// discardLocked makes a standby forget what has come.
+func (e *Endpoint) discardLocked() {
+	e.box = endpoint.NewMailbox(e.id, endpoint.Version{}, endpoint.Standby)
+	e.box.Limit(e.opts.Queue)
+	e.settleLocked()
+	if e.opts.Pieces != nil {
+		e.sinkLocked(func() { _ = e.opts.Pieces.Reset() }) // frees what it can
 	}
 }
 
@@ -204,14 +209,17 @@ func (s *Session) sendState(id endpoint.ID, epoch uint64, b []byte) error {
 	if len(b) > wire.MaxState {
 		return fmt.Errorf("a state of %d bytes: at most %d can move", len(b), wire.MaxState)
 	}
+	s.mu.Lock()
+	conn := s.conn
+	s.mu.Unlock()
 	var frame []byte
 	for at := 0; at < len(b); at += wire.MaxChunk {
 		part := b[at:min(at+wire.MaxChunk, len(b))]
 		frame = wire.Chunk{Endpoint: id, Epoch: epoch, Offset: uint64(at), Total: uint64(len(b)), Data: part}.Append(frame[:0])
-		if err := s.conn.Send(frame); err != nil {
+		if err := conn.Send(frame); err != nil {
 			return err
 		}
-		if err := s.conn.Wait(8 * wire.MaxChunk); err != nil {
+		if err := conn.Wait(8 * wire.MaxChunk); err != nil {
 			return err
 		}
 	}

@@ -41,10 +41,13 @@ type waiter struct {
 
 func newWaiter(s *Session) *waiter { return &waiter{s: s, wake: make(chan struct{}, 1)} }
 
+// signal is called under the session's lock.
 func (w *waiter) signal() {
 	w.ready.Store(true)
 	if w.leading.Load() {
-		w.kick()
+		if b := w.s.bell; b != nil {
+			ring.Kick(b) // the session's own
+		}
 		return
 	}
 	select {
@@ -52,9 +55,6 @@ func (w *waiter) signal() {
 	default:
 	}
 }
-
-// kick rings the session's own bell.
-func (w *waiter) kick() { ring.Kick(w.s.bell) }
 
 func (w *waiter) reset() {
 	w.ready.Store(false)
@@ -93,45 +93,51 @@ func (s *Session) await(ctx context.Context, w *waiter) error {
 
 // sleep waits; one of those who sleep reads the bell and polls for all.
 func (s *Session) sleep(ctx context.Context, w *waiter) error {
-	lead := s.lead
 	for !w.ready.Load() {
+		s.mu.Lock()
+		p := s.post
+		lead := p.lead
+		if s.err != nil {
+			lead = nil // whoever ended the session wakes w
+		}
+		s.mu.Unlock()
 		select {
 		case <-w.wake:
+		case <-p.changed:
 		case <-ctx.Done():
 			return ctx.Err()
 		case lead <- struct{}{}:
-			err := s.leadUntil(ctx, w)
+			err := s.leadUntil(ctx, w, p)
 			<-lead
 			if err != nil {
 				return err
 			}
-			lead = nil // the session has ended: whoever ended it wakes w
 		}
 	}
 	return nil
 }
 
 // leadUntil reads the bell until w is ready or ctx ends.
-func (s *Session) leadUntil(ctx context.Context, w *waiter) error {
+func (s *Session) leadUntil(ctx context.Context, w *waiter, p *post) error {
 	if ctx.Done() != nil {
-		stop := context.AfterFunc(ctx, w.kick)
+		stop := context.AfterFunc(ctx, func() { ring.Kick(p.bell) })
 		defer stop()
 	}
-	due := func() bool { return w.ready.Load() || ctx.Err() != nil || s.page.Rung() }
+	due := func() bool { return w.ready.Load() || ctx.Err() != nil || p.page.Rung() }
 	for {
 		w.leading.Store(true)
 		if w.ready.Load() || ctx.Err() != nil {
 			w.leading.Store(false)
 			return ctxUnless(w.ready.Load(), ctx)
 		}
-		err := ring.Wait(s.bell, due)
+		err := ring.Wait(p.bell, due)
 		w.leading.Store(false)
 		if err != nil {
-			return nil
+			return nil // another post, or none
 		}
 		s.mu.Lock()
-		if s.page.Rung() {
-			s.page.Wake()
+		if p.page.Rung() {
+			p.page.Wake()
 		}
 		s.pollLocked()
 		s.mu.Unlock()
@@ -145,7 +151,7 @@ func (s *Session) leadUntil(ctx context.Context, w *waiter) error {
 // lingerFor goes on polling as long as there is something, on behalf of all who sleep: an owner of buffers that others copy, for instance.
 func (s *Session) lingerFor(w *waiter) {
 	s.mu.Lock()
-	if w.ready.Load() || s.err != nil || s.spinners > 0 || runtime.GOMAXPROCS(0) < 2 {
+	if w.ready.Load() || s.err != nil || s.page == nil || s.spinners > 0 || runtime.GOMAXPROCS(0) < 2 {
 		s.mu.Unlock()
 		return
 	}

@@ -1,6 +1,7 @@
 package dvs
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
@@ -10,6 +11,8 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/godwit-project/godwit/dvs/endpoint"
 	"github.com/godwit-project/godwit/dvs/ring"
@@ -23,22 +26,31 @@ type Options struct {
 	Program   string // for people who look at the node; default the program's file name
 	// NodeOnly sends everything through the node, as a program does that cannot share memory.
 	NodeOnly bool
+	// Reconnect is how long the session tries to connect again when its node has gone: its calls wait meanwhile, its endpoints keep what they
+	// know and are bound again, and what was asked before is asked again. 0: everything fails with ErrNotConnected at once.
+	Reconnect time.Duration
 }
 
 // Session is a program's connection to its node, and a caller without a name. It is safe for concurrent use.
 type Session struct {
 	container string
-	node      string
-	maxLen    int
-	conn      *socket.Conn
-	bell      *os.File // own; nil if NodeOnly
-	*caller            // its calls are the session's
+	path      string
+	o         Options
+	maxLen    atomic.Int64 // of a payload
+	*caller                // its calls are the session's
 	wg        sync.WaitGroup
+	ctx       context.Context // ends with the session
+	stop      context.CancelFunc
 
-	mu        sync.Mutex
-	err       error      // why nothing works any more
-	room      *sync.Cond // of those who give pieces of a state
-	page      ring.Memory
+	mu   sync.Mutex
+	err  error      // why nothing works any more
+	room *sync.Cond // of those who give pieces of a state
+	*post
+	node      string
+	conn      *socket.Conn
+	lost      *time.Timer   // ends what waits for endpoints that do not come back
+	away      bool          // there is no node: it is tried again
+	old       []ring.Memory // pages of earlier connections: somebody may still look
 	scratch   []byte
 	nextCall  uint32
 	calls     map[uint32]chan wire.Answer
@@ -51,7 +63,14 @@ type Session struct {
 	callers   map[uint64]*caller
 	paths     map[uint64]uint32 // by caller: the channel of its latest request, 0 the node
 	spin
-	lead chan struct{} // who has put a token in reads the bell; nil if there is none
+}
+
+// post is where a session hears of its peers. Another connection has another one.
+type post struct {
+	page    ring.Memory   // nil if NodeOnly
+	bell    *os.File      // likewise
+	lead    chan struct{} // who has put a token in reads the bell; nil if there is none
+	changed chan struct{} // closed when there is another post
 }
 
 // route is what a session knows of an endpoint that it talks to.
@@ -80,7 +99,36 @@ func connect(ctx context.Context, path string, o Options) (*Session, error) {
 	if o.Program == "" {
 		o.Program = filepath.Base(os.Args[0])
 	}
-	raw, err := (&net.Dialer{}).DialContext(ctx, "unix", path)
+	s := &Session{
+		container: o.Container, path: path, o: o,
+		calls: map[uint32]chan wire.Answer{}, binding: map[uint32]*Endpoint{}, channels: map[uint32]*ring.Channel{}, areas: map[*ring.Channel]bool{}, routes: map[endpoint.ID]*route{}, names: map[string]*route{},
+		endpoints: map[endpoint.ID]*Endpoint{}, callers: map[uint64]*caller{}, paths: map[uint64]uint32{},
+	}
+	s.room = sync.NewCond(&s.mu)
+	s.caller = newCaller(s, "", newIncarnation())
+	s.callers[s.core.ID()] = s.caller
+	n, err := s.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.adoptLocked(n)
+	s.ctx, s.stop = context.WithCancel(context.Background())
+	s.wg.Go(s.readNode)
+	return s, nil
+}
+
+// opened is a connection that the node has accepted.
+type opened struct {
+	conn   *socket.Conn
+	node   string
+	maxLen int
+	post   post
+	desk   *ring.Channel
+}
+
+// open connects to the node.
+func (s *Session) open(ctx context.Context) (*opened, error) {
+	raw, err := (&net.Dialer{}).DialContext(ctx, "unix", s.path)
 	if err != nil {
 		return nil, fmt.Errorf("%w: is the node running? %w", ErrNotConnected, err)
 	}
@@ -88,25 +136,28 @@ func connect(ctx context.Context, path string, o Options) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Session{
-		container: o.Container, conn: conn,
-		calls: map[uint32]chan wire.Answer{}, binding: map[uint32]*Endpoint{}, channels: map[uint32]*ring.Channel{}, areas: map[*ring.Channel]bool{}, routes: map[endpoint.ID]*route{}, names: map[string]*route{},
-		endpoints: map[endpoint.ID]*Endpoint{}, callers: map[uint64]*caller{}, paths: map[uint64]uint32{},
-	}
-	s.room = sync.NewCond(&s.mu)
-	s.caller = newCaller(s, "", newIncarnation())
-	s.callers[s.core.ID()] = s.caller
+	n := &opened{conn: conn, post: post{changed: make(chan struct{})}}
 	stop := context.AfterFunc(ctx, func() { conn.Shut(ctx.Err()) })
-	err = s.hello(o)
+	err = n.hello(s.core.ID(), s.o)
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}
 	if err != nil {
 		conn.Close()
+		n.post.page.Unmap()
 		return nil, err
 	}
-	s.wg.Go(s.readNode)
-	return s, nil
+	return n, nil
+}
+
+// adoptLocked makes a connection the session's.
+func (s *Session) adoptLocked(n *opened) {
+	s.conn, s.node, s.post = n.conn, n.node, &n.post
+	s.maxLen.Store(int64(n.maxLen))
+	if n.desk != nil {
+		s.channels[0] = n.desk
+		s.score, s.linger = scoreTop, scoreTop
+	}
 }
 
 // newIncarnation draws a number that no other caller has, ever.
@@ -116,12 +167,12 @@ func newIncarnation() uint64 {
 	return binary.LittleEndian.Uint64(b[:]) | 1
 }
 
-func (s *Session) hello(o Options) error {
-	m := wire.Hello{Version: wire.Version, Direct: !o.NodeOnly, Caller: s.core.ID(), Container: o.Container, Program: o.Program}
-	if err := s.conn.Send(m.Append(nil)); err != nil {
+func (n *opened) hello(caller uint64, o Options) error {
+	m := wire.Hello{Version: wire.Version, Direct: !o.NodeOnly, Caller: caller, Container: o.Container, Program: o.Program}
+	if err := n.conn.Send(m.Append(nil)); err != nil {
 		return err
 	}
-	f, err := s.conn.Read()
+	f, err := n.conn.Read()
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrNotConnected, err)
 	}
@@ -136,34 +187,34 @@ func (s *Session) hello(o Options) error {
 	if err != nil {
 		return err
 	}
-	s.node, s.maxLen = w.Node, int(w.MaxPayload)
+	n.node, n.maxLen = w.Node, int(w.MaxPayload)
 	if o.NodeOnly {
 		return nil
 	}
-	fds, err := s.conn.Files(5)
+	fds, err := n.conn.Files(5)
 	if err != nil {
 		return err
 	}
 	defer ring.Close(fds[0])
-	if s.page, err = ring.Map(fds[0], ring.PageSize); err != nil {
+	if n.post.page, err = ring.Map(fds[0], ring.PageSize); err != nil {
 		ring.Close(fds[1:]...)
 		return err
 	}
-	if s.channels[0], err = ring.Open(0, 0, fds[2:]); err != nil {
+	if n.desk, err = ring.Open(0, 0, fds[2:]); err != nil {
 		ring.Close(fds[1])
 		return err
 	}
-	if err := s.channels[0].Send(wire.Caller{Caller: s.core.ID()}.Append(nil)); err != nil { // so that the node uses the ring as well
-		return err
-	}
-	s.score, s.linger = scoreTop, scoreTop
-	s.bell = os.NewFile(uintptr(fds[1]), "bell")
-	s.lead = make(chan struct{}, 1)
-	return nil
+	n.post.bell = os.NewFile(uintptr(fds[1]), "bell")
+	n.post.lead = make(chan struct{}, 1)
+	return n.desk.Send(wire.Caller{Caller: caller}.Append(nil)) // so that the node uses the ring as well
 }
 
 // Node returns the name of the node.
-func (s *Session) Node() string { return s.node }
+func (s *Session) Node() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.node
+}
 
 // Close ends the session: its endpoints are unbound, whoever waits for them is told. Calls under way fail with ErrClosed.
 func (s *Session) Close() {
@@ -179,10 +230,10 @@ func (s *Session) Close() {
 		s.closeLocked(c)
 		delete(s.channels, i)
 	}
-	if s.page != nil {
-		s.page.Unmap()
-		s.page = nil
+	for _, m := range append(s.old, s.page) {
+		m.Unmap()
 	}
+	s.page, s.old = nil, nil
 }
 
 // fail wakes everybody with err; the first reason stays.
@@ -193,6 +244,10 @@ func (s *Session) fail(err error) {
 		return
 	}
 	s.err = err
+	s.stop()
+	if s.lost != nil {
+		s.lost.Stop()
+	}
 	for _, c := range s.callers {
 		c.endLocked(endpoint.Reply{}, err)
 	}
@@ -218,6 +273,9 @@ func (s *Session) readNode() {
 			s.mu.Lock()
 			err = s.fromNodeLocked(f)
 			s.mu.Unlock()
+		}
+		if err != nil {
+			err = s.reconnect(err)
 		}
 		if err != nil {
 			s.fail(fmt.Errorf("%w: %w", ErrNotConnected, err))
@@ -316,9 +374,7 @@ func (s *Session) messageLocked(f wire.Frame, via uint32) error {
 func (s *Session) onAnswerLocked(m wire.Answer) {
 	if e := s.binding[m.Call]; e != nil {
 		delete(s.binding, m.Call)
-		if m.Code == endpoint.OK && !e.opts.Standby {
-			e.box.Renew(m.Version)
-		}
+		e.answeredLocked(m)
 	}
 	if ch := s.calls[m.Call]; ch != nil {
 		delete(s.calls, m.Call)
@@ -399,9 +455,9 @@ func (s *Session) keepScratch(b []byte) {
 func (s *Session) ask(ctx context.Context, frame func(call uint32) []byte) (wire.Answer, error) {
 	ch := make(chan wire.Answer, 1)
 	s.mu.Lock()
-	if s.err != nil {
+	if err := s.goneLocked(); err != nil {
 		defer s.mu.Unlock()
-		return wire.Answer{}, s.err
+		return wire.Answer{}, err
 	}
 	s.nextCall++
 	call := s.nextCall
@@ -411,7 +467,7 @@ func (s *Session) ask(ctx context.Context, frame func(call uint32) []byte) (wire
 	select {
 	case a, ok := <-ch:
 		if !ok {
-			return a, s.reason()
+			return a, cmp.Or(s.reason(), ErrNotConnected)
 		}
 		return a, coded(a.Code, a.Text)
 	case <-ctx.Done():

@@ -173,6 +173,10 @@ func (p *provider) addUplink(c cable, cfg Config) error {
 	return nil
 }
 
+// superFrame bounds, in bytes, what TCP hands to a device in one piece where a line lets that pass: it takes a quarter of a millisecond of a
+// gigabit, in which everybody else waits.
+const superFrame = 32 << 10
+
 // configure sets up one end of a cable. The neighbour's entry is permanent: what the lab loses and cuts are packets,
 // not the seconds that address resolution takes to try again.
 func (p *provider) configure(side port, own net.HardwareAddr, peer port, peerMAC net.HardwareAddr) error {
@@ -194,6 +198,7 @@ func (p *provider) configure(side port, own net.HardwareAddr, peer port, peerMAC
 	}
 	for _, step := range []func() error{
 		func() error { return h.LinkSetMTU(dev, p.mtu) },
+		func() error { return h.LinkSetGSOMaxSize(dev, superFrame) },
 		func() error { return h.LinkSetHardwareAddr(dev, own) },
 		func() error { return h.AddrAdd(dev, addr) },
 		func() error { return h.LinkSetUp(dev) },

@@ -11,9 +11,12 @@ import (
 func (v *Volume) hear(e disk.Event) {
 	text := e.String()
 	switch e.Kind {
-	case disk.EventUnverified, disk.EventRepaired:
+	case disk.EventUnverified:
 		v.log.Info("a disk reports", "event", text)
 		return
+	case disk.EventRepaired:
+		v.log.Warn("a disk reports", "event", text)
+		v.fault.Store(&text)
 	default:
 		v.log.Error("a disk reports", "event", text)
 		v.fault.Store(&text)

@@ -85,6 +85,7 @@ type Group struct {
 	point       pointAt
 	verifying   *verification
 	copied      int64
+	repaired    int64
 	shipped     int64
 	rate        meter
 	stopped     bool

@@ -24,6 +24,8 @@ type groupLink struct {
 	content uint64
 	stalled time.Duration // in this epoch, waiting for the link
 	answers chan []byte
+	wants   []*fetch // to be fetched
+	asked   []*fetch // … and under way, in their order
 	heard   time.Time
 	moved   time.Time // the standby has got further, or was busy
 	sent    uint64    // frames
@@ -229,7 +231,9 @@ func (g *Group) receive(l *groupLink, r *wire.Reader) error {
 		case wire.TypeAck:
 		case wire.TypeCommitted:
 			err = g.committed(l, h.Offset)
-		case wire.TypeHashes, wire.TypeData:
+		case wire.TypeData, wire.TypeMissing:
+			err = g.fetched(l, &h, content)
+		case wire.TypeHashes:
 			select {
 			case l.answers <- append([]byte(nil), content...):
 			default:

@@ -106,6 +106,15 @@ func (g *Group) nextCut(l *groupLink) (number uint64, cut time.Time, keeps []kee
 		if l.broken {
 			return 0, cut, nil, ErrLink
 		}
+		if len(l.wants) > 0 {
+			g.mu.Unlock()
+			err := g.demand(l)
+			g.mu.Lock()
+			if err != nil {
+				return 0, cut, nil, err
+			}
+			continue
+		}
 		due, after := g.dueLocked(time.Now())
 		if due {
 			break
@@ -196,6 +205,14 @@ func (g *Group) compare(l *groupLink, index int, buf []byte) error {
 
 // judge compares one range.
 func (g *Group) judge(l *groupLink, index int, q question, hashes, buf []byte) error {
+	err := g.judgeOnce(l, index, q, hashes, buf)
+	if g.mend(l, g.members[index], q.off, q.length, err) {
+		err = g.judgeOnce(l, index, q, hashes, buf)
+	}
+	return err
+}
+
+func (g *Group) judgeOnce(l *groupLink, index int, q question, hashes, buf []byte) error {
 	m := g.members[index]
 	held := m.v.ranges.lock(q.off, wholeBlocks(q.length))
 	defer m.v.ranges.unlock(held)
@@ -229,11 +246,16 @@ func (g *Group) handOver(l *groupLink, index int, buf []byte) error {
 	cursor := int64(0)
 	for {
 		g.mu.Lock()
-		broken := l.broken
+		broken, wants := l.broken, len(l.wants) > 0
 		off, n := g.tracker.Next(index, cursor, wire.MaxZero, false)
 		g.mu.Unlock()
 		if broken {
 			return ErrLink
+		}
+		if wants {
+			if err := g.demand(l); err != nil {
+				return err
+			}
 		}
 		if n == 0 {
 			return nil
@@ -260,6 +282,9 @@ func (g *Group) handRun(l *groupLink, m *member, off, n int64, buf []byte) (int6
 		hole = 0
 	}
 	content, ok, err := g.takeRun(l, m, off, n, hole, buf)
+	if g.mend(l, m, off, n, err) {
+		content, ok, err = g.takeRun(l, m, off, n, hole, buf)
+	}
 	if err != nil || !ok {
 		return 0, err
 	}

@@ -35,6 +35,8 @@ type GroupStatus struct {
 	// Rate is the recent speed of that, bytes per second; Shipped what went over the link in all.
 	Rate    int64
 	Shipped int64
+	// Repaired is what had rotted on the disks here and was put right with the standby's content.
+	Repaired int64
 	// Err is the last trouble, empty when all is well.
 	Err string
 }
@@ -47,7 +49,7 @@ func (g *Group) Status() GroupStatus {
 		Name: g.name, Epoch: g.epoch, Wanted: g.mode, Mode: g.actualLocked(), Connected: g.link != nil,
 		Lag: g.tracker.Pending(), LagTime: g.lagLocked(time.Now()), Point: g.point.number, PointTime: g.point.at,
 		Throttled: g.throttled, Slowed: g.slowed, Overflow: g.overflown,
-		Resyncing: g.tracker.CommittedTo() < g.catchUp, Copied: g.copied, Rate: g.rate.perSecond, Shipped: g.shipped,
+		Resyncing: g.tracker.CommittedTo() < g.catchUp, Copied: g.copied, Rate: g.rate.perSecond, Shipped: g.shipped, Repaired: g.repaired,
 	}
 	for _, m := range g.members {
 		st.Volumes = append(st.Volumes, m.v.name)

@@ -16,7 +16,12 @@ var twoVolumes = []Spec{{"shop.root", 1 << 20}, {"shop.log", 300 << 10}}
 // group is a primary in the west and its standby in the east.
 func group(t *testing.T, mode string, limits Limits) (west, east *site, g *Group, b *Standby) {
 	t.Helper()
-	west, east = newSite(t, quick), newSite(t, quick)
+	return groupWith(t, quick, mode, limits)
+}
+
+func groupWith(t *testing.T, opts Options, mode string, limits Limits) (west, east *site, g *Group, b *Standby) {
+	t.Helper()
+	west, east = newSite(t, opts), newSite(t, opts)
 	for _, v := range twoVolumes {
 		_, err := west.get().Create(background, v, 1)
 		must(t, err)

@@ -16,9 +16,8 @@ import (
 )
 
 var (
-	groups = flag.Bool("storage.groups", false, "run the histories of groups as well, which have a known fault")
-	runs   = flag.Int("storage.runs", 12, "how many random histories to run")
-	seed   = flag.Uint64("storage.seed", 0, "run this one history alone")
+	runs = flag.Int("storage.runs", 12, "how many random histories to run")
+	seed = flag.Uint64("storage.seed", 0, "run this one history alone")
 )
 
 const sector = 512

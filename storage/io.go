@@ -16,13 +16,17 @@ var _ nbd.Backend = client{}
 
 func (c client) Size() int64 { return c.v.size }
 
-// ReadAt reads. A replica may be read too (the waiting QEMU looks at its disk); a fenced volume parks the request.
+// ReadAt reads. A replica may be read too (the waiting QEMU looks at its disk); a fenced volume parks the request. What has rotted
+// is fetched from a group's standby meanwhile.
 func (c client) ReadAt(ctx context.Context, p []byte, off int64) error {
 	if err := c.v.gate.enter(ctx); err != nil {
 		return nbd.ErrHangUp
 	}
 	defer c.v.gate.leave()
 	_, err := c.v.disk.ReadAt(p, off)
+	if c.v.mend(ctx, off, int64(len(p)), err) {
+		_, err = c.v.disk.ReadAt(p, off)
+	}
 	return answer(err)
 }
 
@@ -71,8 +75,16 @@ type change struct {
 }
 
 // write is the path of every change that a client makes: into the stream to the replica and onto the disk in one order,
-// then, if asked for, onto stable storage at one end or both.
+// then, if asked for, onto stable storage at one end or both. A block that has rotted, and is written in part, is put right first.
 func (v *Volume) write(ctx context.Context, c change) error {
+	err := v.writeOnce(ctx, c)
+	if v.mend(ctx, c.off, c.length, err) {
+		err = v.writeOnce(ctx, c)
+	}
+	return err
+}
+
+func (v *Volume) writeOnce(ctx context.Context, c change) error {
 	if m := v.member.Load(); m != nil {
 		m.admit(ctx)
 	}

@@ -374,11 +374,11 @@ func (in *standbyLink) salvage(volume uint16, p []byte, off int64) (wrong uint64
 	return 0, err
 }
 
-// fetch answers with a range; with nothing if it is not right here.
+// fetch answers with a range; without it if it is not right here.
 func (in *standbyLink) fetch(h *wire.Header) error {
 	p, err := in.read(h)
 	if errors.Is(err, disk.ErrCorrupt) {
-		p, err = nil, nil
+		return in.answer(wire.Header{Type: wire.TypeMissing, Volume: h.Volume, Offset: h.Offset}, nil)
 	}
 	if err != nil {
 		return err

@@ -163,22 +163,28 @@ func (a *Authority) CAPEM() []byte { return encodeCert(a.cert.Raw) }
 // whatever else it says is not looked at. hosts are names or addresses for
 // clients that check those (browsers); Godwit's own do not.
 func (a *Authority) Issue(id Identity, csrPEM []byte, hosts []string) (certPEM []byte, err error) {
-	block, _ := pem.Decode(csrPEM)
-	if block == nil || block.Type != pemCSR {
-		return nil, fmt.Errorf("issue certificate for %s: not a certificate request in PEM", id)
-	}
-	csr, err := x509.ParseCertificateRequest(block.Bytes)
+	key, err := CheckRequest(csrPEM)
 	if err != nil {
 		return nil, fmt.Errorf("issue certificate for %s: %w", id, err)
 	}
-	if err := csr.CheckSignature(); err != nil {
-		return nil, fmt.Errorf("issue certificate for %s: %w", id, err)
-	}
-	certPEM, err = a.sign(id, csr.PublicKey, hosts)
+	certPEM, err = a.sign(id, key, hosts)
 	if err != nil {
 		return nil, fmt.Errorf("issue certificate for %s: %w", id, err)
 	}
 	return certPEM, nil
+}
+
+// CheckRequest returns the public key of a certificate request (PKCS #10 in PEM) that is signed with its private one.
+func CheckRequest(csrPEM []byte) (crypto.PublicKey, error) {
+	block, _ := pem.Decode(csrPEM)
+	if block == nil || block.Type != pemCSR {
+		return nil, errors.New("not a certificate request in PEM")
+	}
+	csr, err := x509.ParseCertificateRequest(block.Bytes)
+	if err != nil {
+		return nil, err
+	}
+	return csr.PublicKey, csr.CheckSignature()
 }
 
 // IssueLocal makes a key and a certificate on this machine: the controller's

@@ -98,6 +98,7 @@ const (
 type Request struct {
 	Kind    Kind
 	NoWait  bool
+	Repeat  bool   // sent before, perhaps by another way and to another owner
 	From    string // name of the calling endpoint; "" for a session without one
 	To      ID
 	Caller  uint64 // incarnation of the caller

@@ -88,8 +88,17 @@ func (m *Mailbox) Limit(most int) { m.limit = most }
 // answers a Send not when it is taken but by Reply, when all have its effect.
 func (m *Mailbox) Share(v Version, line uint64) { m.shared, m.version, m.line = true, v, line }
 
+// Early tells whether a request is for a line that the mailbox has not heard of yet: its owner is about to be told. The request has to wait
+// until then.
+func (m *Mailbox) Early(r Request) bool {
+	return m.status == Active && !m.shared && r.Kind != Notify && r.Line > m.line
+}
+
 // Version returns the mailbox's own version.
 func (m *Mailbox) Version() Version { return m.version }
+
+// Line returns the line of the state that the mailbox is part of.
+func (m *Mailbox) Line() uint64 { return m.line }
 
 // Status returns the mailbox's state.
 func (m *Mailbox) Status() Status { return m.status }

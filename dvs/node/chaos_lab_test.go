@@ -125,11 +125,14 @@ func (c *cluster) shortClients(t testing.TB, on string) *child {
 	return p
 }
 
-// Line 12: a hundred clients on three nodes, with all kinds of calls, while the server moves five times.
+// Line 12: a hundred clients on three nodes, with all kinds of calls and copies both ways, while the server moves five times.
 func TestLine12AHundredClients(t *testing.T) {
 	c := startCluster(t, "a", "b", "c")
 	c.serve(t, "a", "kv", false, 1000)
-	all := []*child{c.clients(t, "a", "kv", 34), c.clients(t, "b", "kv", 33), c.clients(t, "c", "kv", 33)}
+	var all []*child
+	for on, count := range map[string]int{"a": 34, "b": 33, "c": 33} {
+		all = append(all, c.clientsAs(t, on, request{Endpoint: "kv", Count: count, Copies: true}))
+	}
 	owner := (*child)(nil)
 	for _, m := range [][2]string{{"a", "b"}, {"b", "c"}, {"c", "b"}, {"b", "a"}, {"a", "c"}} {
 		for _, p := range all {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -52,6 +53,7 @@ func startCluster(t testing.TB, names ...string) *cluster {
 }
 
 func (c *cluster) startNode(t testing.TB, name string) {
+	_ = os.Remove(c.socket[name]) // of one that was killed
 	c.node[name] = start(t, "node")
 	c.node[name].must(t, "node", request{Name: name, Socket: c.socket[name], Addr: c.addr[name], Timeout: c.timeout})
 }
@@ -82,10 +84,14 @@ func (c *cluster) serveAs(t testing.TB, on string, r request) *child {
 // clients starts a process with clients on a node.
 func (c *cluster) clients(t testing.TB, on, name string, count int) *child {
 	t.Helper()
+	return c.clientsAs(t, on, request{Endpoint: name, Count: count})
+}
+
+func (c *cluster) clientsAs(t testing.TB, on string, r request) *child {
+	t.Helper()
 	p := start(t, "clients")
-	p.must(t, "clients", request{
-		Socket: c.socket[on], Container: "c", Endpoint: name, Name: "clients-on-" + on, Count: count, Timeout: time.Minute,
-	})
+	r.Socket, r.Container, r.Name, r.Timeout = c.socket[on], "c", "clients-on-"+on, time.Minute
+	p.must(t, "clients", r)
 	return p
 }
 

@@ -154,7 +154,7 @@ func (n *Node) deskLocked(s *session, e wire.Encoded) error {
 
 // sendLocked gives a program a message.
 func (s *session) sendLocked(e wire.Encoded) {
-	if s.desk == nil || !s.desk.used || noWait(e) || len(e) > ring.Long {
+	if s.desk == nil || !s.desk.used || urgent(e) || len(e) > ring.Long {
 		_ = s.conn.Send(e)
 		return
 	}
@@ -163,12 +163,16 @@ func (s *session) sendLocked(e wire.Encoded) {
 	}
 }
 
-// noWait tells whether a request is to be refused unless the program waits for it: who computes looks at its desk later, but
-// what the socket says it hears at once.
-func noWait(e wire.Encoded) bool {
-	if e.Kind() != wire.KindRequest {
+// urgent tells whether a program has to hear of a message at once: who computes looks at its desk later, but a request may have to be refused
+// unless the program waits for it, and one that was sent before may have been answered already.
+func urgent(e wire.Encoded) bool {
+	switch e.Kind() {
+	case wire.KindRequest:
+		body := e.Body()
+		return len(body) > 1 && body[1] != 0 && endpoint.Kind(body[0]) != endpoint.Notify
+	case wire.KindProbe:
+		return true
+	default:
 		return false
 	}
-	body := e.Body()
-	return len(body) > 1 && body[1]&1 != 0 && endpoint.Kind(body[0]) != endpoint.Notify
 }

@@ -86,7 +86,7 @@ func (n *Node) bind(s *session, m wire.Bind) error {
 		return s.conn.Send(wire.Answer{Call: m.Call, Code: endpoint.BadName}.Append(nil))
 	}
 	var claimed uint64
-	if n.o.Claim != nil && !m.Standby {
+	if n.o.Claim != nil && !m.Standby && !m.Again {
 		var err error
 		if claimed, err = n.o.Claim(n.ctx, s.container, m.Name); err != nil {
 			return s.conn.Send(wire.Answer{Call: m.Call, Code: endpoint.NameUsed, Text: err.Error()}.Append(nil))
@@ -105,6 +105,9 @@ func (n *Node) bind(s *session, m wire.Bind) error {
 		a.Version = r.version
 	case r.replicated && r.shown() == endpoint.Moving:
 		a.Code = endpoint.NameUsed
+	case m.Again:
+		a.Code = r.bindAgain(s, m)
+		a.Version = r.version
 	case m.Standby && r.standby == nil:
 		r.standby = s
 	case m.Standby, live && !r.cut:
@@ -126,6 +129,30 @@ func (n *Node) bind(s *session, m wire.Bind) error {
 	}
 	return err
 }
+
+// bindAgain makes a session the owner of what it owned before this node ended, or before it lost its connection: the state and what
+// belongs to it are still there.
+func (r *record) bindAgain(s *session, m wire.Bind) endpoint.Code {
+	switch {
+	case r.owner != nil || (r.state == endpoint.Open || r.state == endpoint.Moving) && r.node != "" && !r.cut:
+		return endpoint.NameUsed
+	case m.Line == 0 || m.Epoch < m.Line || m.Epoch > maxEpoch || m.Epoch < r.version.Epoch || r.left:
+		return endpoint.Stale
+	}
+	if m.Epoch == r.version.Epoch {
+		m.Serial = max(m.Serial, r.version.Serial)
+	}
+	r.owner, r.node, r.cut, r.state, r.movable, r.replicated = s, "", false, endpoint.Open, m.Movable, false
+	if m.Held {
+		r.state = endpoint.Moving
+	}
+	r.version, r.line = endpoint.Version{Epoch: m.Epoch, Serial: m.Serial + 1}, m.Line
+	r.fence.Raise(m.Epoch)
+	return endpoint.OK
+}
+
+// maxEpoch bounds what a program may say, so that there is always a higher one.
+const maxEpoch = 1 << 62
 
 // bindReplicatedLocked makes a session the owner with the epoch of its group, instead of whoever is it.
 func (n *Node) bindReplicatedLocked(r *record, s *session, m wire.Bind) endpoint.Code {

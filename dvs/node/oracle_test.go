@@ -1,6 +1,7 @@
 package node_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -65,6 +66,8 @@ func (h *helper) serve(r request) error {
 		e, err := s.Bind(h.ctx, r.Endpoint, o)
 		bound <- err
 		if err == nil {
+			e.Register("book", book(), dvs.Access{Read: true})
+			e.Register("sheet", make([]byte, bookSize), dvs.Access{Write: true})
 			err = v.run(h.ctx, e)
 		}
 		v.mu.Lock()
@@ -189,15 +192,48 @@ func (h *helper) clients(r request) error {
 			cancel()
 			return err
 		}
+		name := fmt.Sprintf("%s-%d", r.Name, i)
+		var copier *dvs.Endpoint
+		if r.Copies {
+			if copier, err = s.Bind(ctx, name, dvs.BindOptions{}); err != nil {
+				cancel()
+				return err
+			}
+		}
 		l.wg.Go(func() {
 			defer s.Close()
-			l.run(ctx, s, r, fmt.Sprintf("%s-%d", r.Name, i))
+			l.run(ctx, s, copier, r, name)
 		})
 	}
 	return nil
 }
 
-func (l *load) run(ctx context.Context, s *dvs.Session, r request, name string) {
+// book is what a server's buffer contains: everybody knows it.
+func book() []byte {
+	b := make([]byte, bookSize)
+	for i := range b {
+		b[i] = byte(i ^ i>>8)
+	}
+	return b
+}
+
+const bookSize = 100_000
+
+// copyBook copies the server's buffer to the client's own, and back to another one of the server.
+func copyBook(ctx context.Context, e *dvs.Endpoint, server string) error {
+	room := make([]byte, bookSize)
+	e.Register("room", room, dvs.Access{})
+	own := dvs.Place{Endpoint: e.Name(), Buffer: "room"}
+	if err := e.Copy(ctx, own, dvs.Place{Endpoint: server, Buffer: "book"}, bookSize); err != nil {
+		return err
+	}
+	if !bytes.Equal(room, book()) {
+		return errors.New("the copy differs")
+	}
+	return e.Copy(ctx, dvs.Place{Endpoint: server, Buffer: "sheet"}, own, bookSize)
+}
+
+func (l *load) run(ctx context.Context, s *dvs.Session, copier *dvs.Endpoint, r request, name string) {
 	for count := uint64(1); ctx.Err() == nil; count++ {
 		began := time.Now()
 		call, cancel := context.WithTimeout(context.Background(), r.Timeout)
@@ -209,6 +245,9 @@ func (l *load) run(ctx context.Context, s *dvs.Session, r request, name string) 
 			var b []byte
 			b, err = s.SendRec(call, r.Endpoint, []byte(want))
 			got = string(b)
+		}
+		if copier != nil && count%4 == 0 && err == nil {
+			err = copyBook(call, copier, r.Endpoint)
 		}
 		cancel()
 		if count%5 == 0 && err == nil {

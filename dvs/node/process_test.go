@@ -43,6 +43,7 @@ type request struct {
 	Paged     bool          `json:",omitempty"` // the state moves in pieces
 	Rate      int           `json:",omitempty"` // pages of it that change in a second besides
 	Size      int           `json:",omitempty"`
+	Copies    bool          `json:",omitempty"` // clients copy from and to the server's buffers as well
 	Count     int           `json:",omitempty"`
 	Timeout   time.Duration `json:",omitempty"`
 	Command   node.Command

@@ -58,7 +58,11 @@ func Map(fd, size int) (Memory, error) {
 }
 
 // Unmap gives the mapping back.
-func (m Memory) Unmap() { _ = unix.Munmap(m) }
+func (m Memory) Unmap() {
+	if m != nil {
+		_ = unix.Munmap(m)
+	}
+}
 
 // Make returns the descriptor of fresh memory whose size nobody can change.
 func Make(name string, size int64) (int, error) {

@@ -14,7 +14,7 @@
 //
 //	Hello      1  u16 version (1), u8 flags (1 direct), u64 caller, str container, str program
 //	Welcome    2  u16 version, u32 longest payload, str node
-//	Bind       3  u32 call, u8 flags (1 standby, 2 movable, 4 replicated), str name; if replicated: u64 epoch, u64 line
+//	Bind       3  u32 call, u8 flags (1 standby, 2 movable, 4 replicated, 8 again, 16 held), str name; if replicated or again: u64 epoch, u64 line; if again: u64 serial
 //	Unbind     4  u32 call, u64 endpoint
 //	Answer     5  u32 call, u16 code, u64 epoch, u64 serial, text
 //	Watch      6  str name: tell me the endpoint's routes, now and later
@@ -34,7 +34,7 @@
 //
 // # Messages
 //
-//	Request   16  u8 kind (1 send, 2 sendrec, 3 notify, 4 copy read, 5 copy write), u8 flags (1 do not wait), u64 endpoint, u64 caller, u64 sequence, u64 line, str from, payload
+//	Request   16  u8 kind (1 send, 2 sendrec, 3 notify, 4 copy read, 5 copy write), u8 flags (1 do not wait, 2 sent before), u64 endpoint, u64 caller, u64 sequence, u64 line, str from, payload
 //	Reply     17  u64 endpoint, u64 caller, u64 sequence, u16 code, u64 epoch, u64 serial, payload
 //	Probe     18  u64 endpoint, u64 caller, u64 sequence
 //	Cancel    19  u64 endpoint, u64 caller, u64 sequence

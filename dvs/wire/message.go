@@ -5,7 +5,7 @@ import "github.com/godwit-project/godwit/dvs/endpoint"
 // AppendRequest encodes a request.
 func AppendRequest(b []byte, r endpoint.Request) []byte {
 	start := len(b)
-	b = append(begin(b, KindRequest), byte(r.Kind), flags(r.NoWait))
+	b = append(begin(b, KindRequest), byte(r.Kind), flags(r.NoWait, r.Repeat))
 	b = str(u64(b, uint64(r.To), r.Caller, r.Seq, r.Line), r.From)
 	return end(append(b, r.Payload...), start)
 }
@@ -13,7 +13,9 @@ func AppendRequest(b []byte, r endpoint.Request) []byte {
 // ParseRequest decodes a request. The payload shares memory with the body.
 func ParseRequest(body []byte) (endpoint.Request, error) {
 	f := fields{b: body}
-	r := endpoint.Request{Kind: endpoint.Kind(f.u8()), NoWait: f.u8()&1 != 0}
+	r := endpoint.Request{Kind: endpoint.Kind(f.u8())}
+	bits := f.u8()
+	r.NoWait, r.Repeat = bits&1 != 0, bits&2 != 0
 	r.To, r.Caller, r.Seq, r.Line = endpoint.ID(f.u64()), f.u64(), f.u64(), f.u64()
 	r.From = f.str(MaxName)
 	r.Payload = f.rest(MaxPayload)

@@ -54,14 +54,20 @@ type Bind struct {
 	// Replicated takes an epoch and a line that others have agreed upon.
 	Replicated  bool
 	Epoch, Line uint64
+	// Again binds what was bound before the node ended: with the epoch, serial and line that it had, held if it was being moved.
+	Again, Held bool
+	Serial      uint64
 }
 
 // Append encodes the frame.
 func (m Bind) Append(b []byte) []byte {
 	start := len(b)
-	b = str(append(u32(begin(b, KindBind), m.Call), flags(m.Standby, m.Movable, m.Replicated)), m.Name)
-	if m.Replicated {
+	b = str(append(u32(begin(b, KindBind), m.Call), flags(m.Standby, m.Movable, m.Replicated, m.Again, m.Held)), m.Name)
+	if m.Replicated || m.Again {
 		b = u64(b, m.Epoch, m.Line)
+	}
+	if m.Again {
+		b = u64(b, m.Serial)
 	}
 	return end(b, start)
 }
@@ -72,8 +78,12 @@ func ParseBind(body []byte) (Bind, error) {
 	m := Bind{Call: f.u32()}
 	bits := f.u8()
 	m.Standby, m.Movable, m.Replicated, m.Name = bits&1 != 0, bits&2 != 0, bits&4 != 0, f.str(MaxName)
-	if m.Replicated {
+	m.Again, m.Held = bits&8 != 0, bits&16 != 0
+	if m.Replicated || m.Again {
 		m.Epoch, m.Line = f.u64(), f.u64()
+	}
+	if m.Again {
+		m.Serial = f.u64()
 	}
 	return m, f.done(KindBind)
 }

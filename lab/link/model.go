@@ -33,6 +33,7 @@ type params struct {
 	rate     int64  // bit/s, 0: no limit
 	delay    int64  // ns
 	queue    int64  // bytes that may wait for the line
+	nap      int64  // ns between two looks at a busy line
 	lossOver uint64 // a frame is lost when 64 random bits fall below this
 	epoch    uint64 // grows with every cut, so that what was under way is lost
 }
@@ -56,7 +57,10 @@ func queueFor(s Settings) int64 {
 }
 
 func (s Settings) params(epoch uint64) *params {
-	p := &params{cut: s.Cut, rate: max(s.Rate, 0), delay: int64(max(s.Delay, 0)), queue: queueFor(s), epoch: epoch}
+	p := &params{cut: s.Cut, rate: max(s.Rate, 0), delay: int64(max(s.Delay, 0)), queue: queueFor(s), nap: longNap, epoch: epoch}
+	if s.Rate <= 0 || s.Rate >= offloadRate {
+		p.nap = shortNap
+	}
 	if s.Loss > 0 {
 		p.lossOver = uint64(s.Loss*(1<<63)) << 1
 	}

@@ -40,6 +40,7 @@
 //	16 hashes    replica  offset: where; payload: xxh3 of each block of 4 KiB, seeded with the session, 8 bytes each
 //	17 keep      source   payload: seconds (0: for ever) and the name of a cut of what is committed before it on the stream
 //	18 fetch     source   wants the content of a range, which comes as data
+//	19 missing   replica  … which is not right there
 //
 // What may not enter: anything that knows files or sessions.
 package wire
@@ -95,6 +96,7 @@ const (
 	TypeHashes    Type = 16
 	TypeKeep      Type = 17
 	TypeFetch     Type = 18
+	TypeMissing   Type = 19
 )
 
 // Flags of a frame.
@@ -193,7 +195,7 @@ func (h *Header) checkGroup() bool {
 		return h.Payload == openedSize && h.Length == h.Payload && h.Flags == 0
 	case TypeCommit:
 		return h.Payload == commitSize && h.Length == h.Payload && h.Flags == 0
-	case TypeBegin, TypeCommitted:
+	case TypeBegin, TypeCommitted, TypeMissing:
 		return h.Payload == 0 && h.Length == 0 && h.Flags == 0
 	case TypeAsk:
 		return h.Length > 0 && h.Length <= MaxAsk && h.Payload == 0 && h.Offset%HashBlock == 0 && h.Flags == 0

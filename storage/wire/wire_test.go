@@ -61,6 +61,7 @@ func samples(e *Encoder) [][]byte {
 		{Header{Type: TypeHashes, Epoch: 9, Volume: 1}, bytes.Repeat([]byte("8 bytes."), MaxAsk/HashBlock)},
 		{Header{Type: TypeKeep, Epoch: 9, Seq: 5}, AppendKeep(nil, 60, "noon")},
 		{Header{Type: TypeFetch, Epoch: 9, Seq: 6, Volume: 2, Length: 512}, nil},
+		{Header{Type: TypeMissing, Epoch: 9, Seq: 6, Volume: 2, Offset: 4096}, nil},
 	} {
 		out = append(out, bytes.Clone(e.Encode(s.h, s.c).B))
 	}
