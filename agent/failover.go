@@ -15,10 +15,12 @@ import (
 const keepTail = 7 * 24 * time.Hour
 
 // takeOver makes the standing replica of a service its primaries, at the epoch of a failover. Once that is done it does nothing.
-func (h *host) takeOver(ctx context.Context, spec *pb.ServiceSpec, epoch uint64) error {
+//
+// With a snapshot it goes back to that one before.
+func (h *host) takeOver(ctx context.Context, spec *pb.ServiceSpec, epoch uint64, snapshot string) error {
 	b, err := h.store.Standby(spec.GetName())
 	if err == nil {
-		err = b.Promote(ctx, epoch)
+		err = h.promote(ctx, b, spec, epoch, snapshot)
 	} else if errors.Is(err, storage.ErrNotFound) {
 		err = h.promoted(spec, epoch)
 	}
@@ -30,6 +32,21 @@ func (h *host) takeOver(ctx context.Context, spec *pb.ServiceSpec, epoch uint64)
 		e.Replication = nil
 		return nil
 	})
+}
+
+// promote lets nobody of an older epoch write to the standby any more, and then makes it primaries.
+func (h *host) promote(ctx context.Context, b *storage.Standby, spec *pb.ServiceSpec, epoch uint64, snapshot string) error {
+	if b.Status().Epoch < epoch-1 {
+		if _, err := h.store.CreateStandby(ctx, spec.GetName(), volumesOf(spec), epoch-1); err != nil {
+			return err
+		}
+	}
+	if snapshot != "" {
+		if err := b.Restore(ctx, snapshot); err != nil {
+			return err
+		}
+	}
+	return b.Promote(ctx, epoch)
 }
 
 // promoted finds all volumes to be primaries of the epoch.

@@ -142,7 +142,7 @@ func (h *host) start(ctx context.Context, s *pb.StartService) error {
 		return fmt.Errorf("start %s: %w", name, err)
 	}
 	if s.GetPromote() {
-		if err := h.takeOver(ctx, spec, s.GetEpoch()); err != nil {
+		if err := h.takeOver(ctx, spec, s.GetEpoch(), s.GetRestore()); err != nil {
 			return fmt.Errorf("start %s: %w", name, err)
 		}
 	}

@@ -86,12 +86,17 @@ func (h *host) standBy(ctx context.Context, r *pb.ReplicateService) error {
 		}
 		return h.demote(ctx, r)
 	}
+	_, err := h.store.CreateStandby(ctx, service.GetName(), volumesOf(service), r.GetEpoch())
+	return err
+}
+
+// volumesOf are the volumes of a service as the store knows them.
+func volumesOf(service *pb.ServiceSpec) []storage.Spec {
 	var volumes []storage.Spec
 	for _, v := range service.GetVolumes() {
 		volumes = append(volumes, storage.Spec{Name: volumeName(service.GetName(), v), Size: v.GetSize()})
 	}
-	_, err := h.store.CreateStandby(ctx, service.GetName(), volumes, r.GetEpoch())
-	return err
+	return volumes
 }
 
 // resumeReplication goes on with what the agent before this one did. Standbys the store has brought back already.

@@ -228,15 +228,15 @@ func TestAReplicaTakesOverAndTheFormerOwnerBecomesItsReplica(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 { // it may be asked again
-		if err := p.there.takeOver(t.Context(), p.service, 8); err != nil {
+		if err := p.there.takeOver(t.Context(), p.service, 8, ""); err != nil {
 			t.Fatal(err)
 		}
 	}
 	p.there = p.there.restart()
-	if err := p.there.takeOver(t.Context(), p.service, 8); err != nil {
+	if err := p.there.takeOver(t.Context(), p.service, 8, ""); err != nil {
 		t.Fatal(err)
 	}
-	if err := p.there.takeOver(t.Context(), p.service, 9); err == nil {
+	if err := p.there.takeOver(t.Context(), p.service, 9, ""); err == nil {
 		t.Error("volumes of another epoch are taken for a replica that was promoted")
 	}
 	for _, v := range []string{"shop.root", "shop.log"} {
@@ -284,7 +284,7 @@ func TestAnIncompleteReplicaDoesNotTakeOver(t *testing.T) {
 	if err := p.there.replicate(t.Context(), wish(p.service, 5, 5, pb.ReplicaRole_REPLICA_ROLE_STANDBY)); err != nil {
 		t.Fatal(err)
 	}
-	if err := p.there.takeOver(t.Context(), p.service, 8); err == nil || !strings.Contains(err.Error(), "first copy") {
+	if err := p.there.takeOver(t.Context(), p.service, 8, ""); err == nil || !strings.Contains(err.Error(), "first copy") {
 		t.Errorf("it took over: %v", err)
 	}
 }

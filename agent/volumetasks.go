@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -27,6 +28,8 @@ func (h *host) volume(ctx context.Context, t *pb.VolumeTask, report func(*pb.Tas
 		return h.locate(t)
 	case pb.VolumeVerb_VOLUME_VERB_VERIFY:
 		return h.verify(ctx, t, report)
+	case pb.VolumeVerb_VOLUME_VERB_EXPORT:
+		return h.export(ctx, t, report)
 	case pb.VolumeVerb_VOLUME_VERB_SNAPSHOT:
 		return h.keepSnapshot(ctx, t)
 	case pb.VolumeVerb_VOLUME_VERB_LIST_SNAPSHOTS:
@@ -56,14 +59,18 @@ func (h *host) locate(t *pb.VolumeTask) (*pb.VolumeResult, error) {
 	return out, nil
 }
 
-// verify compares both ends, of all volumes of the service: they are compared in epochs of the group.
+// verify compares both ends, of all volumes of the service: they are compared in epochs of the group. Without a replica, or if
+// asked to, it compares what is here with the checksums.
 func (h *host) verify(ctx context.Context, t *pb.VolumeTask, report func(*pb.TaskProgress)) (*pb.VolumeResult, error) {
+	if t.GetLocal() {
+		return h.scrub(ctx, t, report)
+	}
 	g, err := h.store.Group(t.GetService())
 	if err != nil {
 		return nil, noReplica(t.GetService(), err)
 	}
 	if st := g.Status(); !st.Connected {
-		return nil, fmt.Errorf("the replica of service %s is out of reach: %s", t.GetService(), st.Err)
+		return nil, fmt.Errorf("the replica of service %s is out of reach: %s; --local verifies what is here", t.GetService(), st.Err)
 	}
 	out := new(pb.VolumeResult)
 	found, err := g.Verify(ctx, func(done, total int64) {
@@ -73,14 +80,7 @@ func (h *host) verify(ctx context.Context, t *pb.VolumeTask, report func(*pb.Tas
 	if err != nil {
 		return nil, err
 	}
-	for _, d := range found {
-		if !named(t, d.Volume) {
-			continue
-		}
-		if out.Differing++; len(out.GetDifferences()) < mostDifferences {
-			out.Differences = append(out.Differences, &pb.VolumeDifference{Volume: d.Volume, Offset: d.Off, Length: d.Length})
-		}
-	}
+	addDifferences(out, slices.DeleteFunc(found, func(d storage.Difference) bool { return !named(t, d.Volume) }))
 	return out, nil
 }
 

@@ -132,6 +132,8 @@ type FailoverView struct {
 	// Point and PointTime are the replica's last consistent point, and when the primary was there.
 	Point     uint64 `json:"point"`
 	PointTime string `json:"pointTime,omitempty"`
+	// Snapshot is the one that it went back to.
+	Snapshot string `json:"snapshot,omitempty"`
 }
 
 // ViewFailover returns what `failover` prints; nil for none.
@@ -142,6 +144,7 @@ func ViewFailover(service string, f *godwitv1.Failover) *FailoverView {
 	return &FailoverView{
 		Kind: "Failover", Service: service, FromSite: f.GetFromSite(), FromHost: f.GetFromHost(), ToSite: f.GetToSite(), ToHost: f.GetToHost(),
 		Epoch: f.GetEpoch(), At: timeText(f.GetAt()), Forced: f.GetForced(), Mode: f.GetMode(), Point: f.GetPoint(), PointTime: timeText(f.GetPointTime()),
+		Snapshot: f.GetSnapshot(),
 	}
 }
 

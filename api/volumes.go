@@ -2,9 +2,15 @@ package api
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/hex"
 	"errors"
+	"fmt"
+	"io"
+	"net/http"
 
 	"connectrpc.com/connect"
+	"github.com/klauspost/compress/zstd"
 
 	godwitv1 "github.com/godwit-project/godwit/api/godwit/v1"
 )
@@ -40,6 +46,74 @@ func (c *Client) RunVolumeTask(ctx context.Context, task *godwitv1.VolumeTask, t
 	return result, nil
 }
 
+const (
+	// TransferPath is where a controller passes streams on: an agent's PUT to a user's GET of TransferPath followed by a name.
+	TransferPath = "/transfers/"
+	transferName = 32
+)
+
+// IsTransferName says whether the text can name a transfer.
+func IsTransferName(name string) bool {
+	_, err := hex.DecodeString(name)
+	return err == nil && len(name) == transferName
+}
+
+// ExportVolume writes the content of a volume to w: as it was at the task's snapshot, or at a consistent point of now. After an
+// error, what w has got is to be thrown away. told is as for RunVolumeTask.
+func (c *Client) ExportVolume(ctx context.Context, task *godwitv1.VolumeTask, w io.Writer, told func(done, total int64)) (*godwitv1.VolumeResult, error) {
+	name := make([]byte, transferName/2)
+	_, _ = rand.Read(name) // never fails
+	task.Verb, task.Transfer = godwitv1.VolumeVerb_VOLUME_VERB_EXPORT, hex.EncodeToString(name)
+	receiving, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type received struct {
+		bytes int64
+		err   error
+	}
+	done := make(chan received, 1)
+	go func() {
+		n, err := c.receive(receiving, task.GetTransfer(), w)
+		done <- received{n, err}
+	}()
+	result, err := c.RunVolumeTask(ctx, task, told)
+	if err != nil {
+		cancel()
+		<-done
+		return nil, err
+	}
+	got := <-done
+	op := "export volume " + task.GetService() + "/" + task.GetVolume()
+	switch {
+	case got.err != nil:
+		return nil, c.explain(ctx, op, got.err)
+	case got.bytes != result.GetSize():
+		return nil, &Error{Op: op, Message: fmt.Sprintf("%d bytes came, of %d", got.bytes, result.GetSize()), Code: connect.CodeDataLoss, Hint: "try again"}
+	}
+	return result, nil
+}
+
+// receive takes a transfer that an agent sends.
+func (c *Client) receive(ctx context.Context, name string, w io.Writer) (int64, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, c.baseURL+TransferPath+name, nil)
+	if err != nil {
+		return 0, err
+	}
+	answer, err := c.http.Do(request)
+	if err != nil {
+		return 0, err
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		return 0, fmt.Errorf("the controller answered %s", answer.Status)
+	}
+	z, err := zstd.NewReader(answer.Body)
+	if err != nil {
+		return 0, err
+	}
+	defer z.Close()
+	return io.Copy(w, z)
+}
+
 // VolumeFilesView is what `volume export --in-place` prints.
 type VolumeFilesView struct {
 	Kind    string           `json:"kind"`
@@ -61,6 +135,9 @@ type VolumeVerificationView struct {
 	Kind     string `json:"kind"`
 	Service  string `json:"service"`
 	Compared int64  `json:"compared"`
+	// Local says that the disk was compared with its checksums, for want of a replica; Unverified are bytes that have none.
+	Local      bool  `json:"local"`
+	Unverified int64 `json:"unverified"`
 	// Differing counts the ranges that were not equal, of which Differences names the first.
 	Differing   int64                  `json:"differing"`
 	Differences []VolumeDifferenceView `json:"differences"`
@@ -94,10 +171,33 @@ func ViewVolumeFiles(service string, r *godwitv1.VolumeResult) VolumeFilesView {
 	return out
 }
 
+// VolumeExportView is what `volume export --to` prints.
+type VolumeExportView struct {
+	Kind    string `json:"kind"`
+	Service string `json:"service"`
+	Volume  string `json:"volume"`
+	File    string `json:"file"`
+	Format  string `json:"format"`
+	Size    int64  `json:"size"`
+	Site    string `json:"site"`
+	Host    string `json:"host"`
+	// Consistent says that it is one moment of the disk: that of the snapshot, or of the export.
+	Consistent bool   `json:"consistent"`
+	Snapshot   string `json:"snapshot"`
+}
+
+// ViewVolumeExport returns what was exported into which file.
+func ViewVolumeExport(service, volume, file, format, snapshot string, r *godwitv1.VolumeResult) VolumeExportView {
+	return VolumeExportView{
+		Kind: "VolumeExport", Service: service, Volume: volume, File: file, Format: format, Size: r.GetSize(),
+		Site: r.GetSite(), Host: r.GetHost(), Consistent: r.GetConsistent(), Snapshot: snapshot,
+	}
+}
+
 // ViewVolumeVerification returns what a verification found.
 func ViewVolumeVerification(service string, r *godwitv1.VolumeResult) VolumeVerificationView {
 	out := VolumeVerificationView{
-		Kind: "VolumeVerification", Service: service, Compared: r.GetCompared(), Differing: r.GetDiffering(), Differences: []VolumeDifferenceView{},
+		Kind: "VolumeVerification", Service: service, Compared: r.GetCompared(), Local: r.GetLocal(), Unverified: r.GetUnverified(), Differing: r.GetDiffering(), Differences: []VolumeDifferenceView{},
 	}
 	for _, d := range r.GetDifferences() {
 		out.Differences = append(out.Differences, VolumeDifferenceView{Volume: d.GetVolume(), Offset: d.GetOffset(), Length: d.GetLength()})

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/godwit-project/godwit/api"
 	pb "github.com/godwit-project/godwit/api/godwit/v1"
 	"github.com/godwit-project/godwit/api/godwit/v1/godwitv1connect"
 	"github.com/godwit-project/godwit/cluster"
@@ -140,6 +141,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	mux.Handle(godwitv1connect.NewAgentServiceHandler(a))
 	mux.Handle(godwitv1connect.NewJoinServiceHandler(j))
 	mux.Handle("/blobs/", b)
+	mux.Handle(api.TransferPath, newTransfers(o.Logger))
 	mux.Handle("GET /metrics", measured.handler())
 	if o.Listen != "" {
 		if err := serveTLS(ctx, g, o, tlsConfig, mux); err != nil {

@@ -105,13 +105,34 @@ func (m *migrations) planFailover(ctx context.Context, req *pb.FailoverRequest) 
 		return t, precondition("service %s is at site %s already", name, to)
 	case to != "" && to != replica.Site:
 		return t, precondition("the replica of service %s is at site %s, not at %s\nhint: godwit failover %s --to %s", name, replica.Site, to, name, replica.Site)
-	case answers && !req.GetForce():
+	case answers && !req.GetForce() && req.GetSnapshot() == "":
 		return t, precondition("the agent of %s answers, so the service has not lost its site\nhint: 'godwit migrate %s --to %s' moves it without losing anything; --force fails it over all the same", owner.Host, name, replica.Site)
 	}
 	t.failover = &pb.Failover{
 		FromSite: owner.Site, FromHost: owner.Host, ToSite: replica.Site, ToHost: replica.Host, Forced: answers, Mode: t.spec.GetStorage().GetMode(),
+		Snapshot: req.GetSnapshot(),
 	}
-	return t, m.ready(ctx, t)
+	if err := m.ready(ctx, t); err != nil {
+		return t, err
+	}
+	return t, m.hasSnapshot(ctx, t)
+}
+
+// hasSnapshot finds the snapshot that the service is to go back to: that is the point, then.
+func (m *migrations) hasSnapshot(ctx context.Context, t takeover) error {
+	f := t.failover
+	if f.GetSnapshot() == "" {
+		return nil
+	}
+	found, err := m.services.snapshot(ctx, t.spec.GetName(), f.GetSnapshot())
+	if err != nil {
+		return err
+	}
+	if found != nil {
+		f.Point, f.PointTime = found.GetPoint(), found.GetTime()
+		return nil
+	}
+	return connect.NewError(connect.CodeNotFound, fmt.Errorf("service %s has no snapshot %q\nhint: godwit volume snapshot list %s", t.spec.GetName(), f.GetSnapshot(), t.spec.GetName()))
 }
 
 // ready says why the replica cannot take over, and notes how far it is.
@@ -176,7 +197,7 @@ func (m *migrations) decideFailover(ctx context.Context, t takeover) error {
 	if r.Failover, err = protojson.Marshal(f); err != nil {
 		return fmt.Errorf("encode failover of service %s: %w", name, err)
 	}
-	r.Phase, r.Message, r.Promote = serviceStarting, "failed over from "+f.GetFromSite(), true
+	r.Phase, r.Message, r.Promote, r.Restore = serviceStarting, "failed over from "+f.GetFromSite(), true, f.GetSnapshot()
 	r.Replica = replicaRecord{Site: f.GetFromSite(), Host: f.GetFromHost()}
 	ops := make([]cluster.Op, 0, 4)
 	for _, l := range []leftoverRecord{host, edge} {

@@ -106,6 +106,26 @@ func TestAFailoverIsRefusedWhereItWouldDoHarm(t *testing.T) {
 	w.ownedBy("shop", "host-a")
 }
 
+func TestAServiceGoesBackToASnapshotOnlyIfThereIsOne(t *testing.T) {
+	w := newWorld(t)
+	hostA, _ := w.site("a")
+	hostB, _ := w.site("b")
+	w.replicated("b")
+	hostB.keeps("shop", true)
+	w.beaten(hostB)
+	_, err := w.failover(&pb.FailoverRequest{Service: "shop", Snapshot: "never"})
+	refused(t, err, connect.CodeNotFound, "never")
+	demoted := hostA.count(toStandby)
+	f, err := w.failover(&pb.FailoverRequest{Service: "shop", Snapshot: "before"})
+	if err != nil || f.GetPoint() != 3 || f.GetSnapshot() != "before" {
+		t.Fatalf("%v, %v", f, err)
+	}
+	w.inPhase("shop", serviceRunning)
+	if hostB.count("promote before") != 1 || hostA.count(toStandby) == demoted {
+		t.Errorf("the replica was told %q, the old owner %q", hostB.came(), hostA.came())
+	}
+}
+
 // Forced, the old owner is stopped before the new one is started.
 func TestAForcedFailoverStopsTheOldOwnerFirst(t *testing.T) {
 	w := newWorld(t)

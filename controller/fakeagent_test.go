@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -204,7 +205,7 @@ func (a *fakeAgent) carryOut(ctx context.Context, s *fakeSession, m *pb.SessionR
 	case *pb.SessionResponse_Start:
 		what := "start"
 		if task.Start.GetPromote() && a.kind == "host" {
-			what = "promote"
+			what = strings.TrimSpace("promote " + task.Start.GetRestore())
 		}
 		if err = a.pass(ctx, what); err == nil && a.kind == "host" {
 			a.holds(task.Start.GetService().GetName(), "running")
@@ -213,7 +214,7 @@ func (a *fakeAgent) carryOut(ctx context.Context, s *fakeSession, m *pb.SessionR
 		err = a.pass(ctx, "replicate "+task.Replicate.GetRole().String())
 	case *pb.SessionResponse_Volume:
 		err = a.pass(ctx, task.Volume.GetVerb().String())
-		r.Volume = &pb.VolumeResult{Compared: 7}
+		r.Volume = &pb.VolumeResult{Compared: 7, Snapshots: []*pb.VolumeSnapshot{{Name: "before", Point: 3}}}
 	case *pb.SessionResponse_Stop:
 		if err = a.pass(ctx, "stop"); err == nil {
 			err = a.stale(task.Stop)

@@ -52,6 +52,8 @@ type serviceRecord struct {
 	Replica replicaRecord `json:"replica,omitzero"`
 	// Promote says that the owner's volumes are there as a standing replica, and become primaries when it is started.
 	Promote bool `json:"promote,omitempty"`
+	// Restore is the snapshot that they go back to before.
+	Restore string `json:"restore,omitempty"`
 	// Failover is the protojson of the last one.
 	Failover json.RawMessage `json:"failover,omitempty"`
 }

@@ -281,7 +281,7 @@ func (s *services) settle(ctx context.Context, name string) error {
 	}
 	switch r.Phase {
 	case serviceStarting, serviceFailed:
-		if err := s.start(ctx, spec, r.Promote); err != nil {
+		if err := s.start(ctx, spec, r); err != nil {
 			return err
 		}
 		return s.replicate(ctx, name, spec, r.Replica)
@@ -293,7 +293,7 @@ func (s *services) settle(ctx context.Context, name string) error {
 	return nil
 }
 
-func (s *services) start(ctx context.Context, spec *pb.ServiceSpec, promote bool) error {
+func (s *services) start(ctx context.Context, spec *pb.ServiceSpec, wanted serviceRecord) error {
 	name := spec.GetName()
 	owner, _, err := s.store.Owner(ctx, name)
 	if err != nil {
@@ -304,7 +304,9 @@ func (s *services) start(ctx context.Context, spec *pb.ServiceSpec, promote bool
 		err = s.sweepAt(ctx, name, at.Host, at.Edge)
 	}
 	if err == nil {
-		task := &pb.SessionResponse{Task: &pb.SessionResponse_Start{Start: &pb.StartService{Service: spec, Epoch: owner.Epoch, Place: at.proto(), Promote: promote}}}
+		task := &pb.SessionResponse{Task: &pb.SessionResponse_Start{Start: &pb.StartService{
+			Service: spec, Epoch: owner.Epoch, Place: at.proto(), Promote: wanted.Promote, Restore: wanted.Restore,
+		}}}
 		if err = s.agents.call(ctx, at.Host, task); err == nil {
 			err = s.agents.call(ctx, at.Edge, task)
 		}
@@ -317,7 +319,9 @@ func (s *services) start(ctx context.Context, spec *pb.ServiceSpec, promote bool
 		if r.Phase != serviceDeleting {
 			r.Phase, r.Message = phase, message
 		}
-		r.Promote = r.Promote && err != nil
+		if err == nil {
+			r.Promote, r.Restore = false, ""
+		}
 		return nil
 	})
 	if err == nil && uerr == nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"connectrpc.com/connect"
 
@@ -21,11 +22,20 @@ func (f *front) RunVolumeTask(ctx context.Context, req *connect.Request[pb.RunVo
 	if err := mayOperate(ctx); err != nil {
 		return err
 	}
-	agent, err := f.services.volumeAgent(ctx, req.Msg.GetTask())
+	task := req.Msg.GetTask()
+	agent, err := f.services.volumeAgent(ctx, task)
 	if err != nil {
 		return err
 	}
-	result, err := f.services.agents.runVolumeTask(ctx, agent.Name, req.Msg.GetTask(), func(p *pb.TaskProgress) error {
+	if task.GetVerb() == pb.VolumeVerb_VOLUME_VERB_EXPORT && task.GetSnapshot() == "" && !task.GetRunning() {
+		task.Snapshot = "export-" + task.GetTransfer()[:8]
+		forget, err := f.services.snapshotOfNow(ctx, task.GetService(), task.GetSnapshot())
+		if err != nil {
+			return err
+		}
+		defer forget()
+	}
+	result, err := f.services.runTask(ctx, agent.Name, task, func(p *pb.TaskProgress) error {
 		return stream.Send(&pb.RunVolumeTaskResponse{Done: p.GetDone(), Total: p.GetTotal(), Message: p.GetMessage()})
 	})
 	if err != nil {
@@ -59,6 +69,21 @@ func (s *services) volumeAgent(ctx context.Context, t *pb.VolumeTask) (agentStat
 	switch t.GetVerb() {
 	case pb.VolumeVerb_VOLUME_VERB_LOCATE:
 		return s.agents.connectedAgent(ctx, host)
+	case pb.VolumeVerb_VOLUME_VERB_VERIFY:
+		if t.Local = t.GetLocal() || r.Replica.Host == ""; t.GetLocal() {
+			return s.agents.connectedAgent(ctx, host)
+		}
+	case pb.VolumeVerb_VOLUME_VERB_EXPORT:
+		switch {
+		case t.GetVolume() == "" || !api.IsTransferName(t.GetTransfer()):
+			return none, invalid("export: want one volume, and the name of a transfer")
+		case t.GetRunning():
+			return s.agents.connectedAgent(ctx, host)
+		}
+		if host = r.Replica.Host; host == "" {
+			return none, precondition("service %s runs, and has no replica to take a consistent point from%s\nhint: put 'storage: {replicateTo: SITE}' into its manifest and apply that; or --running copies its disk while it changes, which a file system has to be repaired from",
+				t.GetService(), because(r.Replica.Error))
+		}
 	case pb.VolumeVerb_VOLUME_VERB_SNAPSHOT:
 		if n := t.GetSnapshot(); !api.IsName(n) || len(n) > longestSnapshot {
 			return none, invalid("snapshot %q: want a name of lower-case letters, digits and dashes, at most %d", n, longestSnapshot)
@@ -71,6 +96,82 @@ func (s *services) volumeAgent(ctx context.Context, t *pb.VolumeTask) (agentStat
 			t.GetService(), because(r.Replica.Error))
 	}
 	return s.agents.connectedAgent(ctx, host)
+}
+
+const (
+	// keptWithin bounds the wait for a snapshot to be there, keptLookAgain is the pause between two looks.
+	keptWithin    = 10 * time.Second
+	keptLookAgain = 50 * time.Millisecond
+)
+
+// runTask is agents.runVolumeTask; a snapshot is there when it returns. The owner can only say that the replica was told.
+func (s *services) runTask(ctx context.Context, agent string, t *pb.VolumeTask, tell func(*pb.TaskProgress) error) (*pb.VolumeResult, error) {
+	result, err := s.agents.runVolumeTask(ctx, agent, t, tell)
+	if err != nil || t.GetVerb() != pb.VolumeVerb_VOLUME_VERB_SNAPSHOT {
+		return result, err
+	}
+	waiting, cancel := context.WithTimeout(ctx, keptWithin)
+	defer cancel()
+	for {
+		kept, err := s.snapshot(waiting, t.GetService(), t.GetSnapshot())
+		if kept != nil {
+			return result, nil
+		}
+		select {
+		case <-waiting.Done():
+			return nil, precondition("the replica of service %s was told to keep snapshot %s, and has not%s\nhint: godwit get volumes -o wide shows its trouble", t.GetService(), t.GetSnapshot(), because(textOf(err)))
+		case <-time.After(keptLookAgain):
+		}
+	}
+}
+
+// snapshot finds one at the replica; nil when it is not there.
+func (s *services) snapshot(ctx context.Context, service, name string) (*pb.VolumeSnapshot, error) {
+	ask := &pb.VolumeTask{Service: service, Verb: pb.VolumeVerb_VOLUME_VERB_LIST_SNAPSHOTS}
+	agent, err := s.volumeAgent(ctx, ask)
+	if err != nil {
+		return nil, err
+	}
+	found, err := s.agents.runVolumeTask(ctx, agent.Name, ask, func(*pb.TaskProgress) error { return nil })
+	if err != nil {
+		return nil, err
+	}
+	for _, one := range found.GetSnapshots() {
+		if one.GetName() == name {
+			return one, nil
+		}
+	}
+	return nil, nil
+}
+
+func textOf(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
+// snapshotOfNow names this moment of a service for as long as somebody reads it; forget gives it up.
+func (s *services) snapshotOfNow(ctx context.Context, service, name string) (forget func(), err error) {
+	const longest = 24 * time.Hour
+	run := func(ctx context.Context, t *pb.VolumeTask) error {
+		t.Service, t.Snapshot = service, name
+		agent, err := s.volumeAgent(ctx, t)
+		if err == nil {
+			_, err = s.runTask(ctx, agent.Name, t, func(*pb.TaskProgress) error { return nil })
+		}
+		return err
+	}
+	if err := run(ctx, &pb.VolumeTask{Verb: pb.VolumeVerb_VOLUME_VERB_SNAPSHOT, KeepSeconds: int64(longest / time.Second)}); err != nil {
+		return nil, err
+	}
+	return func() {
+		ctx, cancel := context.WithTimeout(s.work, replicateTimeout)
+		defer cancel()
+		if err := run(ctx, &pb.VolumeTask{Verb: pb.VolumeVerb_VOLUME_VERB_DELETE_SNAPSHOT}); err != nil {
+			s.logger.Warn("the snapshot of an export is left until its time is over", "service", service, "snapshot", name, "err", err)
+		}
+	}, nil
 }
 
 func because(reason string) string {

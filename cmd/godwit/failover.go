@@ -13,6 +13,7 @@ import (
 // failover is what the flags of the command say.
 type failover struct {
 	service, to string
+	snapshot    string
 	force, wait bool
 	timeout     time.Duration
 	output      format
@@ -63,12 +64,15 @@ func (a *app) runFailover(ctx context.Context, flags failover) error {
 		return err
 	}
 	defer client.Close()
-	f, err := client.Failover(ctx, &godwitv1.FailoverRequest{Service: flags.service, ToSite: flags.to, Force: flags.force})
+	f, err := client.Failover(ctx, &godwitv1.FailoverRequest{Service: flags.service, ToSite: flags.to, Force: flags.force, Snapshot: flags.snapshot})
 	if err != nil {
 		return err
 	}
 	text := flags.output == formatText
 	if text {
+		if f.GetSnapshot() != "" {
+			a.printf("service %s goes back to snapshot %s\n", flags.service, f.GetSnapshot())
+		}
 		a.printf("service %s is failed over from %s to %s, epoch %d\n", flags.service, f.GetFromSite(), f.GetToSite(), f.GetEpoch())
 		a.printf("its volumes are as they were at %s (point %d, mode %s)\n", pointText(f), f.GetPoint(), f.GetMode())
 	}

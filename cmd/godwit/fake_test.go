@@ -175,12 +175,12 @@ func (f *fake) Migrate(_ context.Context, request *connect.Request[godwitv1.Migr
 }
 
 func (f *fake) Failover(_ context.Context, request *connect.Request[godwitv1.FailoverRequest]) (*connect.Response[godwitv1.FailoverResponse], error) {
-	if !request.Msg.GetForce() {
+	if !request.Msg.GetForce() && request.Msg.GetSnapshot() == "" {
 		return nil, api.NewError(connect.CodeFailedPrecondition, "'godwit migrate shop --to east' moves it; --force fails it over all the same", "the agent of west-host answers")
 	}
 	done := &godwitv1.Failover{
 		FromSite: "west", FromHost: "west-host", ToSite: "east", ToHost: "east-host", Epoch: 9, At: after(0), Forced: true,
-		Point: 7, PointTime: after(-1250), Mode: "async",
+		Point: 7, PointTime: after(-1250), Mode: "async", Snapshot: request.Msg.GetSnapshot(),
 	}
 	return connect.NewResponse(&godwitv1.FailoverResponse{Failover: done}), nil
 }

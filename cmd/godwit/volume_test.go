@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -68,5 +69,39 @@ func TestAVolumeIsServedUntilInterruptedAlsoOverAStaleSocket(t *testing.T) {
 	}
 	if _, err := os.Lstat(socket); !os.IsNotExist(err) {
 		t.Errorf("the socket is still there: %v", err)
+	}
+}
+
+func TestASparseFileHoldsWhatWasWrittenInWhateverPieces(t *testing.T) {
+	content := make([]byte, 3<<20)
+	for i := range content {
+		if i/70000%2 == 0 {
+			content[i] = byte(i)
+		}
+	}
+	for _, piece := range []int{1 << 20, 4096, 5000, 333} {
+		file, err := os.Create(filepath.Join(t.TempDir(), "disk.raw"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer file.Close()
+		sparse := &sparseFile{file: file}
+		for at := 0; at < len(content); at += piece {
+			p := content[at:min(at+piece, len(content))]
+			if n, err := sparse.Write(p); n != len(p) || err != nil {
+				t.Fatal(n, err)
+			}
+		}
+		if err := file.Truncate(sparse.at); err != nil {
+			t.Fatal(err)
+		}
+		got, err := os.ReadFile(file.Name())
+		if err != nil || !bytes.Equal(got, content) {
+			t.Errorf("in pieces of %d it is another one: %v", piece, err)
+		}
+		var st syscall.Stat_t
+		if err := syscall.Stat(file.Name(), &st); err != nil || st.Blocks*512 > int64(len(content))*3/4 {
+			t.Errorf("it takes %d bytes: %v", st.Blocks*512, err)
+		}
 	}
 }

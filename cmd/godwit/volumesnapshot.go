@@ -18,7 +18,7 @@ have left them. It is kept at their replica, so the service needs one: put
 'storage: {replicateTo: SITE}' into its manifest and apply that. It costs what is
 overwritten from then on, and goes with the replica: when the service is migrated, or
 its replication ends.`,
-	}, a.snapshotCreateCommand(), a.snapshotListCommand(), a.snapshotDeleteCommand())
+	}, a.snapshotCreateCommand(), a.snapshotListCommand(), a.snapshotRestoreCommand(), a.snapshotDeleteCommand())
 }
 
 func (a *app) snapshotCreateCommand() *cobra.Command {
@@ -80,6 +80,34 @@ func (a *app) snapshotListCommand() *cobra.Command {
 		},
 	}
 	outputFlag(cmd, &output, formatJSON, formatYAML)
+	return cmd
+}
+
+func (a *app) snapshotRestoreCommand() *cobra.Command {
+	flags := failover{wait: true, timeout: 5 * time.Minute}
+	cmd := &cobra.Command{
+		Use:   "restore SERVICE NAME",
+		Short: "Go back to a snapshot, and run from it",
+		Long: `Take all volumes of a service back to a snapshot, and run the service from them. The
+snapshot is at the replica, so that is where the service boots: it is a failover to an
+older point. The server that runs is ended first, without being asked to shut down.
+
+Nothing is deleted: what the volumes held is kept where the service ran until now, for
+a week, as the snapshot before-failover-EPOCH, and restoring that one undoes this. The
+other snapshots are given up. 'godwit migrate' takes the service home again; it ends
+the replication, and with it that snapshot too.`,
+		Example: `  godwit volume snapshot list shop
+  godwit volume snapshot restore shop before-upgrade
+  godwit volume snapshot restore shop before-failover-12     undo it`,
+		Args: arguments(2, 2, "SERVICE and NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			flags.service, flags.snapshot = args[0], args[1]
+			return a.runFailover(cmd.Context(), flags)
+		},
+	}
+	cmd.Flags().BoolVar(&flags.wait, "wait", flags.wait, "return when the service runs")
+	cmd.Flags().DurationVar(&flags.timeout, "timeout", flags.timeout, "how long to wait")
+	outputFlag(cmd, &flags.output, formatJSON, formatYAML)
 	return cmd
 }
 

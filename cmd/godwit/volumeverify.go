@@ -38,18 +38,26 @@ func (a *app) volumeTask(ctx context.Context, task *godwitv1.VolumeTask, doing s
 }
 
 func (a *app) volumeVerifyCommand() *cobra.Command {
-	var output format
+	var (
+		output format
+		local  bool
+	)
 	cmd := &cobra.Command{
 		Use:   "verify SERVICE[/VOLUME]",
-		Short: "Compare the volumes of a service with their replica, while in use",
+		Short: "Verify the volumes of a service, while in use",
 		Long: `Compare the volumes of a service with the replica that its storage field asks for, by
 hashes, while they are in use. What is written meanwhile is left out.
+
+Without a replica, or with --local, the disks are read, past the page cache, and
+compared with their checksums. Blocks that do not match are named, and nothing is
+repaired: a read of them fails, and writing them anew puts them right.
 
 Ranges that differ are named and repaired at once, from the primary. The exit code is
 1 when there were any, 0 when both ends are equal: so a second run after a repair
 should end with 0. A difference means that a disk, or memory, at one of the sites is
 not to be trusted.`,
 		Example: `  godwit volume verify shop
+  godwit volume verify shop --local
   godwit volume verify shop/data -o json`,
 		Args: arguments(1, 1, "SERVICE or SERVICE/VOLUME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -57,7 +65,7 @@ not to be trusted.`,
 			if err != nil {
 				return err
 			}
-			task := &godwitv1.VolumeTask{Service: service, Volume: volume, Verb: godwitv1.VolumeVerb_VOLUME_VERB_VERIFY}
+			task := &godwitv1.VolumeTask{Service: service, Volume: volume, Verb: godwitv1.VolumeVerb_VOLUME_VERB_VERIFY, Local: local}
 			result, err := a.volumeTask(cmd.Context(), task, "compare")
 			if err != nil {
 				return err
@@ -65,6 +73,7 @@ not to be trusted.`,
 			return a.printVerification(output, service, result)
 		},
 	}
+	cmd.Flags().BoolVar(&local, "local", false, "compare the disks with their checksums, not with the replica")
 	outputFlag(cmd, &output, formatJSON, formatYAML)
 	return cmd
 }
@@ -75,8 +84,21 @@ func (a *app) printVerification(output format, service string, r *godwitv1.Volum
 			return err
 		}
 	} else {
+		what := "differs from its replica at %d, %s; repaired"
+		if r.GetLocal() {
+			what = "is bad at %d, %s"
+		}
 		for _, d := range r.GetDifferences() {
-			a.printf("%s differs from its replica at %d, %s; repaired\n", d.GetVolume(), d.GetOffset(), api.FormatSize(d.GetLength()))
+			a.printf("%s "+what+"\n", d.GetVolume(), d.GetOffset(), api.FormatSize(d.GetLength()))
+		}
+		if r.GetUnverified() > 0 {
+			a.printf("%s have no checksums yet, and nothing can be said of them\n", api.FormatSize(r.GetUnverified()))
+		}
+	}
+	if n := r.GetDiffering(); n > 0 && r.GetLocal() {
+		return &hintedError{
+			fmt.Errorf("%d ranges do not match their checksums, of %s that was read", n, api.FormatSize(r.GetCompared())),
+			"look after the disk of the host; with a replica, 'godwit failover' or 'godwit volume export --snapshot' gets at its copy",
 		}
 	}
 	if n := r.GetDiffering(); n > 0 {
@@ -85,51 +107,10 @@ func (a *app) printVerification(output format, service string, r *godwitv1.Volum
 			"they are repaired: verify again, and if that finds more, look after the disks and the memory of both hosts",
 		}
 	}
-	if output == formatText {
+	if output == formatText && r.GetLocal() {
+		a.printf("%s matches its checksums: %s read\n", service, api.FormatSize(r.GetCompared()))
+	} else if output == formatText {
 		a.printf("%s and its replica are equal: %s compared\n", service, api.FormatSize(r.GetCompared()))
 	}
 	return nil
-}
-
-func (a *app) volumeExportCommand() *cobra.Command {
-	var (
-		output  format
-		inPlace bool
-	)
-	cmd := &cobra.Command{
-		Use:   "export SERVICE[/VOLUME] --in-place",
-		Short: "Say where the raw disks of a service lie",
-		Long: `Say where the raw disks of a service lie: site, host and path. They are plain raw images
-that QEMU, qemu-img and losetup read without Godwit, also when Godwit is gone.
-
-While the service runs its disk changes under whoever reads it: copy it when the
-service has been moved or shut down, or take what its replica has.`,
-		Example: `  godwit volume export shop/data --in-place
-  godwit volume export shop --in-place -o json`,
-		Args: arguments(1, 1, "SERVICE or SERVICE/VOLUME"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			service, volume, err := volumeNamed(args[0])
-			if err != nil {
-				return err
-			}
-			if !inPlace {
-				return usagef("want --in-place: the raw disk is read where it lies")
-			}
-			task := &godwitv1.VolumeTask{Service: service, Volume: volume, Verb: godwitv1.VolumeVerb_VOLUME_VERB_LOCATE}
-			result, err := a.volumeTask(cmd.Context(), task, "")
-			if err != nil {
-				return err
-			}
-			if output != formatText {
-				return a.printView(output, api.ViewVolumeFiles(service, result))
-			}
-			for _, f := range result.GetFiles() {
-				a.printf("%s: raw, %s, on host %s of site %s: %s\n", f.GetVolume(), api.FormatSize(f.GetSize()), result.GetHost(), result.GetSite(), f.GetPath())
-			}
-			return nil
-		},
-	}
-	cmd.Flags().BoolVar(&inPlace, "in-place", false, "say where the disks lie, and copy nothing")
-	outputFlag(cmd, &output, formatJSON, formatYAML)
-	return cmd
 }

@@ -1071,7 +1071,9 @@ type StartService struct {
 	Epoch   uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	Place   *Place                 `protobuf:"bytes,3,opt,name=place,proto3" json:"place,omitempty"`
 	// The volumes are here as standing replicas, and become the primaries first.
-	Promote       bool `protobuf:"varint,4,opt,name=promote,proto3" json:"promote,omitempty"`
+	Promote bool `protobuf:"varint,4,opt,name=promote,proto3" json:"promote,omitempty"`
+	// With promote: the snapshot that they go back to before.
+	Restore       string `protobuf:"bytes,5,opt,name=restore,proto3" json:"restore,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1132,6 +1134,13 @@ func (x *StartService) GetPromote() bool {
 		return x.Promote
 	}
 	return false
+}
+
+func (x *StartService) GetRestore() string {
+	if x != nil {
+		return x.Restore
+	}
+	return ""
 }
 
 // StopService removes the agent's part of a service. Idempotent.
@@ -1355,12 +1364,13 @@ const file_godwit_v1_agent_proto_rawDesc = "" +
 	"\x04host\x18\x02 \x01(\tR\x04host\x12!\n" +
 	"\fhost_address\x18\x03 \x01(\tR\vhostAddress\x12\x12\n" +
 	"\x04edge\x18\x04 \x01(\tR\x04edge\x12#\n" +
-	"\redge_underlay\x18\x05 \x01(\tR\fedgeUnderlay\"\x98\x01\n" +
+	"\redge_underlay\x18\x05 \x01(\tR\fedgeUnderlay\"\xb2\x01\n" +
 	"\fStartService\x120\n" +
 	"\aservice\x18\x01 \x01(\v2\x16.godwit.v1.ServiceSpecR\aservice\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12&\n" +
 	"\x05place\x18\x03 \x01(\v2\x10.godwit.v1.PlaceR\x05place\x12\x18\n" +
-	"\apromote\x18\x04 \x01(\bR\apromote\"i\n" +
+	"\apromote\x18\x04 \x01(\bR\apromote\x12\x18\n" +
+	"\arestore\x18\x05 \x01(\tR\arestore\"i\n" +
 	"\vStopService\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12*\n" +

@@ -703,7 +703,9 @@ type FailoverRequest struct {
 	// Empty: where the replica is.
 	ToSite string `protobuf:"bytes,2,opt,name=to_site,json=toSite,proto3" json:"to_site,omitempty"`
 	// Also when the owner's host answers.
-	Force         bool `protobuf:"varint,3,opt,name=force,proto3" json:"force,omitempty"`
+	Force bool `protobuf:"varint,3,opt,name=force,proto3" json:"force,omitempty"`
+	// Go back to this snapshot first; then it does not matter whether the owner's host answers.
+	Snapshot      string `protobuf:"bytes,4,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -757,6 +759,13 @@ func (x *FailoverRequest) GetForce() bool {
 		return x.Force
 	}
 	return false
+}
+
+func (x *FailoverRequest) GetSnapshot() string {
+	if x != nil {
+		return x.Snapshot
+	}
+	return ""
 }
 
 type FailoverResponse struct {
@@ -1207,11 +1216,12 @@ const file_godwit_v1_godwit_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"L\n" +
 	"\x16AbortMigrationResponse\x122\n" +
-	"\tmigration\x18\x01 \x01(\v2\x14.godwit.v1.MigrationR\tmigration\"Z\n" +
+	"\tmigration\x18\x01 \x01(\v2\x14.godwit.v1.MigrationR\tmigration\"v\n" +
 	"\x0fFailoverRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x17\n" +
 	"\ato_site\x18\x02 \x01(\tR\x06toSite\x12\x14\n" +
-	"\x05force\x18\x03 \x01(\bR\x05force\"C\n" +
+	"\x05force\x18\x03 \x01(\bR\x05force\x12\x1a\n" +
+	"\bsnapshot\x18\x04 \x01(\tR\bsnapshot\"C\n" +
 	"\x10FailoverResponse\x12/\n" +
 	"\bfailover\x18\x01 \x01(\v2\x13.godwit.v1.FailoverR\bfailover\"A\n" +
 	"\x14RunVolumeTaskRequest\x12)\n" +

@@ -1046,7 +1046,9 @@ type Failover struct {
 	Point     uint64                 `protobuf:"varint,8,opt,name=point,proto3" json:"point,omitempty"`
 	PointTime *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=point_time,json=pointTime,proto3" json:"point_time,omitempty"`
 	// The mode of the replication that had been asked for.
-	Mode          string `protobuf:"bytes,10,opt,name=mode,proto3" json:"mode,omitempty"`
+	Mode string `protobuf:"bytes,10,opt,name=mode,proto3" json:"mode,omitempty"`
+	// The snapshot that the service went back to; empty: it went on from the last point.
+	Snapshot      string `protobuf:"bytes,11,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1147,6 +1149,13 @@ func (x *Failover) GetPointTime() *timestamppb.Timestamp {
 func (x *Failover) GetMode() string {
 	if x != nil {
 		return x.Mode
+	}
+	return ""
+}
+
+func (x *Failover) GetSnapshot() string {
+	if x != nil {
+		return x.Snapshot
 	}
 	return ""
 }
@@ -2001,7 +2010,7 @@ const file_godwit_v1_objects_proto_rawDesc = "" +
 	"\freplica_host\x18\b \x01(\tR\vreplicaHost\x12#\n" +
 	"\rreplica_error\x18\t \x01(\tR\freplicaError\x12/\n" +
 	"\bfailover\x18\n" +
-	" \x01(\v2\x13.godwit.v1.FailoverR\bfailover\"\xb5\x02\n" +
+	" \x01(\v2\x13.godwit.v1.FailoverR\bfailover\"\xd1\x02\n" +
 	"\bFailover\x12\x1b\n" +
 	"\tfrom_site\x18\x01 \x01(\tR\bfromSite\x12\x1b\n" +
 	"\tfrom_host\x18\x02 \x01(\tR\bfromHost\x12\x17\n" +
@@ -2014,7 +2023,8 @@ const file_godwit_v1_objects_proto_rawDesc = "" +
 	"\n" +
 	"point_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\tpointTime\x12\x12\n" +
 	"\x04mode\x18\n" +
-	" \x01(\tR\x04mode\"\xde\x05\n" +
+	" \x01(\tR\x04mode\x12\x1a\n" +
+	"\bsnapshot\x18\v \x01(\tR\bsnapshot\"\xde\x05\n" +
 	"\x06Volume\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x12\n" +

@@ -29,12 +29,14 @@ const (
 	VolumeVerb_VOLUME_VERB_UNSPECIFIED VolumeVerb = 0
 	// Say where the raw base lies.
 	VolumeVerb_VOLUME_VERB_LOCATE VolumeVerb = 1
-	// Compare both ends of the standing replication, and repair the replica.
+	// Compare both ends of the standing replication, and repair the replica. Without a replica: compare the disk with its checksums.
 	VolumeVerb_VOLUME_VERB_VERIFY VolumeVerb = 2
 	// Name a consistent point of all volumes, and keep it at the replica.
 	VolumeVerb_VOLUME_VERB_SNAPSHOT        VolumeVerb = 3
 	VolumeVerb_VOLUME_VERB_LIST_SNAPSHOTS  VolumeVerb = 4
 	VolumeVerb_VOLUME_VERB_DELETE_SNAPSHOT VolumeVerb = 5
+	// Send the content of one volume: as it was at a snapshot, or (without one) at a consistent point of now.
+	VolumeVerb_VOLUME_VERB_EXPORT VolumeVerb = 6
 )
 
 // Enum value maps for VolumeVerb.
@@ -46,6 +48,7 @@ var (
 		3: "VOLUME_VERB_SNAPSHOT",
 		4: "VOLUME_VERB_LIST_SNAPSHOTS",
 		5: "VOLUME_VERB_DELETE_SNAPSHOT",
+		6: "VOLUME_VERB_EXPORT",
 	}
 	VolumeVerb_value = map[string]int32{
 		"VOLUME_VERB_UNSPECIFIED":     0,
@@ -54,6 +57,7 @@ var (
 		"VOLUME_VERB_SNAPSHOT":        3,
 		"VOLUME_VERB_LIST_SNAPSHOTS":  4,
 		"VOLUME_VERB_DELETE_SNAPSHOT": 5,
+		"VOLUME_VERB_EXPORT":          6,
 	}
 )
 
@@ -94,7 +98,14 @@ type VolumeTask struct {
 	// The name of a snapshot.
 	Snapshot string `protobuf:"bytes,4,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
 	// How long the snapshot is kept; 0 is for ever.
-	KeepSeconds   int64 `protobuf:"varint,5,opt,name=keep_seconds,json=keepSeconds,proto3" json:"keep_seconds,omitempty"`
+	KeepSeconds int64 `protobuf:"varint,5,opt,name=keep_seconds,json=keepSeconds,proto3" json:"keep_seconds,omitempty"`
+	// VERIFY: only what is on the owner's disk, against its checksums, also where there is a replica.
+	Local bool `protobuf:"varint,6,opt,name=local,proto3" json:"local,omitempty"`
+	// EXPORT: the name, drawn by the caller, under which the content passes the controller, at /transfers/NAME: zstd of the raw
+	// disk. 32 hexadecimal digits.
+	Transfer string `protobuf:"bytes,7,opt,name=transfer,proto3" json:"transfer,omitempty"`
+	// EXPORT: take the disk of a running service as it is, block by block, if there is no replica to take a consistent point from.
+	Running       bool `protobuf:"varint,8,opt,name=running,proto3" json:"running,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -164,6 +175,27 @@ func (x *VolumeTask) GetKeepSeconds() int64 {
 	return 0
 }
 
+func (x *VolumeTask) GetLocal() bool {
+	if x != nil {
+		return x.Local
+	}
+	return false
+}
+
+func (x *VolumeTask) GetTransfer() string {
+	if x != nil {
+		return x.Transfer
+	}
+	return ""
+}
+
+func (x *VolumeTask) GetRunning() bool {
+	if x != nil {
+		return x.Running
+	}
+	return false
+}
+
 // VolumeResult is what a VolumeTask found.
 type VolumeResult struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -172,10 +204,17 @@ type VolumeResult struct {
 	// LOCATE: the files, one for each volume.
 	Files []*VolumeFile `protobuf:"bytes,3,rep,name=files,proto3" json:"files,omitempty"`
 	// VERIFY: the first ranges that differed, how many there were, and how much was compared.
-	Differences   []*VolumeDifference `protobuf:"bytes,4,rep,name=differences,proto3" json:"differences,omitempty"`
-	Differing     int64               `protobuf:"varint,7,opt,name=differing,proto3" json:"differing,omitempty"`
-	Compared      int64               `protobuf:"varint,5,opt,name=compared,proto3" json:"compared,omitempty"`
-	Snapshots     []*VolumeSnapshot   `protobuf:"bytes,6,rep,name=snapshots,proto3" json:"snapshots,omitempty"`
+	Differences []*VolumeDifference `protobuf:"bytes,4,rep,name=differences,proto3" json:"differences,omitempty"`
+	Differing   int64               `protobuf:"varint,7,opt,name=differing,proto3" json:"differing,omitempty"`
+	Compared    int64               `protobuf:"varint,5,opt,name=compared,proto3" json:"compared,omitempty"`
+	Snapshots   []*VolumeSnapshot   `protobuf:"bytes,6,rep,name=snapshots,proto3" json:"snapshots,omitempty"`
+	// VERIFY: the differences are blocks of the disk that do not match their checksums, or cannot be read.
+	Local bool `protobuf:"varint,8,opt,name=local,proto3" json:"local,omitempty"`
+	// VERIFY, local: bytes that have no checksum, so that nothing can be said of them.
+	Unverified int64 `protobuf:"varint,9,opt,name=unverified,proto3" json:"unverified,omitempty"`
+	// EXPORT: the size of the disk, and whether it is one moment of it.
+	Size          int64 `protobuf:"varint,10,opt,name=size,proto3" json:"size,omitempty"`
+	Consistent    bool  `protobuf:"varint,11,opt,name=consistent,proto3" json:"consistent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -257,6 +296,34 @@ func (x *VolumeResult) GetSnapshots() []*VolumeSnapshot {
 		return x.Snapshots
 	}
 	return nil
+}
+
+func (x *VolumeResult) GetLocal() bool {
+	if x != nil {
+		return x.Local
+	}
+	return false
+}
+
+func (x *VolumeResult) GetUnverified() int64 {
+	if x != nil {
+		return x.Unverified
+	}
+	return 0
+}
+
+func (x *VolumeResult) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *VolumeResult) GetConsistent() bool {
+	if x != nil {
+		return x.Consistent
+	}
+	return false
 }
 
 // VolumeFile is the raw base of a volume, readable without Godwit.
@@ -455,14 +522,17 @@ var File_godwit_v1_volume_proto protoreflect.FileDescriptor
 
 const file_godwit_v1_volume_proto_rawDesc = "" +
 	"\n" +
-	"\x16godwit/v1/volume.proto\x12\tgodwit.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa8\x01\n" +
+	"\x16godwit/v1/volume.proto\x12\tgodwit.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf4\x01\n" +
 	"\n" +
 	"VolumeTask\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x16\n" +
 	"\x06volume\x18\x02 \x01(\tR\x06volume\x12)\n" +
 	"\x04verb\x18\x03 \x01(\x0e2\x15.godwit.v1.VolumeVerbR\x04verb\x12\x1a\n" +
 	"\bsnapshot\x18\x04 \x01(\tR\bsnapshot\x12!\n" +
-	"\fkeep_seconds\x18\x05 \x01(\x03R\vkeepSeconds\"\x95\x02\n" +
+	"\fkeep_seconds\x18\x05 \x01(\x03R\vkeepSeconds\x12\x14\n" +
+	"\x05local\x18\x06 \x01(\bR\x05local\x12\x1a\n" +
+	"\btransfer\x18\a \x01(\tR\btransfer\x12\x18\n" +
+	"\arunning\x18\b \x01(\bR\arunning\"\xff\x02\n" +
 	"\fVolumeResult\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\x12\x12\n" +
 	"\x04host\x18\x02 \x01(\tR\x04host\x12+\n" +
@@ -470,7 +540,16 @@ const file_godwit_v1_volume_proto_rawDesc = "" +
 	"\vdifferences\x18\x04 \x03(\v2\x1b.godwit.v1.VolumeDifferenceR\vdifferences\x12\x1c\n" +
 	"\tdiffering\x18\a \x01(\x03R\tdiffering\x12\x1a\n" +
 	"\bcompared\x18\x05 \x01(\x03R\bcompared\x127\n" +
-	"\tsnapshots\x18\x06 \x03(\v2\x19.godwit.v1.VolumeSnapshotR\tsnapshots\"L\n" +
+	"\tsnapshots\x18\x06 \x03(\v2\x19.godwit.v1.VolumeSnapshotR\tsnapshots\x12\x14\n" +
+	"\x05local\x18\b \x01(\bR\x05local\x12\x1e\n" +
+	"\n" +
+	"unverified\x18\t \x01(\x03R\n" +
+	"unverified\x12\x12\n" +
+	"\x04size\x18\n" +
+	" \x01(\x03R\x04size\x12\x1e\n" +
+	"\n" +
+	"consistent\x18\v \x01(\bR\n" +
+	"consistent\"L\n" +
 	"\n" +
 	"VolumeFile\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\tR\x06volume\x12\x12\n" +
@@ -484,7 +563,7 @@ const file_godwit_v1_volume_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x120\n" +
 	"\x05until\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12\x14\n" +
-	"\x05point\x18\x04 \x01(\x04R\x05point*\xb4\x01\n" +
+	"\x05point\x18\x04 \x01(\x04R\x05point*\xcc\x01\n" +
 	"\n" +
 	"VolumeVerb\x12\x1b\n" +
 	"\x17VOLUME_VERB_UNSPECIFIED\x10\x00\x12\x16\n" +
@@ -492,7 +571,8 @@ const file_godwit_v1_volume_proto_rawDesc = "" +
 	"\x12VOLUME_VERB_VERIFY\x10\x02\x12\x18\n" +
 	"\x14VOLUME_VERB_SNAPSHOT\x10\x03\x12\x1e\n" +
 	"\x1aVOLUME_VERB_LIST_SNAPSHOTS\x10\x04\x12\x1f\n" +
-	"\x1bVOLUME_VERB_DELETE_SNAPSHOT\x10\x05B9Z7github.com/godwit-project/godwit/api/godwit/v1;godwitv1b\x06proto3"
+	"\x1bVOLUME_VERB_DELETE_SNAPSHOT\x10\x05\x12\x16\n" +
+	"\x12VOLUME_VERB_EXPORT\x10\x06B9Z7github.com/godwit-project/godwit/api/godwit/v1;godwitv1b\x06proto3"
 
 var (
 	file_godwit_v1_volume_proto_rawDescOnce sync.Once

@@ -1,0 +1,100 @@
+package controller
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+)
+
+// broken ends before its time.
+type broken struct{ io.Reader }
+
+func (b broken) Read(p []byte) (int, error) {
+	n, err := b.Reader.Read(p)
+	if errors.Is(err, io.EOF) {
+		err = errors.New("the agent died")
+	}
+	return n, err
+}
+
+func transferServer(t *testing.T) string {
+	server := httptest.NewServer(asToldByHeader(newTransfers(slog.New(slog.DiscardHandler))))
+	t.Cleanup(server.Close)
+	return server.URL + "/transfers/"
+}
+
+func exchange(t *testing.T, method, who, url string, body io.Reader) (int, []byte, error) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, url, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set(callerHeader, who)
+	res, err := http.DefaultTransport.RoundTrip(req)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer res.Body.Close()
+	got, err := io.ReadAll(res.Body)
+	return res.StatusCode, got, err
+}
+
+const asAgent = "agent/host/a/host-a"
+
+func TestATransferPassesFromTheAgentToTheUserWhoeverComesFirst(t *testing.T) {
+	url := transferServer(t) + strings.Repeat("0a", 16)
+	content := bytes.Repeat([]byte("godwit"), 1<<18)
+	for range 4 { // either may be first
+		sent := make(chan int, 1)
+		go func() {
+			code, _, err := exchange(t, http.MethodPut, asAgent, url, bytes.NewReader(content))
+			if err != nil {
+				t.Error(err)
+			}
+			sent <- code
+		}()
+		code, got, err := exchange(t, http.MethodGet, asOperator, url, nil)
+		if code != http.StatusOK || err != nil || !bytes.Equal(got, content) {
+			t.Fatalf("%d, %d bytes, %v", code, len(got), err)
+		}
+		if code := <-sent; code != http.StatusOK {
+			t.Errorf("the agent is told %d", code)
+		}
+	}
+}
+
+func TestAHalfTransferIsNotTakenForTheWhole(t *testing.T) {
+	url := transferServer(t) + strings.Repeat("0b", 16)
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		_, _, _ = exchange(t, http.MethodPut, asAgent, url, broken{strings.NewReader("half")})
+	}()
+	if _, got, err := exchange(t, http.MethodGet, asOperator, url, nil); err == nil {
+		t.Errorf("it ends well, with %q", got)
+	}
+	<-gone
+}
+
+func TestTransfersAreForAgentsAndOperators(t *testing.T) {
+	url := transferServer(t)
+	for _, c := range []struct {
+		method, who, name string
+		want              int
+	}{
+		{http.MethodGet, asAgent, strings.Repeat("0c", 16), http.StatusForbidden},
+		{http.MethodPut, asOperator, strings.Repeat("0c", 16), http.StatusForbidden},
+		{http.MethodGet, asViewer, strings.Repeat("0c", 16), http.StatusForbidden},
+		{http.MethodGet, asOperator, "../etc", http.StatusBadRequest},
+		{http.MethodPost, asOperator, strings.Repeat("0c", 16), http.StatusMethodNotAllowed},
+	} {
+		if code, _, err := exchange(t, c.method, c.who, url+c.name, nil); code != c.want || err != nil {
+			t.Errorf("%s by %s: %d, %v", c.method, c.who, code, err)
+		}
+	}
+}
