@@ -217,7 +217,14 @@ func (g *Group) judgeOnce(l *groupLink, index int, q question, hashes, buf []byt
 	held := m.v.ranges.lock(q.off, wholeBlocks(q.length))
 	defer m.v.ranges.unlock(held)
 	p := buf[:q.length]
-	if err := g.readOwed(l, m, p, q.off); err != nil {
+	hole, err := m.v.hole(p, q.off)
+	g.mu.Lock()
+	hole = hole && !g.tracker.AnyAside(index, q.off, q.length)
+	g.mu.Unlock()
+	if err == nil && !hole {
+		err = g.readOwed(l, m, p, q.off)
+	}
+	if err != nil {
 		return err
 	}
 	if int64(len(hashes)) != (q.length+wire.HashBlock-1)/wire.HashBlock*8 {
