@@ -18,6 +18,7 @@ import (
 	pb "github.com/godwit-project/godwit/api/godwit/v1"
 	"github.com/godwit-project/godwit/cluster/identity"
 	"github.com/godwit-project/godwit/migration"
+	"github.com/godwit-project/godwit/storage"
 	"github.com/godwit-project/godwit/wan"
 )
 
@@ -34,8 +35,10 @@ type Options struct {
 	// ASN is the autonomous system of the edge and of its neighbors (iBGP).
 	ASN uint32
 	// QEMU is the program that runs virtual servers; empty: qemu-system-x86_64 in the path.
-	QEMU   string
-	Logger *slog.Logger
+	QEMU string
+	// Metrics, on a host, is where operators and viewers get its figures, ADDRESS:PORT, with mutual TLS; none when empty.
+	Metrics string
+	Logger  *slog.Logger
 }
 
 // worker is what differs between a host and an edge. All methods are idempotent.
@@ -91,6 +94,10 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
+	readers, err := credentials.ServerTLS(true, identity.Operator, identity.Viewer)
+	if err != nil {
+		return err
+	}
 	logger := o.Logger.With("agent", who.Name)
 	book, err := openBook(filepath.Join(o.Dir, "journal"))
 	if err != nil {
@@ -102,6 +109,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	meter := new(wan.Meter)
 	var w worker
 	var accept wan.Accept
+	var measured *storage.Store
 	notices := make(chan *pb.Notice, 64)
 	if who.Kind == identity.Edge {
 		w, err = openEdge(ctx, o, logger)
@@ -114,6 +122,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		w = h
 		if err == nil {
 			accept = h.accept
+			measured = h.store
 		}
 	}
 	if err != nil {
@@ -127,6 +136,9 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	streams := &wan.Listener{TLS: incoming, Meter: meter, Accept: accept, Logger: logger}
 	g.Go(func() error { return streams.Serve(ctx, listener) })
+	if o.Metrics != "" && measured != nil {
+		g.Go(func() error { return serveFigures(ctx, o.Metrics, readers, measured) })
+	}
 
 	var running sync.WaitGroup
 	defer running.Wait()
