@@ -18,6 +18,7 @@ import (
 	pb "github.com/godwit-project/godwit/api/godwit/v1"
 	"github.com/godwit-project/godwit/cluster/identity"
 	"github.com/godwit-project/godwit/migration"
+	"github.com/godwit-project/godwit/storage"
 	"github.com/godwit-project/godwit/wan"
 )
 
@@ -37,7 +38,9 @@ type Options struct {
 	QEMU string
 	// WANLimit, on a host, bounds what is sent to other sites, in bit/s; 0 is no limit.
 	WANLimit int64
-	Logger   *slog.Logger
+	// Metrics, on a host, is where operators and viewers get its figures, ADDRESS:PORT, with mutual TLS; none when empty.
+	Metrics string
+	Logger  *slog.Logger
 }
 
 // worker is what differs between a host and an edge. All methods are idempotent.
@@ -93,6 +96,10 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
+	readers, err := credentials.ServerTLS(true, identity.Operator, identity.Viewer)
+	if err != nil {
+		return err
+	}
 	logger := o.Logger.With("agent", who.Name)
 	book, err := openBook(filepath.Join(o.Dir, "journal"))
 	if err != nil {
@@ -104,6 +111,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	meter, budget := new(wan.Meter), wan.NewBudget(o.WANLimit)
 	var w worker
 	var accept wan.Accept
+	var measured *storage.Store
 	notices := make(chan *pb.Notice, 64)
 	if who.Kind == identity.Edge {
 		w, err = openEdge(ctx, o, logger)
@@ -116,6 +124,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		w = h
 		if err == nil {
 			accept = h.accept
+			measured = h.store
 		}
 	}
 	if err != nil {
@@ -129,6 +138,9 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	streams := &wan.Listener{TLS: incoming, Meter: meter, Budget: budget, Accept: accept, Logger: logger}
 	g.Go(func() error { return streams.Serve(ctx, listener) })
+	if o.Metrics != "" && measured != nil {
+		g.Go(func() error { return serveFigures(ctx, o.Metrics, readers, measured) })
+	}
 
 	var running sync.WaitGroup
 	defer running.Wait()

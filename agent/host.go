@@ -146,7 +146,15 @@ func (h *host) start(ctx context.Context, s *pb.StartService) error {
 			return fmt.Errorf("start %s: %w", name, err)
 		}
 	}
+	if s.GetRestart() {
+		if err := h.restart(ctx, s); err != nil {
+			return fmt.Errorf("restart %s: %w", name, err)
+		}
+	}
 	for _, v := range spec.GetVolumes() {
+		if blob := s.GetRefill()[v.GetName()]; blob != "" {
+			v = &pb.VolumeSpec{Name: v.GetName(), Size: v.GetSize(), Image: blob}
+		}
 		if err := h.startVolume(ctx, name, v, s.GetEpoch()); err != nil {
 			return fmt.Errorf("start %s: %w", name, err)
 		}

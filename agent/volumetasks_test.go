@@ -195,3 +195,29 @@ func TestAVolumeIsExportedAsItWasAtASnapshot(t *testing.T) {
 	p.here.taken(http.StatusBadGateway)
 	p.here.refuses(&pb.VolumeTask{Verb: export, Volume: "root", Running: true}, "the controller says 502")
 }
+
+func TestVolumesGrowAndAreMarkedToBeFilledBeforeARestart(t *testing.T) {
+	p := newPair(t)
+	content := random(1 << 20)
+	p.fill(content)
+	p.service.Volumes[0].Size = 2 * volumeSize
+	start := &pb.StartService{Service: p.service, Epoch: 6, Restart: true, Refill: map[string]string{"log": "b3-none"}}
+	for range 2 {
+		if err := p.here.reshape(t.Context(), start); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if v := p.here.volumeOf("shop.root"); v.GetSize() != 2*volumeSize {
+		t.Errorf("it has not grown: %v", v)
+	}
+	p.here.holds("shop.root", content)
+	p.here.book.view("shop", func(e entry) {
+		if !slices.Equal(e.Importing, []string{"log"}) {
+			t.Errorf("to be filled are %q", e.Importing)
+		}
+	})
+	p.service.Volumes[0].Size = volumeSize
+	if err := p.here.reshape(t.Context(), start); err == nil || !strings.Contains(err.Error(), "grow only") {
+		t.Errorf("a volume shrinks: %v", err)
+	}
+}

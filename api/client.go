@@ -140,6 +140,15 @@ func (c *Client) Failover(ctx context.Context, request *godwitv1.FailoverRequest
 	return answer.Msg.GetFailover(), nil
 }
 
+// ChangeVolume restarts a service with a larger volume, or one of another content, and returns when that is decided.
+func (c *Client) ChangeVolume(ctx context.Context, request *godwitv1.ChangeVolumeRequest) (unchanged bool, err error) {
+	answer, err := c.calls.ChangeVolume(ctx, connect.NewRequest(request))
+	if err != nil {
+		return false, c.explain(ctx, "change volume "+request.GetService()+"/"+request.GetVolume(), err)
+	}
+	return answer.Msg.GetUnchanged(), nil
+}
+
 // WatchMigration calls seen with the migration as it is now and at each change. It returns nil when the stream ended in
 // good order, which it does after the migration has completed or been aborted, and otherwise seen's error or an *Error.
 func (c *Client) WatchMigration(ctx context.Context, name string, seen func(*godwitv1.Migration) error) (err error) {

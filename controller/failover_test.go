@@ -73,6 +73,11 @@ func TestAServiceWhoseSiteIsLostIsFailedOverAndItsOldSiteFollowsIt(t *testing.T)
 	if hostB.count("promote") != 1 {
 		t.Error("it was promoted again")
 	}
+	w.until("the trouble to be over", func() bool {
+		var r serviceRecord
+		_, err := load(t.Context(), w.store, servicePrefix+"shop", &r)
+		return err == nil && r.Replica.Error == ""
+	})
 	// And home again, as planned.
 	w.ended(w.migrate(&pb.MigrateRequest{Service: "shop", ToSite: "a"}).GetName(), migration.Completed)
 	w.ownedBy("shop", "host-a")

@@ -207,6 +207,9 @@ func (a *fakeAgent) carryOut(ctx context.Context, s *fakeSession, m *pb.SessionR
 		if task.Start.GetPromote() && a.kind == "host" {
 			what = strings.TrimSpace("promote " + task.Start.GetRestore())
 		}
+		if task.Start.GetRestart() && a.kind == "host" {
+			what = fmt.Sprint("restart ", task.Start.GetService().GetVolumes()[0].GetSize(), task.Start.GetRefill())
+		}
 		if err = a.pass(ctx, what); err == nil && a.kind == "host" {
 			a.holds(task.Start.GetService().GetName(), "running")
 		}

@@ -54,6 +54,10 @@ type serviceRecord struct {
 	Promote bool `json:"promote,omitempty"`
 	// Restore is the snapshot that they go back to before.
 	Restore string `json:"restore,omitempty"`
+	// Restart says that the server is ended before it is started, because volumes are larger; Refill, volume → blob, which get
+	// another content.
+	Restart bool              `json:"restart,omitempty"`
+	Refill  map[string]string `json:"refill,omitempty"`
 	// Failover is the protojson of the last one.
 	Failover json.RawMessage `json:"failover,omitempty"`
 }

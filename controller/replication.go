@@ -83,10 +83,10 @@ func (s *services) replicate(ctx context.Context, name string, spec *pb.ServiceS
 		return err
 	}
 	err = s.replicateTo(ctx, spec, owner, have)
-	text := ""
-	if err != nil {
-		text = err.Error()
+	if err == nil && have.Error == "" {
+		return nil // nothing to note: a record that does not change stands in nobody's way
 	}
+	text := textOf(err)
 	note, cancel := context.WithTimeout(s.work, replicateTimeout)
 	defer cancel()
 	return errors.Join(err, update(note, s.store, servicePrefix+name, func(r *serviceRecord) error {

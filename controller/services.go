@@ -306,6 +306,7 @@ func (s *services) start(ctx context.Context, spec *pb.ServiceSpec, wanted servi
 	if err == nil {
 		task := &pb.SessionResponse{Task: &pb.SessionResponse_Start{Start: &pb.StartService{
 			Service: spec, Epoch: owner.Epoch, Place: at.proto(), Promote: wanted.Promote, Restore: wanted.Restore,
+			Restart: wanted.Restart, Refill: wanted.Refill,
 		}}}
 		if err = s.agents.call(ctx, at.Host, task); err == nil {
 			err = s.agents.call(ctx, at.Edge, task)
@@ -320,7 +321,7 @@ func (s *services) start(ctx context.Context, spec *pb.ServiceSpec, wanted servi
 			r.Phase, r.Message = phase, message
 		}
 		if err == nil {
-			r.Promote, r.Restore = false, ""
+			r.Promote, r.Restore, r.Restart, r.Refill = false, "", false, nil
 		}
 		return nil
 	})

@@ -41,7 +41,7 @@ func (v *Volume) Serve(socket string) error {
 		return errors.Join(fmt.Errorf("serve volume %s: %w", v.name, err), ln.Close())
 	}
 	old := v.export
-	v.export = nbd.Serve(ln, v.name, client{v}, v.log)
+	v.export = nbd.Serve(ln, v.name, countedClient{client{v}, &v.counts}, v.log)
 	if old != nil {
 		_ = old.Close()
 	}

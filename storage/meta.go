@@ -36,6 +36,8 @@ type metadata struct {
 	Touched bool `json:"touched,omitempty"`
 	// Spoiled says that the replica's disk failed, so that its content is unknown.
 	Spoiled bool `json:"spoiled,omitempty"`
+	// Growing is the size that a volume is about to have, 0 for none.
+	Growing int64 `json:"growing,omitempty"`
 	// Group is the standby that the volume belongs to, while it is a replica.
 	Group  string `json:"group,omitempty"`
 	Socket string `json:"socket,omitempty"`

@@ -142,6 +142,9 @@ func (s *Store) loadVolume(name, path string) error {
 	if err != nil {
 		return err
 	}
+	if err := meta.finishGrowth(path); err != nil {
+		return err
+	}
 	v, err := openVolume(s, path, meta)
 	if err != nil {
 		return err

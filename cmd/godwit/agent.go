@@ -50,6 +50,7 @@ before first copies. Without it the lines' own queues decide.`,
 	flags := cmd.Flags()
 	flags.StringVar(&options.Dir, "data", defaultAgentData, "what 'godwit join' made")
 	flags.StringVar(&options.Address, "address", "", "ADDRESS:PORT at which other agents reach this one")
+	flags.StringVar(&options.Metrics, "metrics", "", "hosts: ADDRESS:PORT for Prometheus, with the certificate of an operator or viewer")
 	flags.StringVar(&options.UplinkAddress, "uplink-address", "", "edges: the address towards the provider")
 	flags.StringSliceVar(&options.BGPNeighbors, "bgp-neighbor", nil, "edges: a router to announce routes to; may be repeated")
 	flags.Uint32Var(&options.ASN, "asn", 0, "edges: the autonomous system")

@@ -185,6 +185,10 @@ func (f *fake) Failover(_ context.Context, request *connect.Request[godwitv1.Fai
 	return connect.NewResponse(&godwitv1.FailoverResponse{Failover: done}), nil
 }
 
+func (f *fake) ChangeVolume(_ context.Context, request *connect.Request[godwitv1.ChangeVolumeRequest]) (*connect.Response[godwitv1.ChangeVolumeResponse], error) {
+	return connect.NewResponse(&godwitv1.ChangeVolumeResponse{Unchanged: request.Msg.GetImage() == ""}), nil
+}
+
 func (f *fake) ContinueMigration(_ context.Context, request *connect.Request[godwitv1.ContinueMigrationRequest]) (*connect.Response[godwitv1.ContinueMigrationResponse], error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

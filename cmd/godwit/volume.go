@@ -25,7 +25,7 @@ func (a *app) volumeCommand() *cobra.Command {
 	return group(&cobra.Command{
 		Use:   "volume",
 		Short: "Disks of services, and single files as disks",
-	}, a.volumeServeCommand(), a.volumeVerifyCommand(), a.volumeExportCommand(), a.volumeSnapshotCommand())
+	}, a.volumeServeCommand(), a.volumeVerifyCommand(), a.volumeExportCommand(), a.volumeImportCommand(), a.volumeResizeCommand(), a.volumeSnapshotCommand())
 }
 
 // volumeServe is what the flags of volume serve say.

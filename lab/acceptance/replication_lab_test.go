@@ -150,5 +150,40 @@ func TestAStandingReplicationThroughItsLife(t *testing.T) {
 			t.Error("the old server still runs")
 		}
 	})
+	t.Run("its volume grows and is filled anew", func(t *testing.T) {
+		w.quiet(t)
+		file := filepath.Join(t.TempDir(), "kept.qcow2")
+		w.must(t, "volume", "export", service+"/data", "--to", file)
+		then := stamps(t, w.copies(t)["east"].Path)
+		for word, args := range map[string][]string{
+			"volumes grow only": {"resize", service + "/data", "32MiB", "--restart"},
+			"other":             {"resize", service + "/other", "1GiB", "--restart"},
+			"are needed":        {"resize", service + "/data", "900TiB", "--restart"},
+			"--restart":         {"resize", service + "/data", "80MiB"},
+		} {
+			if r := w.godwit(t, append([]string{"volume"}, args...)...); r.code == 0 || !strings.Contains(r.err, word) {
+				t.Errorf("%q: %v", args, r)
+			}
+		}
+		w.must(t, "volume", "resize", service+"/data", "80MiB", "--restart")
+		w.answering(t)
+		if info, err := os.Stat(w.copies(t)["east"].Path); err != nil || info.Size() != 80<<20 {
+			t.Errorf("it has another size: %v %v", info, err)
+		}
+		w.must(t, "volume", "import", file, service+"/data", "--restart")
+		w.answering(t)
+		w.quiet(t)
+		same := 0
+		for block, s := range stamps(t, w.copies(t)["east"].Path) {
+			if then[block] == s {
+				same++
+			}
+		}
+		if same < 100 {
+			t.Errorf("only %d blocks hold what was imported, of %d", same, len(then))
+		}
+		w.inStep(t, "east", "sync")
+		w.must(t, "volume", "verify", service)
+	})
 	w.must(t, "delete", "service", service)
 }

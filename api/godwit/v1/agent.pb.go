@@ -1073,7 +1073,11 @@ type StartService struct {
 	// The volumes are here as standing replicas, and become the primaries first.
 	Promote bool `protobuf:"varint,4,opt,name=promote,proto3" json:"promote,omitempty"`
 	// With promote: the snapshot that they go back to before.
-	Restore       string `protobuf:"bytes,5,opt,name=restore,proto3" json:"restore,omitempty"`
+	Restore string `protobuf:"bytes,5,opt,name=restore,proto3" json:"restore,omitempty"`
+	// End what runs under an older epoch, make volumes as large as the service says, and fill those that are named with these
+	// blobs: volume → blob.
+	Restart       bool              `protobuf:"varint,6,opt,name=restart,proto3" json:"restart,omitempty"`
+	Refill        map[string]string `protobuf:"bytes,7,rep,name=refill,proto3" json:"refill,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1141,6 +1145,20 @@ func (x *StartService) GetRestore() string {
 		return x.Restore
 	}
 	return ""
+}
+
+func (x *StartService) GetRestart() bool {
+	if x != nil {
+		return x.Restart
+	}
+	return false
+}
+
+func (x *StartService) GetRefill() map[string]string {
+	if x != nil {
+		return x.Refill
+	}
+	return nil
 }
 
 // StopService removes the agent's part of a service. Idempotent.
@@ -1364,13 +1382,18 @@ const file_godwit_v1_agent_proto_rawDesc = "" +
 	"\x04host\x18\x02 \x01(\tR\x04host\x12!\n" +
 	"\fhost_address\x18\x03 \x01(\tR\vhostAddress\x12\x12\n" +
 	"\x04edge\x18\x04 \x01(\tR\x04edge\x12#\n" +
-	"\redge_underlay\x18\x05 \x01(\tR\fedgeUnderlay\"\xb2\x01\n" +
+	"\redge_underlay\x18\x05 \x01(\tR\fedgeUnderlay\"\xc4\x02\n" +
 	"\fStartService\x120\n" +
 	"\aservice\x18\x01 \x01(\v2\x16.godwit.v1.ServiceSpecR\aservice\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12&\n" +
 	"\x05place\x18\x03 \x01(\v2\x10.godwit.v1.PlaceR\x05place\x12\x18\n" +
 	"\apromote\x18\x04 \x01(\bR\apromote\x12\x18\n" +
-	"\arestore\x18\x05 \x01(\tR\arestore\"i\n" +
+	"\arestore\x18\x05 \x01(\tR\arestore\x12\x18\n" +
+	"\arestart\x18\x06 \x01(\bR\arestart\x12;\n" +
+	"\x06refill\x18\a \x03(\v2#.godwit.v1.StartService.RefillEntryR\x06refill\x1a9\n" +
+	"\vRefillEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"i\n" +
 	"\vStopService\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12*\n" +
@@ -1401,7 +1424,7 @@ func file_godwit_v1_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_godwit_v1_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_godwit_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_godwit_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_godwit_v1_agent_proto_goTypes = []any{
 	(ReplicaRole)(0),              // 0: godwit.v1.ReplicaRole
 	(*SessionRequest)(nil),        // 1: godwit.v1.SessionRequest
@@ -1418,12 +1441,13 @@ var file_godwit_v1_agent_proto_goTypes = []any{
 	(*StartService)(nil),          // 12: godwit.v1.StartService
 	(*StopService)(nil),           // 13: godwit.v1.StopService
 	(*ReplicateService)(nil),      // 14: godwit.v1.ReplicateService
-	(*HostFacts)(nil),             // 15: godwit.v1.HostFacts
-	(*Volume)(nil),                // 16: godwit.v1.Volume
-	(*VolumeResult)(nil),          // 17: godwit.v1.VolumeResult
-	(*timestamppb.Timestamp)(nil), // 18: google.protobuf.Timestamp
-	(*VolumeTask)(nil),            // 19: godwit.v1.VolumeTask
-	(*ServiceSpec)(nil),           // 20: godwit.v1.ServiceSpec
+	nil,                           // 15: godwit.v1.StartService.RefillEntry
+	(*HostFacts)(nil),             // 16: godwit.v1.HostFacts
+	(*Volume)(nil),                // 17: godwit.v1.Volume
+	(*VolumeResult)(nil),          // 18: godwit.v1.VolumeResult
+	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
+	(*VolumeTask)(nil),            // 20: godwit.v1.VolumeTask
+	(*ServiceSpec)(nil),           // 21: godwit.v1.ServiceSpec
 }
 var file_godwit_v1_agent_proto_depIdxs = []int32{
 	2,  // 0: godwit.v1.SessionRequest.hello:type_name -> godwit.v1.Hello
@@ -1431,36 +1455,37 @@ var file_godwit_v1_agent_proto_depIdxs = []int32{
 	6,  // 2: godwit.v1.SessionRequest.progress:type_name -> godwit.v1.TaskProgress
 	7,  // 3: godwit.v1.SessionRequest.notice:type_name -> godwit.v1.Notice
 	4,  // 4: godwit.v1.SessionRequest.heartbeat:type_name -> godwit.v1.Heartbeat
-	15, // 5: godwit.v1.Hello.facts:type_name -> godwit.v1.HostFacts
+	16, // 5: godwit.v1.Hello.facts:type_name -> godwit.v1.HostFacts
 	3,  // 6: godwit.v1.Hello.holdings:type_name -> godwit.v1.Holding
-	16, // 7: godwit.v1.Holding.volumes:type_name -> godwit.v1.Volume
-	15, // 8: godwit.v1.Heartbeat.facts:type_name -> godwit.v1.HostFacts
+	17, // 7: godwit.v1.Holding.volumes:type_name -> godwit.v1.Volume
+	16, // 8: godwit.v1.Heartbeat.facts:type_name -> godwit.v1.HostFacts
 	3,  // 9: godwit.v1.Heartbeat.holdings:type_name -> godwit.v1.Holding
 	8,  // 10: godwit.v1.TaskResult.figures:type_name -> godwit.v1.StepFigures
-	17, // 11: godwit.v1.TaskResult.volume:type_name -> godwit.v1.VolumeResult
-	18, // 12: godwit.v1.StepFigures.stopped_at:type_name -> google.protobuf.Timestamp
-	18, // 13: godwit.v1.StepFigures.resumed_at:type_name -> google.protobuf.Timestamp
+	18, // 11: godwit.v1.TaskResult.volume:type_name -> godwit.v1.VolumeResult
+	19, // 12: godwit.v1.StepFigures.stopped_at:type_name -> google.protobuf.Timestamp
+	19, // 13: godwit.v1.StepFigures.resumed_at:type_name -> google.protobuf.Timestamp
 	10, // 14: godwit.v1.SessionResponse.step:type_name -> godwit.v1.MigrationStep
 	12, // 15: godwit.v1.SessionResponse.start:type_name -> godwit.v1.StartService
 	13, // 16: godwit.v1.SessionResponse.stop:type_name -> godwit.v1.StopService
 	14, // 17: godwit.v1.SessionResponse.replicate:type_name -> godwit.v1.ReplicateService
-	19, // 18: godwit.v1.SessionResponse.volume:type_name -> godwit.v1.VolumeTask
-	20, // 19: godwit.v1.MigrationStep.service:type_name -> godwit.v1.ServiceSpec
+	20, // 18: godwit.v1.SessionResponse.volume:type_name -> godwit.v1.VolumeTask
+	21, // 19: godwit.v1.MigrationStep.service:type_name -> godwit.v1.ServiceSpec
 	11, // 20: godwit.v1.MigrationStep.source:type_name -> godwit.v1.Place
 	11, // 21: godwit.v1.MigrationStep.destination:type_name -> godwit.v1.Place
-	20, // 22: godwit.v1.StartService.service:type_name -> godwit.v1.ServiceSpec
+	21, // 22: godwit.v1.StartService.service:type_name -> godwit.v1.ServiceSpec
 	11, // 23: godwit.v1.StartService.place:type_name -> godwit.v1.Place
-	20, // 24: godwit.v1.StopService.spec:type_name -> godwit.v1.ServiceSpec
-	20, // 25: godwit.v1.ReplicateService.service:type_name -> godwit.v1.ServiceSpec
-	0,  // 26: godwit.v1.ReplicateService.role:type_name -> godwit.v1.ReplicaRole
-	11, // 27: godwit.v1.ReplicateService.replica:type_name -> godwit.v1.Place
-	1,  // 28: godwit.v1.AgentService.Session:input_type -> godwit.v1.SessionRequest
-	9,  // 29: godwit.v1.AgentService.Session:output_type -> godwit.v1.SessionResponse
-	29, // [29:30] is the sub-list for method output_type
-	28, // [28:29] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	15, // 24: godwit.v1.StartService.refill:type_name -> godwit.v1.StartService.RefillEntry
+	21, // 25: godwit.v1.StopService.spec:type_name -> godwit.v1.ServiceSpec
+	21, // 26: godwit.v1.ReplicateService.service:type_name -> godwit.v1.ServiceSpec
+	0,  // 27: godwit.v1.ReplicateService.role:type_name -> godwit.v1.ReplicaRole
+	11, // 28: godwit.v1.ReplicateService.replica:type_name -> godwit.v1.Place
+	1,  // 29: godwit.v1.AgentService.Session:input_type -> godwit.v1.SessionRequest
+	9,  // 30: godwit.v1.AgentService.Session:output_type -> godwit.v1.SessionResponse
+	30, // [30:31] is the sub-list for method output_type
+	29, // [29:30] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_godwit_v1_agent_proto_init() }
@@ -1490,7 +1515,7 @@ func file_godwit_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_godwit_v1_agent_proto_rawDesc), len(file_godwit_v1_agent_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   14,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

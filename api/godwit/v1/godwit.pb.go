@@ -812,6 +812,121 @@ func (x *FailoverResponse) GetFailover() *Failover {
 	return nil
 }
 
+type ChangeVolumeRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Service string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	Volume  string                 `protobuf:"bytes,2,opt,name=volume,proto3" json:"volume,omitempty"`
+	// Bytes; 0: as it is.
+	Size int64 `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
+	// The blob, a raw or qcow2 image, that replaces what the volume holds; empty: nothing does.
+	Image         string `protobuf:"bytes,4,opt,name=image,proto3" json:"image,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChangeVolumeRequest) Reset() {
+	*x = ChangeVolumeRequest{}
+	mi := &file_godwit_v1_godwit_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChangeVolumeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChangeVolumeRequest) ProtoMessage() {}
+
+func (x *ChangeVolumeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_godwit_v1_godwit_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChangeVolumeRequest.ProtoReflect.Descriptor instead.
+func (*ChangeVolumeRequest) Descriptor() ([]byte, []int) {
+	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ChangeVolumeRequest) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *ChangeVolumeRequest) GetVolume() string {
+	if x != nil {
+		return x.Volume
+	}
+	return ""
+}
+
+func (x *ChangeVolumeRequest) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *ChangeVolumeRequest) GetImage() string {
+	if x != nil {
+		return x.Image
+	}
+	return ""
+}
+
+type ChangeVolumeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Nothing had to be done.
+	Unchanged     bool `protobuf:"varint,1,opt,name=unchanged,proto3" json:"unchanged,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChangeVolumeResponse) Reset() {
+	*x = ChangeVolumeResponse{}
+	mi := &file_godwit_v1_godwit_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChangeVolumeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChangeVolumeResponse) ProtoMessage() {}
+
+func (x *ChangeVolumeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_godwit_v1_godwit_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChangeVolumeResponse.ProtoReflect.Descriptor instead.
+func (*ChangeVolumeResponse) Descriptor() ([]byte, []int) {
+	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ChangeVolumeResponse) GetUnchanged() bool {
+	if x != nil {
+		return x.Unchanged
+	}
+	return false
+}
+
 type RunVolumeTaskRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Task          *VolumeTask            `protobuf:"bytes,1,opt,name=task,proto3" json:"task,omitempty"`
@@ -821,7 +936,7 @@ type RunVolumeTaskRequest struct {
 
 func (x *RunVolumeTaskRequest) Reset() {
 	*x = RunVolumeTaskRequest{}
-	mi := &file_godwit_v1_godwit_proto_msgTypes[16]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -833,7 +948,7 @@ func (x *RunVolumeTaskRequest) String() string {
 func (*RunVolumeTaskRequest) ProtoMessage() {}
 
 func (x *RunVolumeTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_godwit_proto_msgTypes[16]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -846,7 +961,7 @@ func (x *RunVolumeTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunVolumeTaskRequest.ProtoReflect.Descriptor instead.
 func (*RunVolumeTaskRequest) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{16}
+	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RunVolumeTaskRequest) GetTask() *VolumeTask {
@@ -869,7 +984,7 @@ type RunVolumeTaskResponse struct {
 
 func (x *RunVolumeTaskResponse) Reset() {
 	*x = RunVolumeTaskResponse{}
-	mi := &file_godwit_v1_godwit_proto_msgTypes[17]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -881,7 +996,7 @@ func (x *RunVolumeTaskResponse) String() string {
 func (*RunVolumeTaskResponse) ProtoMessage() {}
 
 func (x *RunVolumeTaskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_godwit_proto_msgTypes[17]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -894,7 +1009,7 @@ func (x *RunVolumeTaskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunVolumeTaskResponse.ProtoReflect.Descriptor instead.
 func (*RunVolumeTaskResponse) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{17}
+	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RunVolumeTaskResponse) GetDone() int64 {
@@ -939,7 +1054,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_godwit_v1_godwit_proto_msgTypes[18]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -951,7 +1066,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_godwit_proto_msgTypes[18]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -964,7 +1079,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{18}
+	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *CreateTokenRequest) GetRole() string {
@@ -1004,7 +1119,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_godwit_v1_godwit_proto_msgTypes[19]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1016,7 +1131,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_godwit_proto_msgTypes[19]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1029,7 +1144,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{19}
+	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *CreateTokenResponse) GetToken() string {
@@ -1050,7 +1165,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_godwit_v1_godwit_proto_msgTypes[20]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1062,7 +1177,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_godwit_proto_msgTypes[20]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1075,7 +1190,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{20}
+	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *JoinRequest) GetToken() string {
@@ -1106,7 +1221,7 @@ type JoinResponse struct {
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_godwit_v1_godwit_proto_msgTypes[21]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1118,7 +1233,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_godwit_proto_msgTypes[21]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1131,7 +1246,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{21}
+	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *JoinResponse) GetCertificatePem() []byte {
@@ -1223,7 +1338,14 @@ const file_godwit_v1_godwit_proto_rawDesc = "" +
 	"\x05force\x18\x03 \x01(\bR\x05force\x12\x1a\n" +
 	"\bsnapshot\x18\x04 \x01(\tR\bsnapshot\"C\n" +
 	"\x10FailoverResponse\x12/\n" +
-	"\bfailover\x18\x01 \x01(\v2\x13.godwit.v1.FailoverR\bfailover\"A\n" +
+	"\bfailover\x18\x01 \x01(\v2\x13.godwit.v1.FailoverR\bfailover\"q\n" +
+	"\x13ChangeVolumeRequest\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x16\n" +
+	"\x06volume\x18\x02 \x01(\tR\x06volume\x12\x12\n" +
+	"\x04size\x18\x03 \x01(\x03R\x04size\x12\x14\n" +
+	"\x05image\x18\x04 \x01(\tR\x05image\"4\n" +
+	"\x14ChangeVolumeResponse\x12\x1c\n" +
+	"\tunchanged\x18\x01 \x01(\bR\tunchanged\"A\n" +
 	"\x14RunVolumeTaskRequest\x12)\n" +
 	"\x04task\x18\x01 \x01(\v2\x15.godwit.v1.VolumeTaskR\x04task\"\x8c\x01\n" +
 	"\x15RunVolumeTaskResponse\x12\x12\n" +
@@ -1247,7 +1369,7 @@ const file_godwit_v1_godwit_proto_rawDesc = "" +
 	"\x04role\x18\x03 \x01(\tR\x04role\x12\x12\n" +
 	"\x04kind\x18\x04 \x01(\tR\x04kind\x12\x12\n" +
 	"\x04site\x18\x05 \x01(\tR\x04site\x12\x12\n" +
-	"\x04name\x18\x06 \x01(\tR\x04name2\xfb\x05\n" +
+	"\x04name\x18\x06 \x01(\tR\x04name2\xcc\x06\n" +
 	"\rGodwitService\x12:\n" +
 	"\x05Apply\x12\x17.godwit.v1.ApplyRequest\x1a\x18.godwit.v1.ApplyResponse\x124\n" +
 	"\x03Get\x12\x15.godwit.v1.GetRequest\x1a\x16.godwit.v1.GetResponse\x12=\n" +
@@ -1256,7 +1378,8 @@ const file_godwit_v1_godwit_proto_rawDesc = "" +
 	"\x0eWatchMigration\x12 .godwit.v1.WatchMigrationRequest\x1a!.godwit.v1.WatchMigrationResponse0\x01\x12^\n" +
 	"\x11ContinueMigration\x12#.godwit.v1.ContinueMigrationRequest\x1a$.godwit.v1.ContinueMigrationResponse\x12U\n" +
 	"\x0eAbortMigration\x12 .godwit.v1.AbortMigrationRequest\x1a!.godwit.v1.AbortMigrationResponse\x12C\n" +
-	"\bFailover\x12\x1a.godwit.v1.FailoverRequest\x1a\x1b.godwit.v1.FailoverResponse\x12T\n" +
+	"\bFailover\x12\x1a.godwit.v1.FailoverRequest\x1a\x1b.godwit.v1.FailoverResponse\x12O\n" +
+	"\fChangeVolume\x12\x1e.godwit.v1.ChangeVolumeRequest\x1a\x1f.godwit.v1.ChangeVolumeResponse\x12T\n" +
 	"\rRunVolumeTask\x12\x1f.godwit.v1.RunVolumeTaskRequest\x1a .godwit.v1.RunVolumeTaskResponse0\x01\x12L\n" +
 	"\vCreateToken\x12\x1d.godwit.v1.CreateTokenRequest\x1a\x1e.godwit.v1.CreateTokenResponse2F\n" +
 	"\vJoinService\x127\n" +
@@ -1274,7 +1397,7 @@ func file_godwit_v1_godwit_proto_rawDescGZIP() []byte {
 	return file_godwit_v1_godwit_proto_rawDescData
 }
 
-var file_godwit_v1_godwit_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_godwit_v1_godwit_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_godwit_v1_godwit_proto_goTypes = []any{
 	(*ApplyRequest)(nil),              // 0: godwit.v1.ApplyRequest
 	(*ApplyResponse)(nil),             // 1: godwit.v1.ApplyResponse
@@ -1292,33 +1415,35 @@ var file_godwit_v1_godwit_proto_goTypes = []any{
 	(*AbortMigrationResponse)(nil),    // 13: godwit.v1.AbortMigrationResponse
 	(*FailoverRequest)(nil),           // 14: godwit.v1.FailoverRequest
 	(*FailoverResponse)(nil),          // 15: godwit.v1.FailoverResponse
-	(*RunVolumeTaskRequest)(nil),      // 16: godwit.v1.RunVolumeTaskRequest
-	(*RunVolumeTaskResponse)(nil),     // 17: godwit.v1.RunVolumeTaskResponse
-	(*CreateTokenRequest)(nil),        // 18: godwit.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),       // 19: godwit.v1.CreateTokenResponse
-	(*JoinRequest)(nil),               // 20: godwit.v1.JoinRequest
-	(*JoinResponse)(nil),              // 21: godwit.v1.JoinResponse
-	(*ServiceSpec)(nil),               // 22: godwit.v1.ServiceSpec
-	(*Service)(nil),                   // 23: godwit.v1.Service
-	(*Object)(nil),                    // 24: godwit.v1.Object
-	(*timestamppb.Timestamp)(nil),     // 25: google.protobuf.Timestamp
-	(*Migration)(nil),                 // 26: godwit.v1.Migration
-	(*Failover)(nil),                  // 27: godwit.v1.Failover
-	(*VolumeTask)(nil),                // 28: godwit.v1.VolumeTask
-	(*VolumeResult)(nil),              // 29: godwit.v1.VolumeResult
+	(*ChangeVolumeRequest)(nil),       // 16: godwit.v1.ChangeVolumeRequest
+	(*ChangeVolumeResponse)(nil),      // 17: godwit.v1.ChangeVolumeResponse
+	(*RunVolumeTaskRequest)(nil),      // 18: godwit.v1.RunVolumeTaskRequest
+	(*RunVolumeTaskResponse)(nil),     // 19: godwit.v1.RunVolumeTaskResponse
+	(*CreateTokenRequest)(nil),        // 20: godwit.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),       // 21: godwit.v1.CreateTokenResponse
+	(*JoinRequest)(nil),               // 22: godwit.v1.JoinRequest
+	(*JoinResponse)(nil),              // 23: godwit.v1.JoinResponse
+	(*ServiceSpec)(nil),               // 24: godwit.v1.ServiceSpec
+	(*Service)(nil),                   // 25: godwit.v1.Service
+	(*Object)(nil),                    // 26: godwit.v1.Object
+	(*timestamppb.Timestamp)(nil),     // 27: google.protobuf.Timestamp
+	(*Migration)(nil),                 // 28: godwit.v1.Migration
+	(*Failover)(nil),                  // 29: godwit.v1.Failover
+	(*VolumeTask)(nil),                // 30: godwit.v1.VolumeTask
+	(*VolumeResult)(nil),              // 31: godwit.v1.VolumeResult
 }
 var file_godwit_v1_godwit_proto_depIdxs = []int32{
-	22, // 0: godwit.v1.ApplyRequest.service:type_name -> godwit.v1.ServiceSpec
-	23, // 1: godwit.v1.ApplyResponse.service:type_name -> godwit.v1.Service
-	24, // 2: godwit.v1.GetResponse.objects:type_name -> godwit.v1.Object
-	25, // 3: godwit.v1.MigrateRequest.at:type_name -> google.protobuf.Timestamp
-	26, // 4: godwit.v1.MigrateResponse.migration:type_name -> godwit.v1.Migration
-	26, // 5: godwit.v1.WatchMigrationResponse.migration:type_name -> godwit.v1.Migration
-	26, // 6: godwit.v1.ContinueMigrationResponse.migration:type_name -> godwit.v1.Migration
-	26, // 7: godwit.v1.AbortMigrationResponse.migration:type_name -> godwit.v1.Migration
-	27, // 8: godwit.v1.FailoverResponse.failover:type_name -> godwit.v1.Failover
-	28, // 9: godwit.v1.RunVolumeTaskRequest.task:type_name -> godwit.v1.VolumeTask
-	29, // 10: godwit.v1.RunVolumeTaskResponse.result:type_name -> godwit.v1.VolumeResult
+	24, // 0: godwit.v1.ApplyRequest.service:type_name -> godwit.v1.ServiceSpec
+	25, // 1: godwit.v1.ApplyResponse.service:type_name -> godwit.v1.Service
+	26, // 2: godwit.v1.GetResponse.objects:type_name -> godwit.v1.Object
+	27, // 3: godwit.v1.MigrateRequest.at:type_name -> google.protobuf.Timestamp
+	28, // 4: godwit.v1.MigrateResponse.migration:type_name -> godwit.v1.Migration
+	28, // 5: godwit.v1.WatchMigrationResponse.migration:type_name -> godwit.v1.Migration
+	28, // 6: godwit.v1.ContinueMigrationResponse.migration:type_name -> godwit.v1.Migration
+	28, // 7: godwit.v1.AbortMigrationResponse.migration:type_name -> godwit.v1.Migration
+	29, // 8: godwit.v1.FailoverResponse.failover:type_name -> godwit.v1.Failover
+	30, // 9: godwit.v1.RunVolumeTaskRequest.task:type_name -> godwit.v1.VolumeTask
+	31, // 10: godwit.v1.RunVolumeTaskResponse.result:type_name -> godwit.v1.VolumeResult
 	0,  // 11: godwit.v1.GodwitService.Apply:input_type -> godwit.v1.ApplyRequest
 	2,  // 12: godwit.v1.GodwitService.Get:input_type -> godwit.v1.GetRequest
 	4,  // 13: godwit.v1.GodwitService.Delete:input_type -> godwit.v1.DeleteRequest
@@ -1327,22 +1452,24 @@ var file_godwit_v1_godwit_proto_depIdxs = []int32{
 	10, // 16: godwit.v1.GodwitService.ContinueMigration:input_type -> godwit.v1.ContinueMigrationRequest
 	12, // 17: godwit.v1.GodwitService.AbortMigration:input_type -> godwit.v1.AbortMigrationRequest
 	14, // 18: godwit.v1.GodwitService.Failover:input_type -> godwit.v1.FailoverRequest
-	16, // 19: godwit.v1.GodwitService.RunVolumeTask:input_type -> godwit.v1.RunVolumeTaskRequest
-	18, // 20: godwit.v1.GodwitService.CreateToken:input_type -> godwit.v1.CreateTokenRequest
-	20, // 21: godwit.v1.JoinService.Join:input_type -> godwit.v1.JoinRequest
-	1,  // 22: godwit.v1.GodwitService.Apply:output_type -> godwit.v1.ApplyResponse
-	3,  // 23: godwit.v1.GodwitService.Get:output_type -> godwit.v1.GetResponse
-	5,  // 24: godwit.v1.GodwitService.Delete:output_type -> godwit.v1.DeleteResponse
-	7,  // 25: godwit.v1.GodwitService.Migrate:output_type -> godwit.v1.MigrateResponse
-	9,  // 26: godwit.v1.GodwitService.WatchMigration:output_type -> godwit.v1.WatchMigrationResponse
-	11, // 27: godwit.v1.GodwitService.ContinueMigration:output_type -> godwit.v1.ContinueMigrationResponse
-	13, // 28: godwit.v1.GodwitService.AbortMigration:output_type -> godwit.v1.AbortMigrationResponse
-	15, // 29: godwit.v1.GodwitService.Failover:output_type -> godwit.v1.FailoverResponse
-	17, // 30: godwit.v1.GodwitService.RunVolumeTask:output_type -> godwit.v1.RunVolumeTaskResponse
-	19, // 31: godwit.v1.GodwitService.CreateToken:output_type -> godwit.v1.CreateTokenResponse
-	21, // 32: godwit.v1.JoinService.Join:output_type -> godwit.v1.JoinResponse
-	22, // [22:33] is the sub-list for method output_type
-	11, // [11:22] is the sub-list for method input_type
+	16, // 19: godwit.v1.GodwitService.ChangeVolume:input_type -> godwit.v1.ChangeVolumeRequest
+	18, // 20: godwit.v1.GodwitService.RunVolumeTask:input_type -> godwit.v1.RunVolumeTaskRequest
+	20, // 21: godwit.v1.GodwitService.CreateToken:input_type -> godwit.v1.CreateTokenRequest
+	22, // 22: godwit.v1.JoinService.Join:input_type -> godwit.v1.JoinRequest
+	1,  // 23: godwit.v1.GodwitService.Apply:output_type -> godwit.v1.ApplyResponse
+	3,  // 24: godwit.v1.GodwitService.Get:output_type -> godwit.v1.GetResponse
+	5,  // 25: godwit.v1.GodwitService.Delete:output_type -> godwit.v1.DeleteResponse
+	7,  // 26: godwit.v1.GodwitService.Migrate:output_type -> godwit.v1.MigrateResponse
+	9,  // 27: godwit.v1.GodwitService.WatchMigration:output_type -> godwit.v1.WatchMigrationResponse
+	11, // 28: godwit.v1.GodwitService.ContinueMigration:output_type -> godwit.v1.ContinueMigrationResponse
+	13, // 29: godwit.v1.GodwitService.AbortMigration:output_type -> godwit.v1.AbortMigrationResponse
+	15, // 30: godwit.v1.GodwitService.Failover:output_type -> godwit.v1.FailoverResponse
+	17, // 31: godwit.v1.GodwitService.ChangeVolume:output_type -> godwit.v1.ChangeVolumeResponse
+	19, // 32: godwit.v1.GodwitService.RunVolumeTask:output_type -> godwit.v1.RunVolumeTaskResponse
+	21, // 33: godwit.v1.GodwitService.CreateToken:output_type -> godwit.v1.CreateTokenResponse
+	23, // 34: godwit.v1.JoinService.Join:output_type -> godwit.v1.JoinResponse
+	23, // [23:35] is the sub-list for method output_type
+	11, // [11:23] is the sub-list for method input_type
 	11, // [11:11] is the sub-list for extension type_name
 	11, // [11:11] is the sub-list for extension extendee
 	0,  // [0:11] is the sub-list for field type_name
@@ -1361,7 +1488,7 @@ func file_godwit_v1_godwit_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_godwit_v1_godwit_proto_rawDesc), len(file_godwit_v1_godwit_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   22,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -54,6 +54,9 @@ const (
 	GodwitServiceAbortMigrationProcedure = "/godwit.v1.GodwitService/AbortMigration"
 	// GodwitServiceFailoverProcedure is the fully-qualified name of the GodwitService's Failover RPC.
 	GodwitServiceFailoverProcedure = "/godwit.v1.GodwitService/Failover"
+	// GodwitServiceChangeVolumeProcedure is the fully-qualified name of the GodwitService's
+	// ChangeVolume RPC.
+	GodwitServiceChangeVolumeProcedure = "/godwit.v1.GodwitService/ChangeVolume"
 	// GodwitServiceRunVolumeTaskProcedure is the fully-qualified name of the GodwitService's
 	// RunVolumeTask RPC.
 	GodwitServiceRunVolumeTaskProcedure = "/godwit.v1.GodwitService/RunVolumeTask"
@@ -84,6 +87,10 @@ type GodwitServiceClient interface {
 	// Failover makes the standing replica of a service the service, at a new epoch, and returns when that is decided. Errors:
 	// failed_precondition when the owner's host answers (unless forced), or the replica cannot take over.
 	Failover(context.Context, *connect.Request[v1.FailoverRequest]) (*connect.Response[v1.FailoverResponse], error)
+	// ChangeVolume restarts a service with a volume that is larger, or has another content, and returns when that is decided. Its
+	// standing replication is ended before and made anew. Errors: not_found, invalid_argument (smaller, no such blob),
+	// failed_precondition (no room, the host is down, a migration is under way).
+	ChangeVolume(context.Context, *connect.Request[v1.ChangeVolumeRequest]) (*connect.Response[v1.ChangeVolumeResponse], error)
 	// RunVolumeTask does something with the volumes of a service, tells how far it is, and last the result. Errors: not_found;
 	// failed_precondition when the service has no replica, or is busy.
 	RunVolumeTask(context.Context, *connect.Request[v1.RunVolumeTaskRequest]) (*connect.ServerStreamForClient[v1.RunVolumeTaskResponse], error)
@@ -150,6 +157,12 @@ func NewGodwitServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 			connect.WithSchema(godwitServiceMethods.ByName("Failover")),
 			connect.WithClientOptions(opts...),
 		),
+		changeVolume: connect.NewClient[v1.ChangeVolumeRequest, v1.ChangeVolumeResponse](
+			httpClient,
+			baseURL+GodwitServiceChangeVolumeProcedure,
+			connect.WithSchema(godwitServiceMethods.ByName("ChangeVolume")),
+			connect.WithClientOptions(opts...),
+		),
 		runVolumeTask: connect.NewClient[v1.RunVolumeTaskRequest, v1.RunVolumeTaskResponse](
 			httpClient,
 			baseURL+GodwitServiceRunVolumeTaskProcedure,
@@ -175,6 +188,7 @@ type godwitServiceClient struct {
 	continueMigration *connect.Client[v1.ContinueMigrationRequest, v1.ContinueMigrationResponse]
 	abortMigration    *connect.Client[v1.AbortMigrationRequest, v1.AbortMigrationResponse]
 	failover          *connect.Client[v1.FailoverRequest, v1.FailoverResponse]
+	changeVolume      *connect.Client[v1.ChangeVolumeRequest, v1.ChangeVolumeResponse]
 	runVolumeTask     *connect.Client[v1.RunVolumeTaskRequest, v1.RunVolumeTaskResponse]
 	createToken       *connect.Client[v1.CreateTokenRequest, v1.CreateTokenResponse]
 }
@@ -219,6 +233,11 @@ func (c *godwitServiceClient) Failover(ctx context.Context, req *connect.Request
 	return c.failover.CallUnary(ctx, req)
 }
 
+// ChangeVolume calls godwit.v1.GodwitService.ChangeVolume.
+func (c *godwitServiceClient) ChangeVolume(ctx context.Context, req *connect.Request[v1.ChangeVolumeRequest]) (*connect.Response[v1.ChangeVolumeResponse], error) {
+	return c.changeVolume.CallUnary(ctx, req)
+}
+
 // RunVolumeTask calls godwit.v1.GodwitService.RunVolumeTask.
 func (c *godwitServiceClient) RunVolumeTask(ctx context.Context, req *connect.Request[v1.RunVolumeTaskRequest]) (*connect.ServerStreamForClient[v1.RunVolumeTaskResponse], error) {
 	return c.runVolumeTask.CallServerStream(ctx, req)
@@ -249,6 +268,10 @@ type GodwitServiceHandler interface {
 	// Failover makes the standing replica of a service the service, at a new epoch, and returns when that is decided. Errors:
 	// failed_precondition when the owner's host answers (unless forced), or the replica cannot take over.
 	Failover(context.Context, *connect.Request[v1.FailoverRequest]) (*connect.Response[v1.FailoverResponse], error)
+	// ChangeVolume restarts a service with a volume that is larger, or has another content, and returns when that is decided. Its
+	// standing replication is ended before and made anew. Errors: not_found, invalid_argument (smaller, no such blob),
+	// failed_precondition (no room, the host is down, a migration is under way).
+	ChangeVolume(context.Context, *connect.Request[v1.ChangeVolumeRequest]) (*connect.Response[v1.ChangeVolumeResponse], error)
 	// RunVolumeTask does something with the volumes of a service, tells how far it is, and last the result. Errors: not_found;
 	// failed_precondition when the service has no replica, or is busy.
 	RunVolumeTask(context.Context, *connect.Request[v1.RunVolumeTaskRequest], *connect.ServerStream[v1.RunVolumeTaskResponse]) error
@@ -311,6 +334,12 @@ func NewGodwitServiceHandler(svc GodwitServiceHandler, opts ...connect.HandlerOp
 		connect.WithSchema(godwitServiceMethods.ByName("Failover")),
 		connect.WithHandlerOptions(opts...),
 	)
+	godwitServiceChangeVolumeHandler := connect.NewUnaryHandler(
+		GodwitServiceChangeVolumeProcedure,
+		svc.ChangeVolume,
+		connect.WithSchema(godwitServiceMethods.ByName("ChangeVolume")),
+		connect.WithHandlerOptions(opts...),
+	)
 	godwitServiceRunVolumeTaskHandler := connect.NewServerStreamHandler(
 		GodwitServiceRunVolumeTaskProcedure,
 		svc.RunVolumeTask,
@@ -341,6 +370,8 @@ func NewGodwitServiceHandler(svc GodwitServiceHandler, opts ...connect.HandlerOp
 			godwitServiceAbortMigrationHandler.ServeHTTP(w, r)
 		case GodwitServiceFailoverProcedure:
 			godwitServiceFailoverHandler.ServeHTTP(w, r)
+		case GodwitServiceChangeVolumeProcedure:
+			godwitServiceChangeVolumeHandler.ServeHTTP(w, r)
 		case GodwitServiceRunVolumeTaskProcedure:
 			godwitServiceRunVolumeTaskHandler.ServeHTTP(w, r)
 		case GodwitServiceCreateTokenProcedure:
@@ -384,6 +415,10 @@ func (UnimplementedGodwitServiceHandler) AbortMigration(context.Context, *connec
 
 func (UnimplementedGodwitServiceHandler) Failover(context.Context, *connect.Request[v1.FailoverRequest]) (*connect.Response[v1.FailoverResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("godwit.v1.GodwitService.Failover is not implemented"))
+}
+
+func (UnimplementedGodwitServiceHandler) ChangeVolume(context.Context, *connect.Request[v1.ChangeVolumeRequest]) (*connect.Response[v1.ChangeVolumeResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("godwit.v1.GodwitService.ChangeVolume is not implemented"))
 }
 
 func (UnimplementedGodwitServiceHandler) RunVolumeTask(context.Context, *connect.Request[v1.RunVolumeTaskRequest], *connect.ServerStream[v1.RunVolumeTaskResponse]) error {

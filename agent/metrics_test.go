@@ -1,0 +1,119 @@
+package agent
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// scrape reads the figures as Prometheus does.
+func (e *end) scrape() string {
+	e.t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(e.t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- answerFigures(ctx, l, e.store) }()
+	res, err := http.Get("http://" + l.Addr().String() + "/metrics")
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	defer res.Body.Close()
+	text, err := io.ReadAll(res.Body)
+	if err != nil || res.StatusCode != http.StatusOK {
+		e.t.Fatal(res.Status, err)
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		e.t.Error(err)
+	}
+	return string(text)
+}
+
+func TestTheFiguresSayWhatClientsDidAndHowFarTheReplicaIs(t *testing.T) {
+	program, err := exec.LookPath("qemu-io")
+	if err != nil {
+		t.Skip("a client is needed: ", err)
+	}
+	p := newPair(t)
+	p.fill(random(1 << 20))
+	p.protected(p.here, p.there, 5)
+	v, err := p.here.store.Volume("shop.root")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.MkdirTemp("", "metrics-*") // the path of a socket is short by law
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	socket := filepath.Join(dir, "s")
+	if err := v.Serve(socket); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), program, "-f", "raw", "-c", "write 0 64k", "-c", "write 64k 4k", "-c", "read 0 128k", "-c", "flush", "nbd+unix:///?socket="+socket)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("qemu-io: %v: %s", err, out)
+	}
+	text := p.here.scrape()
+	for _, want := range []string{
+		`godwit_agent_volume_requests_total{kind="write",volume="shop.root"} 2`,
+		`godwit_agent_volume_request_bytes_total{kind="write",volume="shop.root"} 69632`,
+		`godwit_agent_volume_request_bytes_total{kind="read",volume="shop.root"} 131072`,
+		`godwit_agent_volume_request_errors_total{kind="write",volume="shop.root"} 0`,
+		`godwit_agent_volume_request_seconds_count{kind="write",volume="shop.root"} 2`,
+		`godwit_agent_volume_size_bytes{role="primary",volume="shop.log"} 8.388608e+06`,
+		`godwit_agent_replication_connected{service="shop"} 1`,
+		`godwit_agent_replication_in_mode{mode="sync",service="shop"} 1`,
+		`godwit_agent_replication_lag_bytes{service="shop"} 0`,
+	} {
+		if !strings.Contains(text, want+"\n") {
+			t.Errorf("the figures lack %s", want)
+		}
+	}
+	if sent := regexp.MustCompile(`godwit_agent_replication_sent_bytes_total\{service="shop"\} (\S+)`).FindStringSubmatch(text); sent == nil || sent[1] == "0" {
+		t.Errorf("nothing was sent: %v", sent)
+	}
+	if text := p.there.scrape(); !strings.Contains(text, `godwit_agent_standby_complete{service="shop"} 1`) {
+		t.Errorf("the standby's figures: %s", text)
+	}
+}
+
+// Every figure is in the list that operators read, and the list names no other.
+func TestTheFiguresAreListed(t *testing.T) {
+	text, err := os.ReadFile("../docs/metrics.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	agents, _, _ := strings.Cut(string(text), "## The controller")
+	listed := regexp.MustCompile("`(godwit_agent_[a-z_]+)`").FindAllStringSubmatch(agents, -1)
+	descs := make(chan *prometheus.Desc, 100)
+	figures{}.Describe(descs)
+	close(descs)
+	var have []string
+	for d := range descs {
+		have = append(have, regexp.MustCompile(`fqName: "([^"]+)"`).FindStringSubmatch(d.String())[1])
+	}
+	for _, name := range have {
+		if !slices.ContainsFunc(listed, func(l []string) bool { return l[1] == name }) {
+			t.Errorf("%s is not listed", name)
+		}
+	}
+	for _, l := range listed {
+		if !slices.Contains(have, l[1]) {
+			t.Errorf("%s is listed, and does not exist", l[1])
+		}
+	}
+}
