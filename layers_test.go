@@ -117,9 +117,9 @@ var rooms = map[string]room{
 	"examples": {why: "builds the examples, for tests; they are customers' programs, and know nothing of Godwit but the ABI"},
 
 	"cmd/godwit": {
-		may:   "agent agent/dvshost api api/godwit/v1 cluster cluster/identity controller demo lab lab/probe storage/disk storage/disk/vfs storage/nbd wan",
-		why:   "parses, constructs, prints: no logic; of the participants it serves a file alone, for other people's tools",
-		tests: "api/godwit/v1/godwitv1connect dvs examples",
+		may:   "agent agent/dvshost api api/godwit/v1 cluster cluster/identity controller demo dvs dvs/web lab lab/probe storage/disk storage/disk/vfs storage/nbd wan",
+		why:   "parses, constructs, prints: no logic; of the participants it serves a file alone, for other people's tools, and runs the adapter for HTTP, a program of the DVS like any other",
+		tests: "api/godwit/v1/godwitv1connect examples",
 	},
 	"scripts/testreport": {why: "reads test output"},
 }

@@ -38,7 +38,7 @@ type StepRequest struct {
 	// Memory is the id of the book of the host that is meant: one that has begun again without it obeys nothing of what was meant for the one before.
 	Memory string `json:"memory"`
 
-	// What follows is for process/destination/prepare.
+	// What follows is for process/destination/prepare. Without a module a program of the node's outside has to wait as a standby by itself.
 	Module  string        `json:"module,omitempty"`
 	Limit   int64         `json:"limit,omitempty"` // of its memory
 	Time    time.Duration `json:"time,omitempty"`
@@ -199,7 +199,7 @@ func (h *Host) commit(ctx context.Context, k key, r StepRequest, d *desk) error 
 	h.mu.Lock()
 	p := h.incoming[k]
 	h.mu.Unlock()
-	staged := p != nil && p.epoch == r.Epoch && p.staged.Load()
+	staged := p != nil && p.epoch == r.Epoch && p.staged.Load() || p == nil && h.waits(k)
 	j := h.o.book.get(k).Journal
 	fate := j.Fate(r.Epoch, prepareStandby, commitStandby, staged)
 	if r.Memory != h.o.book.id && fate != migration.Over {
@@ -227,11 +227,23 @@ func (h *Host) commit(ctx context.Context, k key, r StepRequest, d *desk) error 
 	if _, err := h.admit(k, r, nil); err != nil {
 		return err
 	}
-	if err := h.o.Node.Do(ctx, command(k, r, commitStandby)); err != nil {
+	err := h.o.Node.Do(ctx, command(k, r, commitStandby))
+	switch _, says := errors.AsType[*node.Refusal](err); {
+	case says && p == nil: // it is not the program that took the state in
+		return refused(migration.Gone, "%v", err)
+	case err != nil:
 		return err
+	case p != nil:
+		<-p.waited
 	}
-	<-p.waited
 	return h.recordStep(k, r)
+}
+
+// waits tells whether a program outside waits to take the endpoint over.
+func (h *Host) waits(k key) bool {
+	return slices.ContainsFunc(h.o.Node.Endpoints(), func(e node.EndpointInfo) bool {
+		return e.Container == k.container && e.Name == k.name && e.Standby
+	})
 }
 
 // owns tells whether the node has an owner of that epoch.
@@ -252,6 +264,9 @@ func command(k key, r StepRequest, step migration.StepID) node.Command {
 func (h *Host) carryOut(ctx context.Context, k key, r StepRequest) error {
 	switch r.Step {
 	case prepareProcess:
+		if r.Module == "" {
+			return nil
+		}
 		return h.blank(ctx, k, r)
 	case prepareStandby:
 		return h.bound(ctx, k, r)

@@ -112,11 +112,10 @@ func (h *Host) joined(ctx context.Context, spec GroupSpec) error {
 		return err
 	}
 	for {
-		last := m.replica.Last()
 		answers := slices.ContainsFunc(h.o.Node.Endpoints(), func(e node.EndpointInfo) bool {
 			return e.Container == spec.Container && e.Name == spec.Name && e.Node != ""
 		})
-		if answers && len(m.replica.Members()) == len(spec.Nodes) && last.Primary != "" {
+		if answers && len(m.replica.Members()) == len(spec.Nodes) {
 			return nil
 		}
 		select {

@@ -16,7 +16,7 @@ func TestAReplicatedProcessOutlivesItsNode(t *testing.T) {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()
 			nodes := startNodes(t, nil, "a", "b", "c")
-			if err := nodes["a"].RunReplicated(patient(t), "shop", "kv", kv, "", "1m", mode, []string{"a", "b", "c"}); err != nil {
+			if err := nodes["b"].RunReplicated(patient(t), "shop", "kv", kv, "", "1m", mode, []string{"a", "b", "c"}); err != nil {
 				t.Fatal(err)
 			}
 			var answers string

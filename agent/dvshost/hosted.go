@@ -33,8 +33,6 @@ type hosted struct {
 
 	calls, failures, unsent atomic.Uint64
 
-	moving sync.Mutex // held by who moves it
-
 	mu   sync.Mutex
 	base base // what the other end of a move has already
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/godwit-project/godwit/dvs/node"
@@ -27,7 +28,7 @@ type MoveInfo struct {
 	Attempts  int     `json:"attempts"`  // how many epochs it took
 }
 
-// Move moves a process to another node. frozen sends the whole state while nobody is served; otherwise most of it is sent before. An error
+// Move moves a process to another node; or the endpoint of a program outside of this one, to one that waits there as a standby. frozen sends the whole state while nobody is served; otherwise most of it is sent before. An error
 // means that it runs here as before, unless it says otherwise.
 func (h *Host) Move(ctx context.Context, container, name, to string, frozen bool) (MoveInfo, error) {
 	k := key{container, name}
@@ -46,6 +47,9 @@ func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 func (h *Host) move(ctx context.Context, k key, to string, frozen bool, done *MoveInfo) error {
 	p, err := h.find(k)
+	if errors.Is(err, ErrNoProcess) && h.serves(k) {
+		p, err = nil, nil // a program outside
+	}
 	if err != nil {
 		return err
 	}
@@ -53,14 +57,14 @@ func (h *Host) move(ctx context.Context, k key, to string, frozen bool, done *Mo
 	if peer == nil {
 		return fmt.Errorf("%q: %w", to, ErrNoPeer)
 	}
-	if !p.moving.TryLock() {
+	if !h.claim(k) {
 		return errors.New("it is moving already")
 	}
-	defer p.moving.Unlock()
+	defer h.release(k)
 	for done.Attempts = 1; ; done.Attempts++ {
-		m, err := h.begin(ctx, p, peer, frozen)
+		m, err := h.begin(ctx, k, p, peer, frozen)
 		if err != nil {
-			return errors.Join(err, h.resume(p, done.Epoch+1))
+			return errors.Join(err, h.resume(k, done.Epoch+1))
 		}
 		err = m.wait(ctx)
 		done.Epoch = m.epoch
@@ -72,7 +76,7 @@ func (h *Host) move(ctx context.Context, k key, to string, frozen bool, done *Mo
 				cancel(err)
 				ctx = gone
 			}
-		case errors.Is(err, node.ErrOver), errors.Is(err, node.ErrNotHere) && p.serving():
+		case errors.Is(err, node.ErrOver), errors.Is(err, node.ErrNotHere) && h.serves(k):
 			if done.Attempts >= attempts {
 				return err
 			}
@@ -83,18 +87,35 @@ func (h *Host) move(ctx context.Context, k key, to string, frozen bool, done *Mo
 }
 
 // resume has a process go on here that an attempt which is over may have left held.
-func (h *Host) resume(p *hosted, epoch uint64) error {
+func (h *Host) resume(k key, epoch uint64) error {
 	if epoch == 1 {
 		return nil // there was no attempt
 	}
-	return h.o.Node.Do(h.ctx, command(p.key, StepRequest{Epoch: epoch}, abortOwner))
+	return h.o.Node.Do(h.ctx, command(k, StepRequest{Epoch: epoch}, abortOwner))
 }
 
-// serving tells whether the process still owns its endpoint here.
-func (p *hosted) serving() bool {
-	p.h.mu.Lock()
-	defer p.h.mu.Unlock()
-	return p.h.running[p.key] == p
+// serves tells whether a process or a program of this node owns the endpoint.
+func (h *Host) serves(k key) bool {
+	return slices.ContainsFunc(h.o.Node.Endpoints(), func(e node.EndpointInfo) bool {
+		return e.Container == k.container && e.Name == k.name && e.Node == h.o.Name
+	})
+}
+
+// claim has nobody else move the endpoint until release.
+func (h *Host) claim(k key) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.moving[k] {
+		return false
+	}
+	h.moving[k] = true
+	return true
+}
+
+func (h *Host) release(k key) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.moving, k)
 }
 
 // forget ends what was sent beforehand: the next state is whole.

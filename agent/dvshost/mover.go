@@ -35,7 +35,8 @@ type mover struct {
 	to    string
 	epoch uint64
 	peer  *Peer   // nil if this node does not know it any more
-	p     *hosted // nil when the move was found in the book: the process ended with the node that began it
+	p     *hosted // nil for a program outside of this node, or one that is gone
+	gone  bool    // the move was found in the book: the process ended with the node that began it
 
 	events  chan migration.Event
 	settled chan struct{} // closed when the source's part is over
@@ -74,25 +75,27 @@ func (h *Host) newMover(k key, to string, epoch uint64) *mover {
 	return m
 }
 
-// begin starts an attempt with a new epoch.
-func (h *Host) begin(ctx context.Context, p *hosted, peer *Peer, frozen bool) (*mover, error) {
+// begin starts an attempt with a new epoch. p is nil for a program outside of this node.
+func (h *Host) begin(ctx context.Context, k key, p *hosted, peer *Peer, frozen bool) (*mover, error) {
 	memory, err := peer.book(ctx)
 	if err != nil {
 		return nil, err
 	}
-	epoch, err := h.allocate(p.key)
+	epoch, err := h.allocate(k)
 	if err != nil {
 		return nil, err
 	}
-	p.forget()
-	m := h.newMover(p.key, peer.name, epoch)
+	if p != nil {
+		p.forget()
+	}
+	m := h.newMover(k, peer.name, epoch)
 	m.p, m.memory = p, memory
 	plan := migration.Process()
 	if frozen {
 		plan = migration.FrozenProcess()
 	}
 	state, actions, err := migration.New(migration.Spec{
-		Name: fmt.Sprintf("%s-%d", h.o.Name, epoch), Service: p.key.String(), Epoch: epoch, Source: h.o.Name, Destination: peer.name, Plan: plan,
+		Name: fmt.Sprintf("%s-%d", h.o.Name, epoch), Service: k.String(), Epoch: epoch, Source: h.o.Name, Destination: peer.name, Plan: plan,
 		Limits: migration.Limits{Prepare: prepareTime, Quiesce: holdTime, Abandon: moveTime},
 	}, time.Now())
 	if err != nil {
@@ -152,7 +155,7 @@ func (h *Host) Recover() {
 		for _, epoch := range slices.Sorted(maps.Keys(e.Moves)) {
 			r := e.Moves[epoch]
 			m := h.newMover(k, r.State.Spec.Destination, epoch)
-			m.state, m.memory, m.phase = r.State, r.Memory, r.State.Phase
+			m.state, m.memory, m.phase, m.gone = r.State, r.Memory, r.State.Phase, true
 			h.o.Log.Info("DVS move found in the book", "endpoint", k, "to", m.to, "epoch", epoch, "phase", r.State.Phase)
 			after, actions, err := migration.Step(m.state, migration.Recovered{At: time.Now()})
 			if err != nil {
@@ -302,7 +305,7 @@ func (m *mover) send(actions []migration.Action) {
 
 // observe answers for the source alone: what was there when the node ended is gone.
 func (m *mover) observe(a migration.Action) {
-	if a.Role == migration.Source && m.p == nil {
+	if a.Role == migration.Source && m.gone {
 		lost := migration.Lost{
 			At: time.Now(), Epoch: a.Epoch, Participant: a.Participant, Role: a.Role, Reason: "the node has begun again, and its processes ended with it",
 		}
@@ -340,16 +343,23 @@ func (m *mover) giveUp(s *stepError) {
 		cause = fmt.Errorf("%w: %w", errLost, s)
 		if m.p != nil {
 			m.p.session.Close()
+		} else {
+			m.leave()
 		}
 	case migration.Over: // it went on from there, and the answer was lost
-		if err := m.h.o.Node.Do(m.h.ctx, m.command(commitOwner)); err != nil {
-			m.h.o.Log.Warn("DVS process that went on elsewhere not ended here", "endpoint", m.k, "err", err)
-		}
+		m.leave()
 	case migration.Owner, migration.Ready:
 	}
 	m.set(func() { m.cause = cause })
 	m.h.o.Log.Warn("DVS move given up after its commit", "endpoint", m.k, "to", m.to, "epoch", m.epoch, "reason", s)
 	m.tellOf(migration.Superseded{At: time.Now(), By: by})
+}
+
+// leave ends the copy that is held here.
+func (m *mover) leave() {
+	if err := m.h.o.Node.Do(m.h.ctx, m.command(commitOwner)); err != nil {
+		m.h.o.Log.Warn("DVS process that went on elsewhere, or is lost, not ended here", "endpoint", m.k, "err", err)
+	}
 }
 
 // wait waits until the source's part is over. When ctx ends before the decision it is aborted.
@@ -389,6 +399,6 @@ func (h *Host) completing(k key) bool {
 	return slices.ContainsFunc(h.movers[k], func(m *mover) bool {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		return m.p == nil && m.phase == migration.Committed
+		return m.gone && m.phase == migration.Committed
 	})
 }

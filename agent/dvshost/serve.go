@@ -26,7 +26,9 @@ type NodeOptions struct {
 	TLS    Files             // without them only loopback addresses are allowed
 	Cache  string            // directory for what is compiled; "" keeps nothing
 	State  string            // directory for decisions about moves, of this node alone; "" is memory: see Serve
-	Log    *slog.Logger
+	// PeerTimeout is how long another node may be away before those who wait for its endpoints are told. Default: that of dvs/node.
+	PeerTimeout time.Duration
+	Log         *slog.Logger
 	// Ready is called when everything listens, with the address for other nodes. nil: nobody wants to know.
 	Ready func(address string)
 }
@@ -91,7 +93,7 @@ func (s *served) open(ctx context.Context) error {
 			return err
 		}
 	}
-	if s.node, err = node.New(node.Options{Name: o.Name, Log: o.Log}); err != nil {
+	if s.node, err = node.New(node.Options{Name: o.Name, PeerTimeout: o.PeerTimeout, Log: o.Log}); err != nil {
 		return err
 	}
 	if s.engine, err = process.NewEngine(ctx, o.Cache); err != nil {

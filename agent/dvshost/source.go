@@ -31,8 +31,8 @@ func (m *mover) do(ctx context.Context, step migration.StepID) error {
 	}
 	switch step {
 	case convergeProcess:
-		if m.p == nil {
-			return node.ErrNotHere
+		if m.p == nil { // the program's own pieces, if it gives any
+			return m.h.o.Node.Do(ctx, m.command(step))
 		}
 		return m.converge(ctx)
 	case quiesceEndpoint:
@@ -70,10 +70,7 @@ func (m *mover) ask(ctx context.Context, step migration.StepID) error {
 		return fmt.Errorf("%q: %w", m.to, ErrNoPeer)
 	}
 	r := StepRequest{Container: m.k.container, Name: m.k.name, From: m.h.o.Name, Step: step, Epoch: m.epoch, Memory: m.memory}
-	if step == prepareProcess {
-		if m.p == nil {
-			return node.ErrNotHere
-		}
+	if step == prepareProcess && m.p != nil {
 		module := m.p.machine.Module()
 		r.Module, r.Limit, r.Time, r.Message = module.ID().String(), m.p.limits.Memory, m.p.limits.Time, m.p.limits.Message
 		a, err := m.peer.Step(ctx, r)
@@ -140,8 +137,8 @@ func (m *mover) sendPages(ctx context.Context, id baseID, pages []process.Page) 
 
 // quiesce holds the endpoint and sends the rest. It ends when the destination no longer answers: callers are waiting.
 func (m *mover) quiesce(ctx context.Context) error {
-	if m.p == nil {
-		return node.ErrNotHere
+	if m.peer == nil {
+		return fmt.Errorf("%q: %w", m.to, ErrNoPeer)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

@@ -37,7 +37,7 @@ All commands talk to the node at --socket, else $GODWIT_DVS, else
 	}
 	cmd.PersistentFlags().StringVar(&a.dvsSocket, "socket", "", "the node's socket (default $GODWIT_DVS, else "+defaultDVSSocket+")")
 	return group(cmd, append([]*cobra.Command{
-		a.dvsNodeCommand(), a.dvsRunCommand(), a.dvsCallCommand(), a.dvsStopCommand(), a.dvsMigrateCommand(), a.dvsDrainCommand(),
+		a.dvsNodeCommand(), a.dvsRunCommand(), a.dvsCallCommand(), a.dvsStopCommand(), a.dvsMigrateCommand(), a.dvsDrainCommand(), a.dvsHTTPCommand(),
 	}, a.dvsListCommands()...)...)
 }
 

@@ -73,21 +73,25 @@ func startDVSNode(t *testing.T, socket string, words ...string) dvsTest {
 	return d
 }
 
-// A user's way through the commands: two nodes, a process, a move, a drain.
-func TestDVSCommands(t *testing.T) {
-	directory := t.TempDir()
-	var address [2]string
-	for i := range address {
+// freeAddresses finds loopback ports that nobody uses.
+func freeAddresses(t *testing.T, n int) []string {
+	t.Helper()
+	var all []string
+	for range n {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer l.Close()
-		address[i] = l.Addr().String()
-		if err := l.Close(); err != nil {
-			t.Fatal(err)
-		}
+		defer l.Close() // only when all are found, so that they differ
+		all = append(all, l.Addr().String())
 	}
+	return all
+}
+
+// A user's way through the commands: two nodes, a process, a move, a drain.
+func TestDVSCommands(t *testing.T) {
+	directory := t.TempDir()
+	address := freeAddresses(t, 2)
 	cache := filepath.Join(directory, "cache")
 	a := startDVSNode(t, filepath.Join(directory, "a"), "--name", "a", "--listen", address[0], "--peer", "b="+address[1], "--cache", cache)
 	b := startDVSNode(t, filepath.Join(directory, "b"), "--name", "b", "--listen", address[1], "--peer", "a="+address[0], "--cache", cache)

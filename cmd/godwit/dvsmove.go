@@ -20,7 +20,10 @@ func (a *app) dvsMigrateCommand() *cobra.Command {
 		Long: `Move a WebAssembly process of the node at --socket to another node. Its memory is
 sent while it runs; then its callers wait for some milliseconds while the rest
 follows. No request is lost or done twice. When something goes wrong before the
-other node has it, it goes on where it is.`,
+other node has it, it goes on where it is.
+
+The endpoint of a program of its own moves too, to one that waits for it there: see
+godwit dvs http serve --standby.`,
 		Example: `  godwit dvs migrate shop kv --to b
   godwit dvs migrate shop kv --to b --frozen -o json | jq .heldMs`,
 		Args: arguments(2, 2, "CONTAINER and NAME"),

@@ -4,6 +4,8 @@
 //
 //	clients ── HTTP ──▶ Client ── endpoint ──▶ Serve ── HTTP ──▶ service
 //
+// The commands godwit dvs http serve and godwit dvs http connect are these two.
+//
 // The caller's duties: bind the endpoint (movable, if it is to move: with the service's own snapshot functions, or with empty ones if the
 // service keeps its state elsewhere), run Serve until it returns, and give the service's port to nobody else.
 //
