@@ -72,7 +72,7 @@ func (c *caller) Notify(to string) error {
 	r := s.routeLocked(to)
 	m := c.core.Begin(endpoint.Request{Kind: endpoint.Notify, From: c.from, To: r.id})
 	via := r.channel
-	if r.State != endpoint.Open {
+	if r.State != endpoint.Open || s.streams[via] != nil { // nobody would send it again if the stream broke
 		via = 0
 	}
 	s.transmitLocked(m, via)

@@ -255,7 +255,9 @@ func (e *Endpoint) receive(ctx context.Context, op string, from *string, request
 	s.mu.Lock()
 	err := s.err
 	if err == nil {
-		s.pollLocked()
+		if s.pollPageLocked(); e.box.Len() == 0 {
+			s.pollLocked()
+		}
 		e.copiesLocked()
 		if err = e.err; err == nil {
 			e.receivers = append(e.receivers, w)
@@ -439,6 +441,11 @@ func (s *Session) replyLocked(r endpoint.Reply) {
 		return
 	}
 	b := wire.AppendReply(s.scratch[:0], r)
-	s.sendLocked(b, via)
+	if st := s.streams[via]; st != nil {
+		e := s.endpoints[r.To]
+		s.streamLocked(st, via, b, e != nil && e.box.Len() > 0)
+	} else {
+		s.sendLocked(b, via)
+	}
 	s.keepScratch(b)
 }
