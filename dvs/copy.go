@@ -132,15 +132,15 @@ func (c *caller) fetch(ctx context.Context, p Place, into []byte) error {
 	m := wire.Range{Buffer: p.Buffer, Offset: p.Offset, Length: uint32(len(into))}
 	ch := c.area(p.Endpoint)
 	m.Area = ch != nil
-	r, err := c.call(ctx, "copy", p.Endpoint, endpoint.Request{Kind: endpoint.CopyRead, Payload: m.Append(nil)})
+	r, landed, err := c.callInto(ctx, "copy", p.Endpoint, endpoint.Request{Kind: endpoint.CopyRead, Payload: m.Append(nil)}, into)
 	passed := false // through the memory
 	if ch != nil {
-		if passed = err == nil && len(r.Payload) == 0; passed && !c.use(ch, func(area []byte) { copy(into, area) }) {
+		if passed = err == nil && !landed && len(r.Payload) == 0; passed && !c.use(ch, func(area []byte) { copy(into, area) }) {
 			return c.fetch(ctx, p, into) // the memory has gone, and the data with it
 		}
 		c.release(ch)
 	}
-	if err == nil && !passed && copy(into, r.Payload) != len(into) {
+	if err == nil && !passed && !landed && copy(into, r.Payload) != len(into) {
 		err = wire.ErrFrame
 	}
 	return bare(err)
@@ -233,6 +233,6 @@ func (e *Endpoint) serveCopy(r endpoint.Request) (endpoint.Code, []byte) {
 		copy(area, part)
 		return endpoint.OK, nil
 	default:
-		return endpoint.OK, append([]byte(nil), part...)
+		return endpoint.OK, part // sent before anybody else may change it
 	}
 }

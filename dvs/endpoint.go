@@ -440,12 +440,12 @@ func (s *Session) replyLocked(r endpoint.Reply) {
 	if !ok {
 		return
 	}
-	b := wire.AppendReply(s.scratch[:0], r)
 	if st := s.streams[via]; st != nil {
 		e := s.endpoints[r.To]
-		s.streamLocked(st, via, b, e != nil && e.box.Len() > 0)
-	} else {
-		s.sendLocked(b, via)
+		s.streamReplyLocked(st, via, r, e != nil && e.box.Len() > 0)
+		return
 	}
+	b := wire.AppendReply(s.scratch[:0], r)
+	s.sendLocked(b, via)
 	s.keepScratch(b)
 }

@@ -208,7 +208,11 @@ func (s *Session) pollStreamLocked(index uint32, st *socket.Stream) {
 		}
 		if err == nil {
 			s.visits++
-			err = s.messageLocked(s.kept(e), index)
+			if landed, bad := s.landLocked(e); !landed && bad == nil {
+				err = s.messageLocked(s.kept(e), index)
+			} else {
+				err = bad
+			}
 		}
 		if err != nil {
 			s.brokenLocked(index)
@@ -217,6 +221,48 @@ func (s *Session) pollStreamLocked(index uint32, st *socket.Stream) {
 		if s.streams[index] != st {
 			return
 		}
+	}
+}
+
+// landLocked takes in the reply to a copy: its data go where they belong.
+func (s *Session) landLocked(e wire.Encoded) (landed bool, err error) {
+	if e.Kind() != wire.KindReply || len(s.callers) == 0 {
+		return false, nil
+	}
+	m, err := wire.ParseReply(e.Body())
+	if err != nil {
+		return false, err
+	}
+	c := s.callers[m.Caller]
+	if c == nil || c.into == nil || m.Code != endpoint.OK || len(m.Payload) != len(c.into) {
+		return false, nil
+	}
+	if out, ok := c.core.Outstanding(); !ok || out.Seq != m.Seq || out.To != m.To {
+		return false, nil
+	}
+	copy(c.into, m.Payload)
+	c.landed, m.Payload = true, nil
+	s.onReplyLocked(m)
+	return true, nil
+}
+
+// streamReplyLocked sends a reply by a stream.
+func (s *Session) streamReplyLocked(st *socket.Stream, index uint32, r endpoint.Reply, more bool) {
+	const long = 4096 // bytes that are better not copied first
+	if len(r.Payload) < long || more || s.spinners > 0 && len(r.Payload) < 8*long {
+		b := wire.AppendReply(s.scratch[:0], r)
+		s.streamLocked(st, index, b, more)
+		s.keepScratch(b)
+		return
+	}
+	b := wire.AppendReplyHead(s.scratch[:0], r)
+	err := st.SendParts(b, r.Payload)
+	s.keepScratch(b)
+	switch {
+	case err != nil:
+		s.brokenLocked(index)
+	case st.Waiting():
+		s.askFlusher()
 	}
 }
 

@@ -48,7 +48,6 @@ type meeting struct {
 type expected struct {
 	s      *session
 	secret [wire.SecretSize]byte
-	until  time.Time
 }
 
 // ServeStreams takes in the connections that other nodes open for programs here, until Close; then it returns nil. The listener belongs to

@@ -89,6 +89,32 @@ func (s *Stream) Send(frame []byte) error {
 	return err
 }
 
+// SendParts sends a frame that is in two parts.
+func (s *Stream) SendParts(head, body []byte) error {
+	if s.sealer != nil || len(s.out) > 0 {
+		if err := errors.Join(s.Hold(head), s.Hold(body)); err != nil {
+			return err
+		}
+		return s.Flush()
+	}
+	n, err := unix.Writev(s.fd, [][]byte{head, body})
+	if err == unix.EAGAIN || err == unix.EINTR {
+		n, err = 0, nil
+	}
+	if err != nil {
+		return fmt.Errorf("DVS stream: %w", err)
+	}
+	if n < len(head) {
+		return errors.Join(s.Hold(head[n:]), s.Hold(body))
+	}
+	body = body[n-len(head):]
+	n, err = s.write(body)
+	if err == nil && n < len(body) {
+		err = s.Hold(body[n:])
+	}
+	return err
+}
+
 // Hold keeps a frame for the next Flush, so that several are written at once.
 func (s *Stream) Hold(frame []byte) error {
 	if len(s.out)+len(frame) > maxQueue {
@@ -193,7 +219,7 @@ func (s *Stream) next() (wire.Encoded, error) {
 // room returns memory for the rest of a long frame. What the frame takes grows with what arrives, not with what its length promises.
 func (s *Stream) room() []byte {
 	if s.at == len(s.big) {
-		more := make([]byte, min(s.need, max(2*s.at, 4*streamBuffer)))
+		more := make([]byte, min(s.need, max(2*s.at, 5*streamBuffer)))
 		copy(more, s.big)
 		s.big = more
 	}
