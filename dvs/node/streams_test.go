@@ -158,6 +158,49 @@ func TestProgramsThatTalkMuchGetAStream(t *testing.T) {
 	}
 }
 
+// A copy of many steps has several of them under way, by a stream or through the nodes, and is right; one that fails says where.
+func TestACopyOfManySteps(t *testing.T) {
+	const size = 5<<20 + 12345
+	for _, o := range []dvs.Options{{}, {NodeOnly: true}} {
+		t.Run(fmt.Sprint("through the nodes ", o.NodeOnly), func(t *testing.T) {
+			a, b := pair(t)
+			serveStreams(t, a)
+			there := bind(t, connect(t, a.path, o), "s", dvs.BindOptions{})
+			from, to := make([]byte, size), make([]byte, size)
+			for i := range from {
+				from[i] = byte(i ^ i>>7 ^ i>>15)
+			}
+			there.Register("from", from, dvs.Access{Read: true})
+			there.Register("to", to, dvs.Access{Write: true})
+			waiting(t, there)
+			e := bind(t, connect(t, b.path, o), "own", dvs.BindOptions{})
+			room := make([]byte, size)
+			e.Register("room", room, dvs.Access{})
+			own := dvs.Place{Endpoint: "own", Buffer: "room"}
+			for range 3 { // at some time by a stream
+				there.Pending() // the race detector does not know that who is blocked has ended writing
+				clear(room)
+				clear(to)
+				if err := e.Copy(patient(t), own, dvs.Place{Endpoint: "s", Buffer: "from"}, size); err != nil {
+					t.Fatal(err)
+				}
+				if err := e.Copy(patient(t), dvs.Place{Endpoint: "s", Buffer: "to"}, own, size); err != nil {
+					t.Fatal(err)
+				}
+				there.Pending()
+				if !bytes.Equal(room, from) || !bytes.Equal(to, from) {
+					t.Fatal("the copy differs")
+				}
+			}
+			if s := b.Stats().Streams; (s > 0) == o.NodeOnly {
+				t.Errorf("%d streams", s)
+			}
+			wantErr(t, e.Copy(patient(t), own, dvs.Place{Endpoint: "s", Buffer: "from", Offset: 1}, size), dvs.ErrRange)
+			wantErr(t, e.Copy(patient(t), own, dvs.Place{Endpoint: "s", Buffer: "none"}, size), dvs.ErrNoBuffer)
+		})
+	}
+}
+
 // A stream may break at any moment: what was under way is executed once, and answered.
 func TestAStreamThatBreaksLosesNothing(t *testing.T) {
 	_, b, client, executed, r := streamed(t, true)
