@@ -32,7 +32,9 @@ type caller struct {
 	line     uint64 // that was asked
 	patient  bool   // not NoWait
 	finished bool
-	closed   bool // of a Client
+	into     []byte // where the data of a copy go
+	landed   bool   // they are there
+	closed   bool   // of a Client
 	reply    endpoint.Reply
 	err      error
 }
@@ -72,7 +74,7 @@ func (c *caller) Notify(to string) error {
 	r := s.routeLocked(to)
 	m := c.core.Begin(endpoint.Request{Kind: endpoint.Notify, From: c.from, To: r.id})
 	via := r.channel
-	if r.State != endpoint.Open {
+	if r.State != endpoint.Open || s.streams[via] != nil { // nobody would send it again if the stream broke
 		via = 0
 	}
 	s.transmitLocked(m, via)
@@ -87,21 +89,27 @@ func checkName(name string) error {
 }
 
 func (c *caller) call(ctx context.Context, op, to string, r endpoint.Request) (endpoint.Reply, error) {
+	reply, _, err := c.callInto(ctx, op, to, r, nil)
+	return reply, err
+}
+
+// callInto has the reply's payload put where it belongs, if that is possible as it comes; landed tells.
+func (c *caller) callInto(ctx context.Context, op, to string, r endpoint.Request, into []byte) (reply endpoint.Reply, landed bool, err error) {
 	if err := checkName(to); err != nil {
-		return endpoint.Reply{}, fault(op, to, err)
+		return endpoint.Reply{}, false, fault(op, to, err)
 	}
 	if int64(len(r.Payload)) > c.s.maxLen.Load() {
-		return endpoint.Reply{}, fault(op, to, ErrTooLong)
+		return endpoint.Reply{}, false, fault(op, to, ErrTooLong)
 	}
 	if err := c.myTurn(ctx); err != nil {
-		return endpoint.Reply{}, fault(op, to, err)
+		return endpoint.Reply{}, false, fault(op, to, err)
 	}
-	reply, err := c.ask(ctx, to, r)
+	reply, landed, err = c.ask(ctx, to, r, into)
 	c.turn <- struct{}{}
 	if err != nil {
-		return reply, fault(op, to, err)
+		err = fault(op, to, err)
 	}
-	return reply, nil
+	return reply, landed, err
 }
 
 // myTurn waits for the call before this one.
@@ -122,19 +130,20 @@ func (c *caller) myTurn(ctx context.Context) error {
 	}
 }
 
-func (c *caller) ask(ctx context.Context, to string, r endpoint.Request) (endpoint.Reply, error) {
+func (c *caller) ask(ctx context.Context, to string, r endpoint.Request, into []byte) (reply endpoint.Reply, landed bool, err error) {
 	if err := ctx.Err(); err != nil {
-		return endpoint.Reply{}, errors.Join(ErrTimeout, err)
+		return endpoint.Reply{}, false, errors.Join(ErrTimeout, err)
 	}
 	s := c.s
 	s.mu.Lock()
 	if err := c.barredLocked(); err != nil {
 		s.mu.Unlock()
-		return endpoint.Reply{}, err
+		return endpoint.Reply{}, false, err
 	}
 	c.w.reset()
 	c.patient = waits(ctx)
 	c.asked, c.finished, c.err = false, false, nil
+	c.into, c.landed = into, false
 	c.route = s.routeLocked(to)
 	c.route.waiting[c] = struct{}{}
 	r.From, r.To, r.NoWait = c.from, c.route.id, !c.patient
@@ -147,20 +156,21 @@ func (c *caller) ask(ctx context.Context, to string, r endpoint.Request) (endpoi
 	if !c.w.ready.Load() {
 		c.reminder.Reset(remindEvery)
 	}
-	err := s.await(ctx, c.w)
+	err = s.await(ctx, c.w)
 	c.reminder.Stop()
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	own.blockedLocked(-1)
 	delete(c.route.waiting, c)
+	c.into = nil
 	if !c.finished {
 		c.giveUpLocked(err)
 	}
 	if c.err == nil {
 		c.err = coded(c.reply.Code, string(c.reply.Payload))
 	}
-	return c.reply, c.err
+	return c.reply, c.landed, c.err
 }
 
 // barredLocked says why no call can be made now. An endpoint that is frozen makes none: it goes on elsewhere with the same

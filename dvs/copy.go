@@ -3,6 +3,8 @@ package dvs
 import (
 	"context"
 	"errors"
+	"sync"
+	"sync/atomic"
 
 	"github.com/godwit-project/godwit/dvs/endpoint"
 	"github.com/godwit-project/godwit/dvs/ring"
@@ -11,6 +13,9 @@ import (
 
 // copyStep is how much of a copy travels at a time.
 const copyStep = ring.AreaSize
+
+// copyWindow is how many steps of one copy may be under way.
+const copyWindow = 8
 
 // Access says what others may do with a buffer.
 type Access struct{ Read, Write bool }
@@ -50,37 +55,95 @@ func (c *caller) Copy(ctx context.Context, to, from Place, n uint64) error {
 	if from.Offset+n < n || to.Offset+n < n {
 		return fault("copy", from.Endpoint, ErrRange)
 	}
-	for n > 0 {
-		step := min(n, copyStep)
-		at, err := c.step(ctx, to, from, step)
-		if err != nil {
-			return fault("copy", at, err)
+	if n > copyStep && (c.far(to) || c.far(from)) {
+		return c.copyWide(ctx, to, from, n)
+	}
+	for at := uint64(0); at < n; at += copyStep {
+		if err := c.step(ctx, c, to.after(at), from.after(at), min(n-at, copyStep)); err != nil {
+			return err
 		}
-		from.Offset += step
-		to.Offset += step
-		n -= step
 	}
 	return nil
 }
 
-// step copies up to copyStep bytes, and names the endpoint at which it failed.
-func (c *caller) step(ctx context.Context, to, from Place, n uint64) (at string, err error) {
+func (p Place) after(n uint64) Place {
+	p.Offset += n
+	return p
+}
+
+// far tells whether copies from or to there travel by messages: then several are under way at once.
+func (c *caller) far(p Place) bool {
+	if c.own != nil && c.own.name == p.Endpoint {
+		return false
+	}
+	c.s.mu.Lock()
+	defer c.s.mu.Unlock()
+	r := c.s.names[p.Endpoint]
+	return r == nil || c.s.channels[r.channel] == nil || r.channel == 0
+}
+
+// copyWide copies with several steps under way, so that the way there and back is not waited for each time.
+func (c *caller) copyWide(ctx context.Context, to, from Place, n uint64) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var next atomic.Uint64
+	var wg sync.WaitGroup
+	run := func(by *caller) {
+		for ctx.Err() == nil {
+			at := next.Add(copyStep) - copyStep
+			if at >= n {
+				return
+			}
+			if err := c.step(ctx, by, to.after(at), from.after(at), min(n-at, copyStep)); err != nil {
+				cancel(err)
+			}
+		}
+	}
+	for range min(copyWindow, (n+copyStep-1)/copyStep) - 1 {
+		help, err := c.s.Client()
+		if err != nil {
+			cancel(err)
+			break
+		}
+		wg.Go(func() {
+			defer help.Close()
+			run(help.caller)
+		})
+	}
+	run(c)
+	wg.Wait()
+	if next.Load() < n || ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return nil
+}
+
+// step copies up to copyStep bytes; the requests are made by a caller.
+func (c *caller) step(ctx context.Context, by *caller, to, from Place, n uint64) error {
+	if at, err := c.tryStep(ctx, by, to, from, n); err != nil {
+		return fault("copy", at, err)
+	}
+	return nil
+}
+
+// tryStep names the endpoint at which it failed.
+func (c *caller) tryStep(ctx context.Context, by *caller, to, from Place, n uint64) (at string, err error) {
 	own, dest, err := c.ownPart(to, n)
 	if err != nil {
 		return to.Endpoint, err
 	}
 	if own {
-		return from.Endpoint, c.fetch(ctx, from, dest)
+		return from.Endpoint, by.fetch(ctx, from, dest)
 	}
 	own, data, err := c.ownPart(from, n)
 	if err == nil && !own {
 		data = make([]byte, n)
-		err = c.fetch(ctx, from, data)
+		err = by.fetch(ctx, from, data)
 	}
 	if err != nil {
 		return from.Endpoint, err
 	}
-	return to.Endpoint, c.store(ctx, to, data)
+	return to.Endpoint, by.store(ctx, to, data)
 }
 
 // ownPart returns a part of a buffer of the caller's own endpoint, if it is one.
@@ -132,15 +195,15 @@ func (c *caller) fetch(ctx context.Context, p Place, into []byte) error {
 	m := wire.Range{Buffer: p.Buffer, Offset: p.Offset, Length: uint32(len(into))}
 	ch := c.area(p.Endpoint)
 	m.Area = ch != nil
-	r, err := c.call(ctx, "copy", p.Endpoint, endpoint.Request{Kind: endpoint.CopyRead, Payload: m.Append(nil)})
+	r, landed, err := c.callInto(ctx, "copy", p.Endpoint, endpoint.Request{Kind: endpoint.CopyRead, Payload: m.Append(nil)}, into)
 	passed := false // through the memory
 	if ch != nil {
-		if passed = err == nil && len(r.Payload) == 0; passed && !c.use(ch, func(area []byte) { copy(into, area) }) {
+		if passed = err == nil && !landed && len(r.Payload) == 0; passed && !c.use(ch, func(area []byte) { copy(into, area) }) {
 			return c.fetch(ctx, p, into) // the memory has gone, and the data with it
 		}
 		c.release(ch)
 	}
-	if err == nil && !passed && copy(into, r.Payload) != len(into) {
+	if err == nil && !passed && !landed && copy(into, r.Payload) != len(into) {
 		err = wire.ErrFrame
 	}
 	return bare(err)
@@ -233,6 +296,6 @@ func (e *Endpoint) serveCopy(r endpoint.Request) (endpoint.Code, []byte) {
 		copy(area, part)
 		return endpoint.OK, nil
 	default:
-		return endpoint.OK, append([]byte(nil), part...)
+		return endpoint.OK, part // sent before anybody else may change it
 	}
 }

@@ -255,7 +255,9 @@ func (e *Endpoint) receive(ctx context.Context, op string, from *string, request
 	s.mu.Lock()
 	err := s.err
 	if err == nil {
-		s.pollLocked()
+		if s.pollPageLocked(); e.box.Len() == 0 {
+			s.pollLocked()
+		}
 		e.copiesLocked()
 		if err = e.err; err == nil {
 			e.receivers = append(e.receivers, w)
@@ -436,6 +438,11 @@ func (s *Session) onInquiryLocked(k wire.Kind, q wire.Inquiry, via uint32) {
 func (s *Session) replyLocked(r endpoint.Reply) {
 	via, ok := s.paths[r.Caller]
 	if !ok {
+		return
+	}
+	if st := s.streams[via]; st != nil {
+		e := s.endpoints[r.To]
+		s.streamReplyLocked(st, via, r, e != nil && e.box.Len() > 0)
 		return
 	}
 	b := wire.AppendReply(s.scratch[:0], r)

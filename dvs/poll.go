@@ -14,12 +14,13 @@ import (
 // memory takes; then it sleeps, and the bell wakes one of those who sleep, which polls for all. Whether spinning pays is learnt from
 // whether it did: on a machine whose processors are busy it does not.
 const (
-	spinTime  = 25 * time.Microsecond
-	scoreTop  = 16
-	scoreGain = 2  // for a spin that was worth it; one that was not costs 1
-	scoreTry  = 64 // with the lowest score, after so many waits some spin nevertheless
-	scoreSome = 4
-	checkTime = 16 // rounds between two looks at the clock
+	spinTime   = 25 * time.Microsecond
+	scoreTop   = 16
+	scoreGain  = 2  // for a spin that was worth it; one that was not costs 1
+	scoreTry   = 64 // with the lowest score, after so many waits some spin nevertheless
+	scoreSome  = 4
+	holdRounds = 8  // rounds until what is held is written
+	checkTime  = 16 // rounds between two looks at the clock
 )
 
 // spin is the state of waiting, guarded by the session's lock.
@@ -27,8 +28,10 @@ type spin struct {
 	spinners, sleepers int
 	waiting            int // goroutines in await: the page stays mapped for them
 	score, skipped     int
+	pieces             uint64 // parts of frames that came by streams
 	visits             uint64 // channels that had something
 	linger             int    // the score of spinning for others
+	waking             int    // waiters that have been woken and have not run yet
 }
 
 // waiter is somebody who waits for one event of a session.
@@ -37,6 +40,8 @@ type waiter struct {
 	ready   atomic.Bool
 	leading atomic.Bool   // it reads the bell, so that only the bell wakes it
 	wake    chan struct{} // of capacity 1
+	waits   bool          // it is in await; guarded by the session's lock
+	woken   bool          // and has been woken there
 }
 
 func newWaiter(s *Session) *waiter { return &waiter{s: s, wake: make(chan struct{}, 1)} }
@@ -44,6 +49,10 @@ func newWaiter(s *Session) *waiter { return &waiter{s: s, wake: make(chan struct
 // signal is called under the session's lock.
 func (w *waiter) signal() {
 	w.ready.Store(true)
+	if w.waits && !w.woken {
+		w.woken = true
+		w.s.waking++
+	}
 	if w.leading.Load() {
 		if b := w.s.bell; b != nil {
 			ring.Kick(b) // the session's own
@@ -68,10 +77,20 @@ func (w *waiter) reset() {
 func (s *Session) await(ctx context.Context, w *waiter) error {
 	s.mu.Lock()
 	s.waiting++
+	w.waits = true
+	if s.waking == 0 {
+		s.flushLocked()
+	}
 	s.mu.Unlock()
 	defer func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
+		if w.woken {
+			s.waking--
+		}
+		if w.waits, w.woken = false, false; s.waking == 0 && s.spinners == 0 {
+			s.flushLocked()
+		}
 		if s.waiting--; s.waiting == 0 && s.err != nil {
 			s.room.Broadcast()
 		}
@@ -124,27 +143,35 @@ func (s *Session) leadUntil(ctx context.Context, w *waiter, p *post) error {
 		defer stop()
 	}
 	due := func() bool { return w.ready.Load() || ctx.Err() != nil || p.page.Rung() }
+	bell := p.bell
+	if p.ears != nil {
+		bell = p.ears.file
+	}
+	over := func() bool { return due() || p.over() || p.ears.heard() }
 	for {
 		w.leading.Store(true)
 		if w.ready.Load() || ctx.Err() != nil {
 			w.leading.Store(false)
 			return ctxUnless(w.ready.Load(), ctx)
 		}
-		err := ring.Wait(p.bell, due)
+		err := ring.Wait(bell, over)
 		w.leading.Store(false)
-		if err != nil {
+		if err != nil || p.over() {
 			return nil // another post, or none
 		}
 		s.mu.Lock()
 		if p.page.Rung() {
 			p.page.Wake()
 		}
+		s.ears.rest()
 		s.pollLocked()
 		s.mu.Unlock()
 		s.lingerFor(w)
-		s.mu.Lock()
-		s.restLocked()
-		s.mu.Unlock()
+		if !w.ready.Load() {
+			s.mu.Lock()
+			s.restLocked()
+			s.mu.Unlock()
+		}
 	}
 }
 
@@ -164,12 +191,16 @@ func (s *Session) lingerFor(w *waiter) {
 	}
 	s.spinners++
 	s.page.Wake()
+	s.ears.rest()
 	seen := s.visits
 	s.mu.Unlock()
 	end, gain := time.Now().Add(spinTime), -1
 	for i := 1; !w.ready.Load(); i++ {
 		if s.mu.TryLock() {
 			s.pollLocked()
+			if s.waking == 0 || i%holdRounds == 0 { // else they are about to say something
+				s.flushLocked()
+			}
 			if s.visits != seen {
 				seen, end, gain = s.visits, time.Now().Add(spinTime), scoreGain
 			}
@@ -184,6 +215,7 @@ func (s *Session) lingerFor(w *waiter) {
 	}
 	s.mu.Lock()
 	s.spinners--
+	s.flushLocked()
 	s.linger = min(max(s.linger+gain, 0), scoreTop)
 	s.mu.Unlock()
 }
@@ -204,12 +236,19 @@ func (s *Session) spinFor(w *waiter) bool {
 	}
 	s.spinners++
 	s.page.Wake()
+	s.ears.rest()
 	s.pollLocked()
 	s.mu.Unlock()
-	end := time.Now().Add(spinTime)
+	end, seen := time.Now().Add(spinTime), uint64(0)
 	for i := 1; !w.ready.Load(); i++ {
 		if s.mu.TryLock() {
 			s.pollLocked()
+			if s.waking == 0 || i%holdRounds == 0 { // else they are about to say something
+				s.flushLocked()
+			}
+			if s.pieces != seen { // a long frame is coming
+				seen, end = s.pieces, time.Now().Add(spinTime)
+			}
 			s.mu.Unlock()
 		}
 		if i%checkTime == 0 {
@@ -222,6 +261,7 @@ func (s *Session) spinFor(w *waiter) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.spinners--
+	s.flushLocked()
 	ok := w.ready.Load()
 	if ok {
 		s.score = min(s.score+scoreGain, scoreTop)
@@ -251,18 +291,28 @@ func (s *Session) restLocked() {
 	case s.page == nil || s.err != nil:
 	case s.spinners == 0 && s.sleepers > 0:
 		s.page.Sleep()
-		s.pollLocked()
+		if s.pollPageLocked(); s.ears.listen() {
+			s.pollStreamsLocked()
+		}
 	default:
 		s.page.Wake()
+		s.ears.rest()
 	}
 }
 
 // pollLocked takes in what peers have written.
 func (s *Session) pollLocked() {
-	if s.page == nil || s.err != nil || !s.page.Pending() {
-		return
+	s.pollPageLocked()
+	if len(s.streams) > 0 && s.err == nil {
+		s.pollStreamsLocked()
 	}
-	s.page.Sweep(s.pollChannelLocked)
+}
+
+// pollPageLocked takes in what peers on this machine have written.
+func (s *Session) pollPageLocked() {
+	if s.page != nil && s.err == nil && s.page.Pending() {
+		s.page.Sweep(s.pollChannelLocked)
+	}
 }
 
 // pollChannelLocked takes in what one peer has written, and writes what had no room before. A peer that breaks the rules is cut off.

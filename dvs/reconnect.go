@@ -54,6 +54,7 @@ func (s *Session) leave() interface{ Close() } {
 	for i := range s.channels {
 		s.onRevokeLocked(i)
 	}
+	s.endStreamsLocked()
 	clear(s.paths)
 	if s.bell != nil {
 		_ = s.bell.Close()

@@ -57,6 +57,10 @@ type Session struct {
 	binding   map[uint32]*Endpoint // by call
 	channels  map[uint32]*ring.Channel
 	areas     map[*ring.Channel]bool // whose memory for copies is in use
+	streams   map[uint32]*socket.Stream
+	held      bool          // a stream has something that is to be written soon
+	flush     chan struct{} // asks the flusher; nil while there is none
+	lateFlush *time.Timer   // asks it as well
 	routes    map[endpoint.ID]*route
 	names     map[string]*route // the same, by name
 	endpoints map[endpoint.ID]*Endpoint
@@ -69,6 +73,7 @@ type Session struct {
 type post struct {
 	page    ring.Memory   // nil if NodeOnly
 	bell    *os.File      // likewise
+	ears    *ears         // nil while there is no stream
 	lead    chan struct{} // who has put a token in reads the bell; nil if there is none
 	changed chan struct{} // closed when there is another post
 }
@@ -101,7 +106,7 @@ func connect(ctx context.Context, path string, o Options) (*Session, error) {
 	}
 	s := &Session{
 		container: o.Container, path: path, o: o,
-		calls: map[uint32]chan wire.Answer{}, binding: map[uint32]*Endpoint{}, channels: map[uint32]*ring.Channel{}, areas: map[*ring.Channel]bool{}, routes: map[endpoint.ID]*route{}, names: map[string]*route{},
+		calls: map[uint32]chan wire.Answer{}, binding: map[uint32]*Endpoint{}, channels: map[uint32]*ring.Channel{}, areas: map[*ring.Channel]bool{}, streams: map[uint32]*socket.Stream{}, routes: map[endpoint.ID]*route{}, names: map[string]*route{},
 		endpoints: map[endpoint.ID]*Endpoint{}, callers: map[uint64]*caller{}, paths: map[uint64]uint32{},
 	}
 	s.room = sync.NewCond(&s.mu)
@@ -230,6 +235,7 @@ func (s *Session) Close() {
 		s.closeLocked(c)
 		delete(s.channels, i)
 	}
+	s.endStreamsLocked()
 	for _, m := range append(s.old, s.page) {
 		m.Unmap()
 	}
@@ -262,6 +268,9 @@ func (s *Session) fail(err error) {
 	s.conn.Shut(err)
 	if s.bell != nil {
 		_ = s.bell.Close()
+	}
+	if s.ears != nil {
+		_ = s.ears.file.Close()
 	}
 }
 
@@ -304,6 +313,12 @@ func (s *Session) fromNodeLocked(f wire.Frame) error {
 			return err
 		}
 		return s.onIntroduceLocked(m)
+	case wire.KindStream:
+		m, err := wire.ParseStream(f.Body)
+		if err != nil {
+			return err
+		}
+		return s.onStreamLocked(m)
 	case wire.KindRevoke:
 		m, err := wire.ParseRevoke(f.Body)
 		if err == nil {
@@ -399,6 +414,10 @@ func (s *Session) onIntroduceLocked(m wire.Introduce) error {
 
 // onRevokeLocked drops a channel. What the peer wrote last is still taken in.
 func (s *Session) onRevokeLocked(index uint32) {
+	if s.streams[index] != nil {
+		s.hangUpLocked(index)
+		return
+	}
 	s.pollChannelLocked(index)
 	c := s.channels[index]
 	if c == nil {
@@ -435,6 +454,10 @@ func (s *Session) onGoneLocked(caller uint64) {
 
 // sendLocked sends a frame by a channel, or by the node when there is none.
 func (s *Session) sendLocked(frame []byte, via uint32) {
+	if st := s.streams[via]; st != nil {
+		s.streamLocked(st, via, frame, false)
+		return
+	}
 	if c := s.channels[via]; c != nil && (via != 0 || len(frame) <= ring.Long) {
 		if err := c.Send(frame); err == nil {
 			return
@@ -446,7 +469,7 @@ func (s *Session) sendLocked(frame []byte, via uint32) {
 
 // keepScratch keeps the buffer for the next frame, unless it is huge.
 func (s *Session) keepScratch(b []byte) {
-	if cap(b) <= 1<<20 {
+	if cap(b) <= 2<<20 {
 		s.scratch = b[:0]
 	}
 }

@@ -185,6 +185,11 @@ func (h *host) startNode(o order) (answer, error) {
 			go func() { _ = n.Accept(c) }()
 		}
 	}()
+	streams, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return answer{}, err
+	}
+	go func() { _ = n.ServeStreams(streams, streams.Addr().String()) }()
 	return answer{Text: links.Addr().String()}, nil
 }
 

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,15 +21,25 @@ func main() {
 	quick := flag.Bool("quick", false, "shorter and once: for a look")
 	only := flag.String("only", "", "measure this section only: local, nodes, copy, link, outage, many")
 	large := flag.Bool("large", false, "move 1 GiB as well")
+	doc := flag.String("doc", "", "the document whose tables are replaced, if everything is measured; empty for none")
 	flag.Parse()
 	b := &bench{rounds: 3, during: time.Second, sizes: []int{64 << 10, 2_500_000, 64 << 20}, out: os.Stdout}
+	var tables bytes.Buffer
+	if *doc != "" && *only == "" {
+		b.out = io.MultiWriter(os.Stdout, &tables)
+	}
 	if *quick {
 		b.rounds, b.during = 1, 300*time.Millisecond
 	}
 	if *large {
 		b.sizes = append(b.sizes, 1<<30)
 	}
-	if err := b.all(*only); err != nil {
+	b.conditions()
+	err := b.all(*only)
+	if err == nil && tables.Len() > 0 {
+		err = replaceTables(*doc, tables.String())
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "peers:", err)
 		os.Exit(1)
 	}
@@ -38,7 +50,7 @@ type bench struct {
 	rounds   int
 	during   time.Duration
 	sizes    []int // of moving states
-	out      *os.File
+	out      io.Writer
 	dir      string
 	children []*child
 }

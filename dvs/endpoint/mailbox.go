@@ -45,7 +45,8 @@ const (
 type entry struct {
 	seq   uint64
 	stage stage
-	reply Reply
+	reads bool  // a copy from here: its data are not kept, for it can be made again
+	reply Reply // of code Unknown if it was not kept
 }
 
 // Note is a pending notification.
@@ -115,7 +116,7 @@ func (m *Mailbox) Offer(r Request, idle bool) (Outcome, Reply) {
 		return m.notify(r), Reply{}
 	}
 	e := m.table[r.Caller]
-	if e != nil && r.Seq <= e.seq {
+	if e != nil && r.Seq <= e.seq && !m.rereads(e, r) {
 		return m.known(e, r)
 	}
 	if m.status != Active {
@@ -193,7 +194,8 @@ func (m *Mailbox) TakeCopy() (Request, bool) {
 	}
 	r := m.copies[0]
 	m.copies = slices.Delete(m.copies, 0, 1)
-	m.table[r.Caller].stage = taken
+	e := m.table[r.Caller]
+	e.stage, e.reads = taken, r.Kind == CopyRead
 	m.taken[key{r.Caller, r.Seq}] = struct{}{}
 	return r, true
 }
@@ -210,8 +212,12 @@ func (m *Mailbox) Reply(caller, seq uint64, code Code, payload []byte) (Reply, b
 	if e == nil || e.seq != seq || e.stage != taken {
 		return Reply{}, false
 	}
-	e.stage, e.reply = done, Reply{Caller: caller, Seq: seq, To: m.id, Code: code, Payload: payload}
-	return e.reply, true
+	reply := Reply{Caller: caller, Seq: seq, To: m.id, Code: code, Payload: payload}
+	e.stage, e.reply = done, reply
+	if e.reads && code == OK {
+		e.reply.Code, e.reply.Payload = Unknown, nil
+	}
+	return reply, true
 }
 
 // Drop forgets a request that was taken, without an answer: the caller sends it again, here or elsewhere. Only whoever has a table of its
@@ -292,13 +298,20 @@ func (m *Mailbox) notify(r Request) Outcome {
 
 func (m *Mailbox) known(e *entry, r Request) (Outcome, Reply) {
 	switch {
-	case r.Seq == e.seq && e.stage == done:
+	case r.Seq == e.seq && e.stage == done && e.reply.Code != Unknown:
 		return Answer, e.reply
 	case r.Seq == e.seq && m.status != Active:
 		return Answer, m.reply(r, Held)
+	case r.Seq == e.seq && e.stage == done:
+		return Answer, m.reply(r, Unknown)
 	default:
 		return Ignored, Reply{}
 	}
+}
+
+// rereads tells whether the request is a copy from here that has been made, but has to be made again.
+func (m *Mailbox) rereads(e *entry, r Request) bool {
+	return r.Kind == CopyRead && r.Seq == e.seq && e.stage == done && e.reply.Code == Unknown && m.status == Active
 }
 
 // refuse remembers that a request was not executed, and never will be.

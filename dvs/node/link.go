@@ -42,6 +42,7 @@ type link struct {
 	acked    uint64 // what the peer has been told of received
 	beat     bool   // tell it now
 
+	streams    int           // between programs, that this node has asked for
 	wrote      atomic.Uint64 // bytes
 	reconnects uint64
 

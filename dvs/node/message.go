@@ -268,6 +268,9 @@ func (n *Node) messageLocked(s *session, f wire.Encoded) error {
 			r.pendLocked(m)
 		case r.shown() == endpoint.Open:
 			n.routeLocked(r, m.Caller, f)
+			if r.owner == nil {
+				n.talkLocked(s, r, m)
+			}
 		}
 		return nil // a caller is told of the next route, and sends its request again
 	default:

@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"runtime"
 	"sync"
 	"time"
 
@@ -46,6 +47,9 @@ type Options struct {
 	// Claim gives an epoch for a name that a program binds: higher than any before. nil takes the next that this node
 	// knows of, which is enough where no name is bound on two sides of a partition.
 	Claim func(ctx context.Context, container, name string) (uint64, error)
+	// Streams is how many connections of their own to programs of one other node the programs here may have. More would compete for the processors:
+	// over the link they are batched. Default the number of processors.
+	Streams int
 	// MaxPayload bounds a message. Default and limit wire.MaxPayload.
 	MaxPayload int
 }
@@ -66,6 +70,9 @@ type Node struct {
 	callers   map[uint64]place // where requests of a caller last came from
 	links     map[string]*link
 	orders    map[wire.Order]awaited
+	meetings  map[uint64]*meeting // asked for, by number
+	expected  map[token]*expected // connections that another node is to open
+	address   string              // where
 	stats     Stats
 }
 
@@ -76,6 +83,7 @@ type Stats struct {
 	Out, In       uint64 // packets to and from other nodes
 	Writes        uint64 // to links; Out/Writes is the batching
 	Reconnects    uint64
+	Streams       uint64 // given to programs here, to talk with one elsewhere
 }
 
 // place is a session or a link.
@@ -99,9 +107,12 @@ func New(o Options) (*Node, error) {
 	if o.MaxPayload <= 0 || o.MaxPayload > wire.MaxPayload {
 		o.MaxPayload = wire.MaxPayload
 	}
+	if o.Streams <= 0 {
+		o.Streams = runtime.GOMAXPROCS(0)
+	}
 	n := &Node{
 		o: o, sessions: map[*session]struct{}{}, records: map[key]*record{}, callers: map[uint64]place{}, links: map[string]*link{},
-		orders: map[wire.Order]awaited{},
+		orders: map[wire.Order]awaited{}, meetings: map[uint64]*meeting{}, expected: map[token]*expected{},
 	}
 	var b [8]byte
 	_, _ = rand.Read(b[:]) // never fails

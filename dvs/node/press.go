@@ -26,6 +26,8 @@ type LinkOptions struct {
 	Compress Compression
 	// Single writes each packet by itself: no batching.
 	Single bool
+	// Relay has the nodes carry everything between their programs: none get a stream of their own.
+	Relay bool
 }
 
 const (

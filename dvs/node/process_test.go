@@ -218,6 +218,11 @@ func (h *helper) startNode(r request) error {
 	if r.Addr == "" {
 		return nil
 	}
+	streams, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	h.wg.Go(func() { _ = n.ServeStreams(streams, streams.Addr().String()) })
 	links, err := net.Listen("tcp", r.Addr)
 	if err != nil {
 		return err

@@ -44,6 +44,15 @@ func (q *queue) forward(container string, frame wire.Encoded) {
 
 func (q *queue) announce(a wire.Announce) { q.grow(a.Append) }
 
+// packet queues another packet.
+func (l *link) packetOutLocked(add func([]byte) []byte) {
+	if l.away {
+		return
+	}
+	l.q.grow(add)
+	l.queuedLocked()
+}
+
 func (q *queue) grow(add func([]byte) []byte) {
 	if q.mail == nil {
 		q.mail, q.spare = q.spare, nil

@@ -58,6 +58,9 @@ func (n *Node) tellLocked(r *record, s *session) {
 	m := wire.Route{Endpoint: r.id, Version: r.version, Line: r.line, State: r.shown()}
 	if m.State == endpoint.Open {
 		m.Channel = n.introduceLocked(s, r.owner)
+		if t := s.talks[r]; t != nil {
+			m.Channel = max(m.Channel, t.useLocked(r)) // one of them is 0
+		}
 	}
 	_ = s.conn.Send(m.Append(nil))
 }

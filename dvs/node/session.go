@@ -25,6 +25,8 @@ type session struct {
 	served    map[endpoint.ID]bool   // what it has ever been bound to
 	watched   map[*record]struct{}   // whose routes it wants
 	channels  map[*session]uint32    // introductions
+	talks     map[*record]*meeting   // with programs elsewhere
+	streams   map[uint32]*meeting    // by channel; nil if the other side has asked
 	used      map[uint32]bool        // channel numbers
 	hint      uint32                 // where to look for a free one
 }
@@ -93,7 +95,7 @@ func (n *Node) welcome(conn *socket.Conn, program Program) (*session, error) {
 	s := &session{
 		conn: conn, container: m.Container, program: program, caller: m.Caller, direct: m.Direct, page: -1, bell: -1,
 		callers: map[uint64]endpoint.ID{m.Caller: 0}, served: map[endpoint.ID]bool{}, watched: map[*record]struct{}{},
-		channels: map[*session]uint32{}, used: map[uint32]bool{},
+		channels: map[*session]uint32{}, talks: map[*record]*meeting{}, streams: map[uint32]*meeting{}, used: map[uint32]bool{},
 	}
 	var fds []int
 	if s.direct {
@@ -187,6 +189,14 @@ func (n *Node) introduceLocked(a, b *session) uint32 {
 func (n *Node) revoke(s *session, channel uint32) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if m, ok := s.streams[channel]; ok {
+		delete(s.streams, channel)
+		delete(s.used, channel)
+		if m != nil {
+			m.broken()
+		}
+		return
+	}
 	for peer, i := range s.channels {
 		if i != channel || channel == 0 {
 			continue
@@ -233,6 +243,10 @@ func (n *Node) drop(s *session, err error) {
 	for r := range s.watched {
 		delete(r.watchers, s)
 	}
+	for _, t := range s.talks {
+		t.end()
+	}
+	clear(s.talks)
 	for _, r := range n.records {
 		if r.standby == s {
 			r.standby = nil

@@ -179,7 +179,7 @@ func (l *link) frameLocked(e wire.Encoded) error {
 		}
 		l.number = m.Number
 		return err
-	case wire.KindForward, wire.KindAnnounce, wire.KindState:
+	case wire.KindForward, wire.KindAnnounce, wire.KindState, wire.KindMeet, wire.KindMet:
 		if l.number == 0 {
 			return fmt.Errorf("%w: a packet without a number", wire.ErrFrame)
 		}
@@ -199,6 +199,20 @@ func (l *link) frameLocked(e wire.Encoded) error {
 }
 
 func (l *link) packetLocked(e wire.Encoded) error {
+	switch e.Kind() {
+	case wire.KindMeet:
+		m, err := wire.ParseMeet(e.Body())
+		if err == nil {
+			l.n.meetLocked(l, m)
+		}
+		return err
+	case wire.KindMet:
+		m, err := wire.ParseMet(e.Body())
+		if err == nil {
+			l.n.metLocked(m)
+		}
+		return err
+	}
 	if e.Kind() == wire.KindAnnounce {
 		m, err := wire.ParseAnnounce(e.Body())
 		if err == nil && m.Name != "" && m.Container != "" {

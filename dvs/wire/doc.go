@@ -27,6 +27,7 @@
 //	Gone      13  u64 caller: it has ended, forget its replies; from a program, of a caller of its own
 //	Caller    14  u64 endpoint, u64 caller: the requests of this caller are mine; endpoint 0 is none
 //	Piece     15  u64 endpoint, u64 epoch, u64 number (from 1), u8 flags (1 first of an attempt), bytes: of a state that moves in pieces
+//	Stream    21  u32 channel, u8 side, 64 bytes of secret; with one descriptor: a TCP connection to a peer on another machine
 //	Credit    20  u64 endpoint, u64 epoch, u64 number of the newest piece applied, u16 code, text
 //
 // An endpoint's number is the first 8 bytes of SHA-256 over container, a zero byte and name, read as a little-endian
@@ -42,6 +43,13 @@
 // A caller is 64 random bits. It has one request outstanding, sends it again whenever a newer Route says active, and
 // numbers the next one higher; if the Route has another line than at first, it gives up, because the state that it asked is lost. So it gets each answer once, and no request is executed twice.
 //
+// # A stream
+//
+// Two programs on two machines that talk much get a TCP connection of their own, which the asking node opens by the 16 bytes of the token. The same
+// frames pass there as through a ring. If the link between the nodes is secure, frames are sealed: records of a u32 length and that many bytes, of
+// at most 64 KiB, AES-256-GCM; side 0 says with the first half of the secret, side 1 with the second; the nonce is the number of the record (u64
+// and four zero bytes). When it breaks, the caller asks again through the node.
+//
 // A client in Python is in testdata/python.
 //
 // # Between nodes
@@ -52,6 +60,8 @@
 //	Forward   35  str container, then a message's frame; a packet
 //	Announce  36  str container, str name, u64 epoch, u64 serial, u64 line, u8 state, u8 flags (1 replicated); a packet
 //	State     37  str container, then a frame of Chunk, Order, Done, Piece or Credit; a packet
+//	Meet      39  u64 number, u64 endpoint, str container, 16 bytes of token, 64 bytes of secret: a stream with the owner's program; a packet
+//	Met       40  u64 number, str address at which the token opens it, or empty; a packet
 //	Pressed   38  u32 bytes, then as many bytes of frames of this list, compressed together (a block of S2)
 //
 // Packets have numbers that nobody sends: they count from LinkStart on. What has not been acknowledged is sent again after a reconnect.

@@ -32,6 +32,7 @@ const (
 	KindProbe     Kind = 18
 	KindCancel    Kind = 19
 	KindCredit    Kind = 20
+	KindStream    Kind = 21
 	KindLinkHello Kind = 32
 	KindLinkAck   Kind = 33
 	KindLinkStart Kind = 34
@@ -39,6 +40,8 @@ const (
 	KindAnnounce  Kind = 36
 	KindState     Kind = 37
 	KindPressed   Kind = 38
+	KindMeet      Kind = 39
+	KindMet       Kind = 40
 )
 
 // String returns the number: a frame of an unknown kind is only ever named in an error.

@@ -1,6 +1,10 @@
 package wire
 
-import "github.com/godwit-project/godwit/dvs/endpoint"
+import (
+	"encoding/binary"
+
+	"github.com/godwit-project/godwit/dvs/endpoint"
+)
 
 // AppendRequest encodes a request.
 func AppendRequest(b []byte, r endpoint.Request) []byte {
@@ -29,6 +33,15 @@ func AppendReply(b []byte, r endpoint.Reply) []byte {
 	b = u64(begin(b, KindReply), uint64(r.To), r.Caller, r.Seq)
 	b = version(u16(b, uint16(r.Code)), r.Version)
 	return end(append(b, r.Payload...), start)
+}
+
+// AppendReplyHead encodes a reply without its payload, which has to follow.
+func AppendReplyHead(b []byte, r endpoint.Reply) []byte {
+	start, payload := len(b), len(r.Payload)
+	r.Payload = nil
+	b = AppendReply(b, r)
+	binary.LittleEndian.PutUint32(b[start:], uint32(len(b)-start-lengthSize+payload))
+	return b
 }
 
 // ParseReply decodes a reply. The payload shares memory with the body.

@@ -41,6 +41,9 @@ var parsers = map[wire.Kind]func([]byte) (any, error){
 	wire.KindForward:   parser(wire.ParseForward),
 	wire.KindAnnounce:  parser(wire.ParseAnnounce),
 	wire.KindState:     parser(wire.ParseForward),
+	wire.KindStream:    parser(wire.ParseStream),
+	wire.KindMeet:      parser(wire.ParseMeet),
+	wire.KindMet:       parser(wire.ParseMet),
 }
 
 func parser[T any](parse func([]byte) (T, error)) func([]byte) (any, error) {
@@ -72,7 +75,7 @@ func samples() map[wire.Kind]any {
 	return map[wire.Kind]any{
 		wire.KindHello:     wire.Hello{Version: 1, Direct: true, Caller: 5, Container: "shop", Program: "stock"},
 		wire.KindWelcome:   wire.Welcome{Version: 1, MaxPayload: 1 << 20, Node: "a"},
-		wire.KindBind:      wire.Bind{Call: 1, Standby: true, Movable: true, Name: "stock", Replicated: true, Epoch: 5, Line: 2},
+		wire.KindBind:      wire.Bind{Call: 1, Standby: true, Movable: true, Name: "stock", Replicated: true, Again: true, Held: true, Epoch: 5, Line: 2, Serial: 3},
 		wire.KindUnbind:    wire.Unbind{Call: 2, Endpoint: 7},
 		wire.KindAnswer:    wire.Answer{Call: 2, Code: endpoint.NameUsed, Version: v, Text: "why"},
 		wire.KindWatch:     wire.Watch{Name: "stock"},
@@ -86,7 +89,7 @@ func samples() map[wire.Kind]any {
 		wire.KindCaller:    wire.Caller{Endpoint: 7, Caller: 5},
 		wire.KindPiece:     wire.Piece{Endpoint: 7, Epoch: 9, Number: 3, First: true, Data: []byte("data")},
 		wire.KindCredit:    wire.Credit{Endpoint: 7, Epoch: 9, Number: 3, Code: endpoint.Failed, Text: "why"},
-		wire.KindRequest:   endpoint.Request{Kind: endpoint.SendRec, NoWait: true, From: "me", To: 7, Caller: 5, Seq: 6, Line: 3, Payload: []byte("?")},
+		wire.KindRequest:   endpoint.Request{Kind: endpoint.SendRec, NoWait: true, Repeat: true, From: "me", To: 7, Caller: 5, Seq: 6, Line: 3, Payload: []byte("?")},
 		wire.KindReply:     endpoint.Reply{Caller: 5, Seq: 6, To: 7, Code: endpoint.Held, Version: v, Payload: []byte("!")},
 		wire.KindProbe:     wire.Inquiry{To: 7, Caller: 5, Seq: 6},
 		wire.KindCancel:    wire.Inquiry{To: 7, Caller: 5, Seq: 6},
@@ -97,6 +100,9 @@ func samples() map[wire.Kind]any {
 		wire.KindForward:   wire.Forward{Container: "shop", Frame: inner},
 		wire.KindAnnounce:  wire.Announce{Container: "shop", Name: "stock", Version: v, Line: 3, State: endpoint.Open, Replicated: true},
 		wire.KindState:     wire.Forward{Container: "shop", Frame: inner},
+		wire.KindStream:    wire.Stream{Channel: 3, Side: 1, Secret: [wire.SecretSize]byte{5}},
+		wire.KindMeet:      wire.Meet{Number: 3, Endpoint: 7, Container: "shop", Token: [wire.TokenSize]byte{1}, Secret: [wire.SecretSize]byte{2}},
+		wire.KindMet:       wire.Met{Number: 3, Address: "192.0.2.1:7703"},
 	}
 }
 

@@ -1,0 +1,161 @@
+package socket_test
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/godwit-project/godwit/dvs/socket"
+	"github.com/godwit-project/godwit/dvs/wire"
+)
+
+// ends returns both ends of a stream, and the descriptors of a plain pair if it is to be written by hand.
+func ends(t testing.TB, secret [wire.SecretSize]byte) (a, b *socket.Stream) {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, err = socket.NewStream(fds[0], secret, 0); err != nil {
+		t.Fatal(err)
+	}
+	if b, err = socket.NewStream(fds[1], secret, 1); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { a.Close(); b.Close() })
+	return a, b
+}
+
+func frame(n int, fill byte) []byte {
+	return wire.Frame{Kind: wire.KindReply, Body: bytes.Repeat([]byte{fill}, n)}.Append(nil)
+}
+
+// Frames of every length come out as they went in, in order, sealed or not, held or not.
+func TestAStreamCarriesFrames(t *testing.T) {
+	for name, secret := range map[string][wire.SecretSize]byte{"plain": {}, "sealed": {1, 40: 2}} {
+		t.Run(name, func(t *testing.T) {
+			a, b := ends(t, secret)
+			rng := rand.New(rand.NewPCG(1, 2))
+			lengths := []int{0, 1, 64, 65_530, 65_536, 262_139, 262_144, 262_145, 300_000, 1 << 20, 5 << 20, 0}
+			for range 300 {
+				lengths = append(lengths, rng.IntN(1<<rng.IntN(17)))
+			}
+			sent, got := 0, 0
+			for got < len(lengths) {
+				if sent < len(lengths) {
+					f := frame(lengths[sent], byte(sent))
+					send := a.Send
+					if rng.IntN(2) == 0 {
+						send = a.Hold
+					}
+					if err := send(f); err != nil {
+						t.Fatal(err)
+					}
+					sent++
+				} else if err := a.Flush(); err != nil {
+					t.Fatal(err)
+				}
+				for sent == len(lengths) || rng.IntN(2) == 0 {
+					e, err := b.Receive()
+					if err != nil {
+						t.Fatal(err)
+					}
+					if e == nil {
+						break
+					}
+					if !bytes.Equal(e, frame(lengths[got], byte(got))) {
+						t.Fatalf("frame %d of %d bytes came as %d bytes", got, lengths[got], len(e))
+					}
+					got++
+				}
+			}
+			if a.Waiting() {
+				t.Error("something is left")
+			}
+			a.Close()
+			if _, err := b.Receive(); !errors.Is(err, io.EOF) && !errors.Is(err, unix.ECONNRESET) {
+				t.Errorf("after the end: %v", err)
+			}
+		})
+	}
+}
+
+// Whoever has not the secret can say nothing: neither words of his own nor those of another again.
+func TestASealedStreamTakesNothingFromOthers(t *testing.T) {
+	secret := [wire.SecretSize]byte{1, 40: 2}
+	for name, forge := range map[string]func(sealed []byte) []byte{
+		"changed":  func(b []byte) []byte { b[len(b)-1] ^= 1; return b },
+		"repeated": func(b []byte) []byte { return append(b, b...) },
+		"too long": func(b []byte) []byte { b[2] = 0xff; return b },
+		"plain":    func([]byte) []byte { return frame(40, 1) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			listen, err := socket.NewStream(fds[1], secret, 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer listen.Close()
+			a, b := ends(t, secret)
+			if err := a.Send(frame(40, 7)); err != nil {
+				t.Fatal(err)
+			}
+			sealed := make([]byte, 4096)
+			n, err := unix.Read(b.FD(), sealed)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := unix.Write(fds[0], forge(sealed[:n:n])); err != nil {
+				t.Fatal(err)
+			}
+			defer unix.Close(fds[0])
+			frames := 0
+			for err == nil && frames < 3 {
+				var e wire.Encoded
+				if e, err = listen.Receive(); e != nil {
+					frames++
+				} else if err == nil {
+					break
+				}
+			}
+			if err == nil || frames > 1 {
+				t.Errorf("took %d frames, then %v", frames, err)
+			}
+		})
+	}
+}
+
+func FuzzStream(f *testing.F) {
+	f.Add(frame(10, 1), false)
+	f.Add(append(frame(70_000, 1), 1, 2, 3), true)
+	f.Fuzz(func(t *testing.T, b []byte, sealed bool) {
+		var secret [wire.SecretSize]byte
+		if sealed {
+			secret[0] = 1
+		}
+		fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := socket.NewStream(fds[1], secret, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		_, _ = unix.Write(fds[0], b)
+		_ = unix.Close(fds[0])
+		for range len(b) + 10 {
+			if _, err := s.Receive(); err != nil {
+				return
+			}
+		}
+		t.Error("no end")
+	})
+}

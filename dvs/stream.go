@@ -1,0 +1,279 @@
+package dvs
+
+import (
+	"runtime"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/godwit-project/godwit/dvs/endpoint"
+	"github.com/godwit-project/godwit/dvs/socket"
+	"github.com/godwit-project/godwit/dvs/wire"
+)
+
+// fewStreams are looked at one by one; of more, the kernel is asked which have something.
+const fewStreams = 2
+
+// What is held until others of the program have said what they are about to say: so long at most, so many bytes.
+const (
+	holdTime = 50 * time.Microsecond
+	holdMost = 64 << 10
+)
+
+// onStreamLocked begins to use a connection to a peer on another machine.
+func (s *Session) onStreamLocked(m wire.Stream) error {
+	fds, err := s.conn.Files(1)
+	if err != nil {
+		return err
+	}
+	st, err := socket.NewStream(fds[0], m.Secret, m.Side)
+	if err != nil {
+		return err
+	}
+	if s.bell == nil || s.hearLocked(st) != nil {
+		st.Close()
+		_ = s.conn.Send(wire.Revoke{Channel: m.Channel}.Append(nil))
+		return nil
+	}
+	s.onRevokeLocked(m.Channel)
+	s.streams[m.Channel] = st
+	if s.flush == nil {
+		s.flush = make(chan struct{}, 1)
+		s.wg.Go(s.flusher)
+		s.lateFlush = time.AfterFunc(holdTime, s.askFlusher)
+	}
+	s.pollStreamLocked(m.Channel, st)
+	s.restLocked()
+	return nil
+}
+
+// hearLocked lets the session be woken by a stream.
+func (s *Session) hearLocked(st *socket.Stream) error {
+	if s.ears == nil {
+		e, err := newEars(s.bell)
+		if err != nil {
+			return err
+		}
+		old := s.post
+		p := *old
+		p.ears, p.changed = e, make(chan struct{})
+		s.post = &p
+		close(old.changed)
+		_, _ = s.bell.Write([]byte{1, 0, 0, 0, 0, 0, 0, 0}) // who waits for the bell alone looks up
+	}
+	return s.ears.add(st.FD())
+}
+
+// over tells whether there is another post.
+func (p *post) over() bool {
+	select {
+	case <-p.changed:
+		return true
+	default:
+		return false
+	}
+}
+
+// hangUpLocked ends a stream because the node says so. What has come is taken in.
+func (s *Session) hangUpLocked(index uint32) {
+	s.pollStreamLocked(index, s.streams[index])
+	s.dropStreamLocked(index)
+}
+
+// brokenLocked ends a stream that does not work any more, and tells the node.
+func (s *Session) brokenLocked(index uint32) {
+	if s.dropStreamLocked(index) {
+		_ = s.conn.Send(wire.Revoke{Channel: index}.Append(nil))
+	}
+}
+
+// dropStreamLocked ends a stream. Whether what was under way has arrived nobody knows: callers ask again, by the node.
+func (s *Session) dropStreamLocked(index uint32) bool {
+	st := s.streams[index]
+	if st == nil {
+		return false
+	}
+	delete(s.streams, index)
+	st.Close()
+	for caller, via := range s.paths {
+		if via == index {
+			delete(s.paths, caller)
+		}
+	}
+	for _, r := range s.routes {
+		if r.channel != index {
+			continue
+		}
+		r.channel = 0
+		for c := range r.waiting {
+			c.askedAt = endpoint.Version{}
+			c.evaluateLocked()
+		}
+	}
+	return true
+}
+
+// streamLocked sends a frame by a stream: at once, or with what follows soon.
+func (s *Session) streamLocked(st *socket.Stream, index uint32, frame []byte, more bool) {
+	var err error
+	if (more || s.spinners > 0 || s.waking > 0) && st.Held() < holdMost {
+		if err = st.Hold(frame); err == nil && !s.held {
+			s.held = true
+			s.lateFlush.Reset(holdTime)
+		}
+	} else if err = st.Send(frame); err == nil && st.Waiting() {
+		s.askFlusher()
+	}
+	if err != nil {
+		s.brokenLocked(index)
+	}
+}
+
+func (s *Session) askFlusher() {
+	select {
+	case s.flush <- struct{}{}:
+	default:
+	}
+}
+
+// flushLocked writes what is held.
+func (s *Session) flushLocked() (waiting []unix.PollFd) {
+	if !s.held {
+		return nil
+	}
+	s.held = false
+	for i, st := range s.streams {
+		if !st.Waiting() {
+			continue
+		}
+		if err := st.Flush(); err != nil {
+			s.brokenLocked(i)
+		} else if st.Waiting() {
+			waiting = append(waiting, unix.PollFd{Fd: int32(st.FD()), Events: unix.POLLOUT})
+		}
+	}
+	if len(waiting) > 0 {
+		s.askFlusher()
+	}
+	return waiting
+}
+
+// flusher writes what nobody else does: what is held while the program computes, and what found no room.
+func (s *Session) flusher() {
+	const most = 20 // milliseconds
+	for {
+		select {
+		case <-s.ctx.Done():
+			return
+		case <-s.flush:
+		}
+		runtime.Gosched() // others are about to send
+		s.mu.Lock()
+		s.held = true
+		waiting := s.flushLocked()
+		s.mu.Unlock()
+		if len(waiting) > 0 {
+			if _, err := unix.Poll(waiting, most); err != nil {
+				time.Sleep(time.Millisecond)
+			}
+		}
+	}
+}
+
+// pollStreamsLocked takes in what has come by streams, and writes what is held.
+func (s *Session) pollStreamsLocked() {
+	if len(s.streams) <= fewStreams {
+		for i, st := range s.streams {
+			s.pollStreamLocked(i, st)
+		}
+	} else if ready := s.ears.ready(make([]unix.EpollEvent, 64)); len(ready) > 0 {
+		for i, st := range s.streams {
+			if slices.ContainsFunc(ready, func(e unix.EpollEvent) bool { return int(e.Fd) == st.FD() }) {
+				s.pollStreamLocked(i, st)
+			}
+		}
+	}
+}
+
+// pollStreamLocked takes in what has come by one stream.
+func (s *Session) pollStreamLocked(index uint32, st *socket.Stream) {
+	for {
+		e, err := st.Receive()
+		if e == nil && err == nil {
+			if st.Partial() {
+				s.pieces++
+			}
+			return
+		}
+		if err == nil {
+			s.visits++
+			if landed, bad := s.landLocked(e); !landed && bad == nil {
+				err = s.messageLocked(s.kept(e), index)
+			} else {
+				err = bad
+			}
+		}
+		if err != nil {
+			s.brokenLocked(index)
+			return
+		}
+		if s.streams[index] != st {
+			return
+		}
+	}
+}
+
+// landLocked takes in the reply to a copy: its data go where they belong.
+func (s *Session) landLocked(e wire.Encoded) (landed bool, err error) {
+	if e.Kind() != wire.KindReply || len(s.callers) == 0 {
+		return false, nil
+	}
+	m, err := wire.ParseReply(e.Body())
+	if err != nil {
+		return false, err
+	}
+	c := s.callers[m.Caller]
+	if c == nil || c.into == nil || m.Code != endpoint.OK || len(m.Payload) != len(c.into) {
+		return false, nil
+	}
+	if out, ok := c.core.Outstanding(); !ok || out.Seq != m.Seq || out.To != m.To {
+		return false, nil
+	}
+	copy(c.into, m.Payload)
+	c.landed, m.Payload = true, nil
+	s.onReplyLocked(m)
+	return true, nil
+}
+
+// streamReplyLocked sends a reply by a stream.
+func (s *Session) streamReplyLocked(st *socket.Stream, index uint32, r endpoint.Reply, more bool) {
+	const long = 4096 // bytes that are better not copied first
+	if len(r.Payload) < long || more || s.spinners > 0 && len(r.Payload) < 8*long {
+		b := wire.AppendReply(s.scratch[:0], r)
+		s.streamLocked(st, index, b, more)
+		s.keepScratch(b)
+		return
+	}
+	b := wire.AppendReplyHead(s.scratch[:0], r)
+	err := st.SendParts(b, r.Payload)
+	s.keepScratch(b)
+	switch {
+	case err != nil:
+		s.brokenLocked(index)
+	case st.Waiting():
+		s.askFlusher()
+	}
+}
+
+// kept returns a frame whose memory is its own.
+func (s *Session) kept(e wire.Encoded) wire.Frame { return slices.Clone(e).Frame() }
+
+// endStreamsLocked closes all streams.
+func (s *Session) endStreamsLocked() {
+	for i, st := range s.streams {
+		delete(s.streams, i)
+		st.Close()
+	}
+	s.ears.close()
+}
