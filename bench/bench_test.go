@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestQuantilesLieBetweenTheirNeighbours(t *testing.T) {
@@ -211,12 +212,13 @@ func TestTheEndOfQEMUEndsEveryWait(t *testing.T) {
 }
 
 func TestRatesAreTakenOutOfWhatFioSays(t *testing.T) {
-	const said = "note: something\n{\n \"jobs\" : [{\"error\" : 0, \"read\" : {\"iops\" : 10.5}, \"write\" : {\"iops\" : 2}}]\n}\n"
-	if got, err := ratesIn([]byte(said)); err != nil || got != 12.5 {
-		t.Errorf("got %v, %v", got, err)
+	const said = "note: something\n{\n \"jobs\" : [{\"error\" : 0, \"read\" : {\"iops\" : 10.5}, \"write\" : {\"iops\" : 2, " +
+		"\"clat_ns\" : {\"percentile\" : {\"50.000000\" : 3000}}}}]\n}\n"
+	if got, median, err := ratesIn([]byte(said)); err != nil || got != 12.5 || median != 3*time.Microsecond {
+		t.Errorf("got %v, %v, %v", got, median, err)
 	}
 	for _, bad := range []string{"", "{", "{\"jobs\": []}", "{\"jobs\": [{\"error\": 5}]}"} {
-		if _, err := ratesIn([]byte(bad)); err == nil {
+		if _, _, err := ratesIn([]byte(bad)); err == nil {
 			t.Errorf("%q gave a rate", bad)
 		}
 	}

@@ -77,6 +77,7 @@ var diskLoads = []diskLoad{
 type diskResults struct {
 	rates   [][diskServers]figures
 	missing string // why there are none
+	groups  groupResults
 }
 
 // measureDisks lets the servers serve equal files, and takes turns between them.
@@ -95,7 +96,7 @@ func measureDisks(ctx context.Context, godwit string, say func(string, ...any)) 
 	for i, server := range diskServerList {
 		files[i] = filepath.Join(dir, fmt.Sprintf("%d.raw", i))
 		sockets[i] = filepath.Join(dir, fmt.Sprintf("%d.sock", i))
-		if err := fillFile(files[i]); err != nil {
+		if err := fillFile(files[i], diskSize); err != nil {
 			return r, fmt.Errorf("make a disk to measure: %w", err)
 		}
 		stop, err := startDiskServer(ctx, server.command(godwit, files[i], sockets[i]), sockets[i])
@@ -110,7 +111,7 @@ func measureDisks(ctx context.Context, godwit string, say func(string, ...any)) 
 		for round := range diskRounds {
 			for turn := range diskServers { // another one first each time
 				at := (turn + round) % diskServers
-				rate, err := loadDisk(ctx, row, sockets[at])
+				rate, _, err := loadDisk(ctx, row, sockets[at], diskSize)
 				if err == nil {
 					err = settle(files[at]) // what it has written shall not slow the next
 				}
@@ -121,16 +122,17 @@ func measureDisks(ctx context.Context, godwit string, say func(string, ...any)) 
 			}
 		}
 	}
-	return r, nil
+	r.groups, err = measureGroups(ctx, say)
+	return r, err
 }
 
 // fillFile makes a file full of noise, all of it on the disk.
-func fillFile(path string) error {
+func fillFile(path string, size int64) error {
 	f, err := os.Create(path)
 	if err != nil {
 		return err
 	}
-	_, err = io.CopyN(f, rand.NewChaCha8([32]byte{}), diskSize)
+	_, err = io.CopyN(f, rand.NewChaCha8([32]byte{}), size)
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
@@ -171,38 +173,48 @@ func startDiskServer(ctx context.Context, command []string, socket string) (stop
 	return stop, nil
 }
 
-// loadDisk puts the row's load on a server and returns the requests that it answered per second.
-func loadDisk(ctx context.Context, row diskLoad, socket string) (float64, error) {
-	args := append([]string{
-		"--name=bench", "--ioengine=nbd", "--uri=nbd+unix:///?socket=" + socket, fmt.Sprintf("--size=%d", diskSize),
-		"--time_based", fmt.Sprintf("--runtime=%d", int(diskTime.Seconds())), "--ramp_time=0.2", "--output-format=json",
-	}, row.fio...)
+// loadDisk puts the row's load on a server and returns the requests that it answered per second, and the median time of a write.
+func loadDisk(ctx context.Context, row diskLoad, socket string, size int64) (rate float64, median time.Duration, err error) {
+	return runFio(ctx, socket, size, append([]string{
+		"--time_based", fmt.Sprintf("--runtime=%d", int(diskTime.Seconds())), "--ramp_time=0.2",
+	}, row.fio...)...)
+}
+
+// runFio has fio do something to a server's disk.
+func runFio(ctx context.Context, socket string, size int64, args ...string) (rate float64, median time.Duration, err error) {
+	args = append([]string{
+		"--name=bench", "--ioengine=nbd", "--uri=nbd+unix:///?socket=" + socket, fmt.Sprintf("--size=%d", size), "--output-format=json",
+	}, args...)
 	cmd := exec.CommandContext(ctx, "fio", args...)
 	var said strings.Builder
 	cmd.Stderr = &said
 	out, err := cmd.Output()
 	if err != nil {
-		return 0, fmt.Errorf("fio: %w: %s%s", err, out, said.String())
+		return 0, 0, fmt.Errorf("fio: %w: %s%s", err, out, said.String())
 	}
 	return ratesIn(out)
 }
 
-// ratesIn takes the requests per second out of what fio says.
-func ratesIn(out []byte) (float64, error) {
+// ratesIn takes the requests per second, and the median time of a write, out of what fio says.
+func ratesIn(out []byte) (rate float64, median time.Duration, err error) {
 	_, text, _ := strings.Cut("\n"+string(out), "\n{") // notes may stand before
 	var said struct {
 		Jobs []struct {
 			Error       int
-			Read, Write struct{ IOPS float64 }
+			Read, Write struct {
+				IOPS float64
+				Clat struct{ Percentile map[string]time.Duration } `json:"clat_ns"`
+			}
 		}
 	}
 	if err := json.Unmarshal([]byte("{"+text), &said); err != nil {
-		return 0, fmt.Errorf("read what fio says: %w", err)
+		return 0, 0, fmt.Errorf("read what fio says: %w", err)
 	}
 	if len(said.Jobs) != 1 || said.Jobs[0].Error != 0 {
-		return 0, fmt.Errorf("fio met an error: %s", out)
+		return 0, 0, fmt.Errorf("fio met an error: %s", out)
 	}
-	return said.Jobs[0].Read.IOPS + said.Jobs[0].Write.IOPS, nil
+	job := &said.Jobs[0]
+	return job.Read.IOPS + job.Write.IOPS, job.Write.Clat.Percentile["50.000000"], nil
 }
 
 // markdown is the table. Ratios are of neighbours in time, and their medians; above 1 is in Godwit's favour.
@@ -227,7 +239,7 @@ func (r *diskResults) markdown() string {
 		}
 		table = append(table, cells)
 	}
-	return title + tableText(table)
+	return title + tableText(table) + "\n" + r.groups.markdown()
 }
 
 // ratios divides what was measured in the same round.

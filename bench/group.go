@@ -1,0 +1,368 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	groupSize   = 256 << 20
+	groupRTT    = 20 * time.Millisecond
+	groupRounds = 5
+
+	copySize = 2 << 30
+	copyRate = 25e6 // bytes per second
+	copyPart = 100  // of what the volume holds, one in so many blocks is changed
+
+	manyVolumes = 10
+	manySize    = 1 << 30
+)
+
+// The columns of what is measured over the line: Godwit's modes, and QEMU's mirror.
+const (
+	groupNone = iota
+	groupAsync
+	groupFlush
+	groupSync
+	groupMirror
+	groupColumns
+)
+
+// groupModes are the orders that bring the near end there.
+var groupModes = [groupMirror]string{"none", "async", "flush", "sync"}
+
+var groupHeads = [groupColumns]string{"no replica", "async", "flush", "sync", "QEMU's `blockdev-mirror`"}
+
+var groupLoads = []diskLoad{
+	{"write 4 KiB at random, depth 1", []string{"--rw=randwrite", "--bs=4k", "--iodepth=1"}, "/s"},
+	{"write 4 KiB at random, depth 32", []string{"--rw=randwrite", "--bs=4k", "--iodepth=32"}, "/s"},
+	{"write 4 KiB at random, fsync after every 32nd", []string{"--rw=randwrite", "--bs=4k", "--iodepth=1", "--fsync=32"}, "/s"},
+}
+
+// groupResults are what a replica costs.
+type groupResults struct {
+	rates   [][groupColumns]figures
+	medians [][groupColumns]figures // of a write, in milliseconds
+	missing string
+
+	first, again copied
+	memory       figures // bytes
+}
+
+// copied is what a copy took.
+type copied struct {
+	content, line float64 // bytes that had to be there in the end, and that went over the line
+	took          time.Duration
+}
+
+// measureGroups measures replication beside the same volume without, and QEMU's mirror.
+func measureGroups(ctx context.Context, say func(string, ...any)) (r groupResults, err error) {
+	for _, program := range []string{"fio", "qemu-nbd", "qemu-storage-daemon"} {
+		if _, err := exec.LookPath(program); err != nil {
+			return groupResults{missing: program + " is not installed"}, nil
+		}
+	}
+	for _, part := range []func(context.Context, func(string, ...any), *groupResults) error{measureModes, measureCopies, measureMany} {
+		if err := part(ctx, say, &r); err != nil {
+			return r, fmt.Errorf("measure replication: %w", err)
+		}
+	}
+	return r, nil
+}
+
+// process is this program as one end of a group.
+type process struct {
+	end  groupEnd
+	cmd  *exec.Cmd
+	in   io.WriteCloser
+	out  *bufio.Scanner
+	said strings.Builder
+}
+
+func startEnd(end groupEnd) (*process, error) {
+	argument, err := json.Marshal(end)
+	if err != nil {
+		return nil, err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	p := &process{end: end, cmd: exec.Command(self, groupEndCommand, string(argument))}
+	p.cmd.Stderr = &p.said
+	out, err := p.cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	p.out = bufio.NewScanner(out)
+	if p.in, err = p.cmd.StdinPipe(); err != nil {
+		return nil, err
+	}
+	if err := p.cmd.Start(); err != nil {
+		return nil, err
+	}
+	if _, err := p.answer(); err != nil {
+		return nil, errors.Join(err, p.stop())
+	}
+	return p, nil
+}
+
+func (p *process) answer() (string, error) {
+	if !p.out.Scan() {
+		return "", fmt.Errorf("one end of the group has ended: %s", strings.TrimSpace(p.said.String()))
+	}
+	return p.out.Text(), nil
+}
+
+// obey has an order carried out.
+func (p *process) obey(order string) (string, error) {
+	if _, err := fmt.Fprintln(p.in, order); err != nil {
+		return "", err
+	}
+	return p.answer()
+}
+
+// number is obey for an order that is answered with one.
+func (p *process) number(order string) (float64, error) {
+	said, err := p.obey(order)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.ParseFloat(said, 64)
+}
+
+func (p *process) stop() error { return errors.Join(p.in.Close(), p.cmd.Wait()) }
+
+// groupBed is a group of volumes and the line between its ends.
+type groupBed struct {
+	dir, farDir string
+	far, near   *process
+}
+
+// startGroup starts both ends, with nothing replicated yet. The far end is in memory if it may be: its disk is another machine's.
+func startGroup(volumes int, size, rate int64, inMemory bool) (b *groupBed, err error) {
+	b = &groupBed{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, b.stop())
+		}
+	}()
+	if b.dir, err = os.MkdirTemp("", "godwit-bench-*"); err != nil {
+		return b, err
+	}
+	root := ""
+	if inMemory {
+		root = memoryFolder()
+	}
+	if b.farDir, err = os.MkdirTemp(root, "godwit-bench-*"); err != nil {
+		return b, err
+	}
+	end := groupEnd{Dir: b.farDir, Link: filepath.Join(b.dir, "link.sock"), RTT: groupRTT, Rate: rate, Volumes: volumes, Size: size}
+	if b.far, err = startEnd(end); err != nil {
+		return b, err
+	}
+	end.Dir, end.Near = b.dir, true
+	b.near, err = startEnd(end)
+	return b, err
+}
+
+// memoryFolder is where files are in memory, empty if nowhere.
+func memoryFolder() string {
+	const shm = "/dev/shm"
+	if st, err := os.Stat(shm); err != nil || !st.IsDir() {
+		return ""
+	}
+	return shm
+}
+
+func (b *groupBed) stop() error {
+	var errs []error
+	for _, p := range []*process{b.near, b.far} {
+		if p != nil {
+			errs = append(errs, p.stop())
+		}
+	}
+	for _, dir := range []string{b.dir, b.farDir} {
+		if dir != "" {
+			errs = append(errs, os.RemoveAll(dir))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (b *groupBed) socket(i int) string { return b.near.end.socket(i) }
+
+// settle waits until what the near end has written is on the disk.
+func (b *groupBed) settle() error { return settle(filepath.Join(b.dir, "disk-0", "base.raw")) }
+
+// measureModes puts the same loads on one volume in every mode, and on a file that QEMU mirrors, taking turns.
+func measureModes(ctx context.Context, say func(string, ...any), r *groupResults) (err error) {
+	bed, err := startGroup(1, groupSize, 0, true)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, bed.stop()) }()
+	if _, _, err := runFio(ctx, bed.socket(0), groupSize, "--rw=write", "--bs=1M", "--iodepth=4"); err != nil {
+		return err
+	}
+	mirror, err := startMirror(ctx, bed)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, mirror.stop()) }()
+	r.rates, r.medians = make([][groupColumns]figures, len(groupLoads)), make([][groupColumns]figures, len(groupLoads))
+	for i, row := range groupLoads {
+		say("replication: %s", row.name)
+		for round := range groupRounds {
+			for turn := range groupColumns {
+				at := (turn + round) % groupColumns
+				socket := bed.socket(0)
+				if at == groupMirror {
+					socket, err = mirror.socket, settle(mirror.file)
+				} else if _, err = bed.near.obey(groupModes[at]); err == nil {
+					err = bed.settle()
+				}
+				if err != nil {
+					return err
+				}
+				rate, median, err := loadDisk(ctx, row, socket, groupSize)
+				if err != nil {
+					return fmt.Errorf("%s, %s: %w", row.name, groupHeads[at], err)
+				}
+				r.rates[i][at] = append(r.rates[i][at], rate)
+				r.medians[i][at] = append(r.medians[i][at], float64(median)/float64(time.Millisecond))
+			}
+		}
+	}
+	return nil
+}
+
+// measureCopies has a volume that is half full of what compresses copied, and copied again after a part of it was changed.
+func measureCopies(ctx context.Context, say func(string, ...any), r *groupResults) (err error) {
+	say("replication: copy a volume of %d MiB", copySize>>20)
+	bed, err := startGroup(1, copySize, copyRate, false)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, bed.stop()) }()
+	const full = copySize / 2
+	if _, _, err := runFio(ctx, bed.socket(0), full, "--rw=write", "--bs=1M", "--iodepth=4",
+		"--refill_buffers", "--buffer_compress_percentage=66", "--buffer_compress_chunk=4k"); err != nil {
+		return err
+	}
+	if err := bed.settle(); err != nil {
+		return err
+	}
+	if r.first, err = bed.copy(full); err != nil {
+		return err
+	}
+	if _, err := bed.near.obey("local"); err != nil {
+		return err
+	}
+	if _, _, err := runFio(ctx, bed.socket(0), full, "--rw=randwrite", "--bs=4k", "--iodepth=4", "--norandommap=0",
+		fmt.Sprintf("--io_size=%d", full/copyPart), "--refill_buffers", "--buffer_compress_percentage=66"); err != nil {
+		return err
+	}
+	r.again, err = bed.copy(full / copyPart)
+	return err
+}
+
+// copy brings the far end up to date.
+func (b *groupBed) copy(content float64) (c copied, err error) {
+	before, err := b.far.number("carried")
+	if err != nil {
+		return c, err
+	}
+	began := time.Now()
+	if _, err := b.near.obey("async"); err != nil {
+		return c, err
+	}
+	c.took, c.content = time.Since(began), content
+	after, err := b.far.number("carried")
+	c.line = after - before
+	return c, err
+}
+
+// measureMany looks at the memory of a process whose volumes were all written to and replicated.
+func measureMany(ctx context.Context, say func(string, ...any), r *groupResults) (err error) {
+	say("replication: %d volumes in one process", manyVolumes)
+	bed, err := startGroup(manyVolumes, manySize, 0, true)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, bed.stop()) }()
+	if _, err := bed.near.obey("async"); err != nil {
+		return err
+	}
+	for i := range manyVolumes {
+		if _, _, err := loadDisk(ctx, groupLoads[1], bed.socket(i), manySize); err != nil {
+			return err
+		}
+		bytes, err := bed.near.number("memory")
+		if err != nil {
+			return err
+		}
+		r.memory = append(r.memory, bytes)
+	}
+	return nil
+}
+
+// markdown is the tables.
+func (r *groupResults) markdown() string {
+	const title = "### A volume with a replica %v away\n\n"
+	head := fmt.Sprintf(title, groupRTT)
+	if r.missing != "" {
+		return head + "Not measured: " + r.missing + ".\n"
+	}
+	table := [][]string{append([]string{"over NBD on a unix socket"}, groupHeads[:]...)}
+	for i, row := range groupLoads {
+		rates, medians := []string{row.name}, []string{"… median of a write"}
+		for at := range groupColumns {
+			rates = append(rates, r.rates[i][at].text("%.0f "+row.unit))
+			medians = append(medians, r.medians[i][at].text("%.2f ms"))
+		}
+		table = append(table, rates, medians)
+	}
+	const shallow, deep, syncing = 0, 1, 2
+	ratio := func(over, under figures) string { return ratios(over, under).text("%.2f") }
+	claims := [][]string{
+		{"ratio", "measured", "aim"},
+		{"async to no replica, depth 1", ratio(r.rates[shallow][groupAsync], r.rates[shallow][groupNone]), "0.95"},
+		{"async to no replica, depth 32", ratio(r.rates[deep][groupAsync], r.rates[deep][groupNone]), "0.95"},
+		{"sync, depth 32 to depth 1", ratio(r.rates[deep][groupSync], r.rates[shallow][groupSync]), "20"},
+		{"flush to sync, fsync after every 32nd", ratio(r.rates[syncing][groupFlush], r.rates[syncing][groupSync]), "3"},
+		{"sync to `blockdev-mirror`, depth 1", ratio(r.rates[shallow][groupSync], r.rates[shallow][groupMirror]), ""},
+		{"sync to `blockdev-mirror`, depth 32", ratio(r.rates[deep][groupSync], r.rates[deep][groupMirror]), ""},
+	}
+	return head + tableText(table) + "\n" + tableText(claims) + "\n" + r.copiesText()
+}
+
+func (r *groupResults) copiesText() string {
+	const mega = 1e6
+	rows := [][]string{{fmt.Sprintf("over a line of %.0f MB/s", copyRate/mega), "content", "on the line", "took", "content per second"}}
+	for i, c := range []copied{r.first, r.again} {
+		name := []string{
+			fmt.Sprintf("first copy of %d GiB, half full of what compresses", copySize>>30),
+			fmt.Sprintf("after %d %% of that was written over, in blocks of 4 KiB", 100/copyPart),
+		}[i]
+		rows = append(rows, []string{
+			name, fmt.Sprintf("%.1f MB", c.content/mega), fmt.Sprintf("%.1f MB", c.line/mega), fmt.Sprintf("%.1f s", c.took.Seconds()),
+			fmt.Sprintf("%.0f MB/s", c.content/mega/c.took.Seconds()),
+		})
+	}
+	memory := "–"
+	if n := len(r.memory); n > 0 {
+		memory = fmt.Sprintf("%.0f MB", r.memory[n-1]/mega)
+	}
+	return tableText(rows) + fmt.Sprintf("\nMemory of its own of a process that replicates %d volumes, all of them just written to: %s.\n", manyVolumes, memory)
+}
