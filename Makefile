@@ -1,17 +1,20 @@
 # The work is done by the scripts, which also run by themselves; make only names it.
 
-.PHONY: demo test check build bench clean lab-test setup
+.PHONY: demo test check check-race build bench clean lab-test setup
 
 demo: setup build
 	@bin/godwit demo planned
 
-test: setup check build lab-test
+test: setup check-race build lab-test
 
 setup:
 	@scripts/setup.sh
 
 check:
 	@scripts/check.sh
+
+check-race:
+	@scripts/check.sh --race
 
 build:
 	@scripts/build.sh

@@ -93,8 +93,8 @@ var rooms = map[string]room{
 	},
 
 	"agent/dvshost": {
-		may: "dvs dvs/endpoint dvs/node dvs/replica dvs/replica/coding dvs/replica/register dvs/replica/state dvs/wire server/process", tests: "examples",
-		why: "hosts WebAssembly processes on a node of the DVS, also without an agent around it: it knows neither controllers nor the store",
+		may: "dvs dvs/endpoint dvs/node dvs/replica dvs/replica/coding dvs/replica/register dvs/replica/state dvs/wire migration server/process", tests: "examples",
+		why: "hosts WebAssembly processes on a node of the DVS, also without an agent around it: it runs the engine for moves between nodes without a controller, and knows neither controllers nor the store",
 	},
 
 	// The outside: what a user could have written.
@@ -119,7 +119,7 @@ var rooms = map[string]room{
 	"cmd/godwit": {
 		may:   "agent agent/dvshost api api/godwit/v1 cluster cluster/identity controller demo lab lab/probe storage/disk storage/disk/vfs storage/nbd wan",
 		why:   "parses, constructs, prints: no logic; of the participants it serves a file alone, for other people's tools",
-		tests: "api/godwit/v1/godwitv1connect examples",
+		tests: "api/godwit/v1/godwitv1connect dvs examples",
 	},
 	"scripts/testreport": {why: "reads test output"},
 }

@@ -36,6 +36,8 @@ type Options struct {
 	ASN uint32
 	// QEMU is the program that runs virtual servers; empty: qemu-system-x86_64 in the path.
 	QEMU string
+	// WANLimit, on a host, bounds what is sent to other sites, in bit/s; 0 is no limit.
+	WANLimit int64
 	// Metrics, on a host, is where operators and viewers get its figures, ADDRESS:PORT, with mutual TLS; none when empty.
 	Metrics string
 	Logger  *slog.Logger
@@ -106,7 +108,7 @@ func Run(ctx context.Context, o Options) (err error) {
 
 	g, ctx := errgroup.WithContext(ctx)
 	link := newController(joined.Controller, control)
-	meter := new(wan.Meter)
+	meter, budget := new(wan.Meter), wan.NewBudget(o.WANLimit)
 	var w worker
 	var accept wan.Accept
 	var measured *storage.Store
@@ -118,7 +120,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		}
 	} else {
 		var h *host
-		h, err = openHost(ctx, hostConfig{dir: o.Dir, qemu: o.QEMU, book: book, link: link, dialer: &wan.Dialer{TLS: peers, Meter: meter}, meter: meter, notices: notices, logger: logger})
+		h, err = openHost(ctx, hostConfig{dir: o.Dir, qemu: o.QEMU, book: book, link: link, dialer: &wan.Dialer{TLS: peers, Meter: meter, Budget: budget}, meter: meter, notices: notices, logger: logger})
 		w = h
 		if err == nil {
 			accept = h.accept
@@ -134,7 +136,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return fmt.Errorf("listen for other agents: %w", err)
 	}
-	streams := &wan.Listener{TLS: incoming, Meter: meter, Accept: accept, Logger: logger}
+	streams := &wan.Listener{TLS: incoming, Meter: meter, Budget: budget, Accept: accept, Logger: logger}
 	g.Go(func() error { return streams.Serve(ctx, listener) })
 	if o.Metrics != "" && measured != nil {
 		g.Go(func() error { return serveFigures(ctx, o.Metrics, readers, measured) })

@@ -35,6 +35,8 @@ func TestAPlanIsRefusedWith(t *testing.T) {
 	}{
 		"nothing: the virtual machine's is good": {migration.VirtualMachine(), ""},
 		"nothing: the least one is good":         {small(), ""},
+		"nothing: the process's is good":         {migration.Process(), ""},
+		"nothing: the frozen process's is good":  {migration.FrozenProcess(), ""},
 		"no kind":                                {migration.Plan{Steps: small().Steps}, "kind is missing"},
 		"no steps":                               {migration.Plan{Kind: "empty"}, "nothing is committed"},
 		"no commit":                              {without(small(), "server/destination/commit"), "nothing is committed"},

@@ -1,11 +1,14 @@
 #!/bin/bash
-# What needs neither root nor a virtual machine: format, vet, staticcheck, and the fast tests.
+# What needs neither root nor a virtual machine: format, vet, staticcheck, and the fast tests. With --race the packages whose point is
+# concurrency are tested under the race detector, which takes three times as long.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/lib.sh
 
-# Packages whose point is concurrency are tested under the race detector, which gcc links.
-concurrent='^(agent|cluster|controller|lab/link|network|server|storage|wan)(/|$)'
+race=
+[[ ${1:-} != --race ]] || race=-race
+[[ -z $race ]] || have gcc || { step "no gcc, which links the race detector: the tests run without it" && race=; }
+concurrent='^(agent|cluster|controller|dvs|lab/link|network|server|storage|wan)(/|$)'
 test_packages() {
 	local module
 	module=$(go list -m)
@@ -26,9 +29,11 @@ step "go vet"
 go vet -tags lab ./...
 step "staticcheck"
 staticcheck -tags lab ./...
-race=-race
-have gcc || { step "no gcc: the tests run without the race detector" && race=; }
 step "go test"
+if [[ -z $race ]]; then
+	go test -json ./... | go run ./scripts/testreport
+	exit
+fi
 test_packages -v | xargs go test -json | go run ./scripts/testreport
-step "go test ${race:-(concurrent packages)}"
-test_packages -e | xargs go test -json $race | go run ./scripts/testreport
+step "go test -race"
+test_packages -e | xargs go test -json -race | go run ./scripts/testreport

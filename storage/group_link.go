@@ -197,6 +197,9 @@ func (g *Group) tellAll(m *member, empty bool) error {
 		g.tracker.Doubt(m.index, 0, m.v.size)
 		return nil
 	}
+	g.mu.Lock()
+	g.tracker.Empty(m.index) // what was in doubt stays marked
+	g.mu.Unlock()
 	for off := int64(0); off < m.v.size; {
 		start, end, ok, err := m.v.disk.NextData(off)
 		if err != nil || !ok {

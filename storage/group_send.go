@@ -217,7 +217,14 @@ func (g *Group) judgeOnce(l *groupLink, index int, q question, hashes, buf []byt
 	held := m.v.ranges.lock(q.off, wholeBlocks(q.length))
 	defer m.v.ranges.unlock(held)
 	p := buf[:q.length]
-	if err := g.readOwed(l, m, p, q.off); err != nil {
+	hole, err := m.v.hole(p, q.off)
+	g.mu.Lock()
+	hole = hole && !g.tracker.AnyAside(index, q.off, q.length)
+	g.mu.Unlock()
+	if err == nil && !hole {
+		err = g.readOwed(l, m, p, q.off)
+	}
+	if err != nil {
 		return err
 	}
 	if int64(len(hashes)) != (q.length+wire.HashBlock-1)/wire.HashBlock*8 {
@@ -323,13 +330,17 @@ func (g *Group) takeRun(l *groupLink, m *member, off, n, hole int64, buf []byte)
 	return content, true, nil
 }
 
-// holeOwed returns how much from off on is owed as a hole, in whole blocks and at most n.
+// holeOwed returns how much from off on is owed as zeroes, in whole blocks and at most n.
 func (g *Group) holeOwed(m *member, off, n int64) (int64, error) {
-	start, _, _, err := m.v.disk.NextData(off)
-	if err != nil || start <= off {
+	hole, known, err := m.v.disk.Zeroes(off, n)
+	if err == nil && !known {
+		var start int64
+		start, _, _, err = m.v.disk.NextData(off)
+		hole = max(0, min(n, start-off))
+	}
+	if err != nil {
 		return 0, err
 	}
-	hole := min(n, start-off)
 	if hole < n {
 		hole = hole / wire.HashBlock * wire.HashBlock
 	}

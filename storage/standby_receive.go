@@ -340,6 +340,9 @@ func (in *standbyLink) read(h *wire.Header) ([]byte, error) {
 		in.buf = make([]byte, h.Length)
 	}
 	p := in.buf[:h.Length]
+	if hole, err := b.volumes[h.Volume].hole(p, int64(h.Offset)); hole || err != nil {
+		return p, err
+	}
 	return p, b.journal.ReadAt(int(h.Volume), p, int64(h.Offset))
 }
 

@@ -136,6 +136,17 @@ func (v *Volume) withDisk(f func() error) error {
 	return f()
 }
 
+// hole says that the range of p is a hole, and makes p what that reads as. Unlike zeroes that were written, it need not be read to
+// be known right.
+func (v *Volume) hole(p []byte, off int64) (bool, error) {
+	start, _, _, err := v.disk.NextData(off)
+	if err != nil || start < off+int64(len(p)) {
+		return false, err
+	}
+	clear(p)
+	return true, nil
+}
+
 // allocated is what the disk occupies, in bytes; 0 when it is closed.
 func (v *Volume) allocated() (n int64) {
 	_ = v.withDisk(func() error {

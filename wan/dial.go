@@ -26,8 +26,9 @@ type Stream struct {
 // Dialer opens streams to other agents.
 type Dialer struct {
 	// TLS must verify that the peer is an agent; see cluster/identity.
-	TLS   *tls.Config
-	Meter *Meter
+	TLS    *tls.Config
+	Meter  *Meter
+	Budget *Budget
 }
 
 // Dial opens a stream to the agent at addr (HOST:PORT).
@@ -40,8 +41,8 @@ func (d *Dialer) Dial(ctx context.Context, addr string, h Hello) (*Stream, error
 		return nil, fmt.Errorf("wan: open %s stream of %s to %s: %w", h.Kind, h.Service, addr, err)
 	}
 	tune(tcp, h.Class)
-	counted := &countedConn{Conn: tcp}
-	counted.countTo(d.Meter.counter(h.Service, h.Epoch))
+	counted := newCountedConn(tcp)
+	counted.belongTo(d.Meter.counter(h.Service, h.Epoch), d.Budget, h.Class)
 	conn := tls.Client(counted, d.TLS)
 	s, err := openStream(ctx, conn, h)
 	if err != nil {

@@ -19,6 +19,7 @@ type Accept func(ctx context.Context, h Hello, peer tls.ConnectionState) (serve 
 type Listener struct {
 	TLS    *tls.Config
 	Meter  *Meter
+	Budget *Budget
 	Accept Accept
 	Logger *slog.Logger
 }
@@ -58,7 +59,7 @@ func (ln *Listener) Serve(ctx context.Context, l net.Listener) error {
 }
 
 func (ln *Listener) serve(ctx context.Context, tcp net.Conn) error {
-	counted := &countedConn{Conn: tcp}
+	counted := newCountedConn(tcp)
 	conn := tls.Server(counted, ln.TLS)
 	_ = conn.SetDeadline(time.Now().Add(openTimeout))
 	if err := conn.HandshakeContext(ctx); err != nil {
@@ -79,7 +80,7 @@ func (ln *Listener) serve(ctx context.Context, tcp net.Conn) error {
 		ln.Logger.Info("stream refused", "peer", tcp.RemoteAddr().String(), "kind", h.Kind, "service", h.Service, "epoch", h.Epoch, "why", err)
 		return writeMessage(conn, answer{Error: err.Error()})
 	}
-	counted.countTo(ln.Meter.counter(h.Service, h.Epoch))
+	counted.belongTo(ln.Meter.counter(h.Service, h.Epoch), ln.Budget, h.Class)
 	if err := writeMessage(conn, answer{UnixNano: time.Now().UnixNano()}); err != nil {
 		return err
 	}

@@ -49,21 +49,33 @@ func (m *Meter) counter(service string, epoch uint64) *atomic.Int64 {
 	return c
 }
 
-// countedConn counts below TLS. What it counts before the stream's purpose is known waits in early.
+// countedConn counts and paces below TLS. What it counts before the stream's purpose is known waits in early.
 type countedConn struct {
 	net.Conn
 	early atomic.Int64
-	to    atomic.Pointer[atomic.Int64]
+	owner atomic.Pointer[owner]
+	turn  turn // the writer's: TLS writes one record after the other
 }
 
-func (c *countedConn) countTo(counter *atomic.Int64) {
-	c.to.Store(counter)
+// owner is what a connection's bytes are counted under and paced by.
+type owner struct {
+	counter *atomic.Int64
+	budget  *Budget
+	class   Class
+}
+
+func newCountedConn(conn net.Conn) *countedConn {
+	return &countedConn{Conn: conn, turn: turn{ready: make(chan struct{}, 1)}}
+}
+
+func (c *countedConn) belongTo(counter *atomic.Int64, budget *Budget, class Class) {
+	c.owner.Store(&owner{counter, budget, class})
 	counter.Add(c.early.Swap(0))
 }
 
 func (c *countedConn) add(n int) {
-	if to := c.to.Load(); to != nil {
-		to.Add(int64(n))
+	if o := c.owner.Load(); o != nil {
+		o.counter.Add(int64(n))
 		return
 	}
 	c.early.Add(int64(n))
@@ -76,6 +88,9 @@ func (c *countedConn) Read(p []byte) (int, error) {
 }
 
 func (c *countedConn) Write(p []byte) (int, error) {
+	if o := c.owner.Load(); o != nil {
+		o.budget.take(o.class, len(p), &c.turn)
+	}
 	n, err := c.Conn.Write(p)
 	c.add(n)
 	return n, err

@@ -1,7 +1,5 @@
 package dvshost
 
-import "time"
-
 // ProcessInfo is one process of this node.
 type ProcessInfo struct {
 	Container string `json:"container"`
@@ -48,26 +46,6 @@ type StatsInfo struct {
 	PacketsIn     uint64 `json:"packetsIn"`
 	Writes        uint64 `json:"writes"` // to links
 	Reconnects    uint64 `json:"reconnects"`
-}
-
-// PrepareRequest asks for a standby.
-type PrepareRequest struct {
-	Container string        `json:"container"`
-	Name      string        `json:"name"`
-	From      string        `json:"from"`
-	Epoch     uint64        `json:"epoch"`
-	Module    string        `json:"module"`
-	Memory    int64         `json:"memory"`
-	Time      time.Duration `json:"time"`
-	Message   int           `json:"message"`
-}
-
-// DropRequest ends one.
-type DropRequest struct {
-	Container string `json:"container"`
-	Name      string `json:"name"`
-	From      string `json:"from"`
-	Epoch     uint64 `json:"epoch"`
 }
 
 // MoveRequest asks for a move.

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/godwit-project/godwit/agent/dvshost"
 )
 
 // BenchmarkCall is a request to a process, through its endpoint, by a client of its node and by one of another node.
@@ -29,12 +31,18 @@ func BenchmarkCall(b *testing.B) {
 	}
 }
 
-// BenchmarkOutage is the longest call of a client while a process with so much state moves to and fro; it changes a page with every call.
+// BenchmarkOutage is the longest call of a client while a process with so much state moves to and fro; it changes a page with every call. The
+// nodes keep their decisions in directories, or in memory.
 func BenchmarkOutage(b *testing.B) {
 	for _, kib := range []int{64, 2500, 64 << 10} {
-		for _, frozen := range []bool{true, false} {
-			b.Run(fmt.Sprintf("%dKiB/frozen=%v", kib, frozen), func(b *testing.B) {
-				nodes := startNodes(b, nil, "a", "b")
+		for _, way := range []struct{ frozen, kept bool }{{true, true}, {true, false}, {false, true}, {false, false}} {
+			frozen := way.frozen
+			b.Run(fmt.Sprintf("%dKiB/frozen=%v/kept=%v", kib, frozen, way.kept), func(b *testing.B) {
+				nodes := startNodes(b, func(o *dvshost.NodeOptions) {
+					if way.kept {
+						o.State = b.TempDir()
+					}
+				}, "a", "b")
 				nodes["a"].run(b, "shop", "counter", module(b, built.counter))
 				if got := nodes["a"].ask(b, "shop", "counter", fmt.Sprint("fill ", kib<<10)); got != fmt.Sprint(kib<<10) {
 					b.Fatalf("filled: %s", got)

@@ -5,14 +5,14 @@
 // is what a person may ask of it, PeerHandler what other hosts may: whoever serves them lets nobody else in. Serve does all of it
 // for a node that runs alone, without a controller.
 //
-// A move, as its source drives it (Move), over the steps of package dvs/node:
+// A move, as its source runs it (Move) by the plan of package migration:
 //
-//	source                               destination
-//	Prepare: names the module ─────────► has it, or is sent it; a blank process waits as a standby
-//	converge: pages that changed ──────► are put into it, again and again, until few are left
-//	quiesce: held, the rest is sent ───► restored by the endpoint's own way
-//	                                     commit: it is the owner
-//	commit: ends
-//
-// What decides is not here when a controller drives: it calls node.Do itself, and of this package Prepare, Converge and Forget.
+//	source                                       destination
+//	endpoint/source/prepare: it can move         process/destination/prepare: has the module, or is sent it; a blank process
+//	                                             endpoint/destination/prepare: bound as a standby
+//	process/source/converge: pages that
+//	changed, again, until few are left ────────► are put into it
+//	endpoint/source/quiesce: held, the rest ───► restored by the endpoint's own way
+//	the decision is in the book ───────────────► endpoint/destination/commit: it is the owner
+//	endpoint/source/commit: ends
 package dvshost

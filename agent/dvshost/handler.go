@@ -56,11 +56,13 @@ func (h *Host) Handler() http.Handler {
 func (h *Host) PeerHandler() http.Handler {
 	m := http.NewServeMux()
 	m.HandleFunc("GET /v1/name", read(func(context.Context) any { return h.o.Name }))
+	m.HandleFunc("GET /v1/book", read(func(context.Context) any { return h.o.book.id }))
 	m.HandleFunc("PUT /v1/module", h.handleModule)
 	m.HandleFunc("PUT /v1/pages", h.handlePages)
-	m.HandleFunc("POST /v1/prepare", asked(func(ctx context.Context, r PrepareRequest) (any, error) {
-		return struct{}{}, h.Prepare(ctx, r)
+	m.HandleFunc("POST /v1/moves", asked(func(_ context.Context, r StepRequest) (any, error) {
+		return h.Moves(key{r.Container, r.Name}, r.Epoch), nil
 	}))
+	m.HandleFunc("POST /v1/step", asked(func(ctx context.Context, r StepRequest) (any, error) { return h.Step(ctx, r), nil }))
 	m.HandleFunc("GET /v1/group/link", h.handleLink)
 	m.HandleFunc("POST /v1/group/found", asked(func(_ context.Context, g GroupSpec) (any, error) { return struct{}{}, h.Found(g) }))
 	m.HandleFunc("POST /v1/group/join", asked(func(ctx context.Context, g GroupSpec) (any, error) { return struct{}{}, h.Join(ctx, g) }))
@@ -68,12 +70,6 @@ func (h *Host) PeerHandler() http.Handler {
 	m.HandleFunc("POST /v1/group/end", asked(func(ctx context.Context, g GroupSpec) (any, error) {
 		h.endHere(ctx, g)
 		return struct{}{}, nil
-	}))
-	m.HandleFunc("POST /v1/drop", asked(func(ctx context.Context, r DropRequest) (any, error) {
-		return struct{}{}, h.Drop(ctx, r)
-	}))
-	m.HandleFunc("POST /v1/do", asked(func(ctx context.Context, c node.Command) (any, error) {
-		return struct{}{}, h.do(context.WithoutCancel(ctx), c)
 	}))
 	return m
 }

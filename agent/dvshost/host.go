@@ -25,6 +25,8 @@ var (
 	ErrNoProcess = errors.New("no process of that name runs on this node: see godwit dvs ps")
 	ErrNoPeer    = errors.New("no such node: name one that this node was told of with --peer")
 	ErrModule    = errors.New("the module is not here: send it first")
+	// ErrCompleting refuses a name whose owner is being made at another node.
+	ErrCompleting = errors.New("a move of that name was decided before this node began again, and is being carried out: its process is at the other node then")
 )
 
 // Node is what a host needs of a dvs/node.
@@ -45,6 +47,10 @@ type Options struct {
 	Peers map[string]*Peer
 	// Now is the clock that programs see; nil is the real one.
 	Now func() time.Time
+	// Dir is where decisions about moves are kept, for this node alone; "" is memory.
+	Dir string
+
+	book *book
 }
 
 // key names an endpoint.
@@ -63,6 +69,8 @@ type Host struct {
 	closed   bool
 	running  map[key]*hosted
 	incoming map[key]*hosted // standbys
+	desks    map[key]*desk
+	movers   map[key][]*mover // moves from here, the newest last
 	callers  map[string]*callers
 	groups   map[key]*member // replicated processes
 	// acceptors keep the records of groups, by their ID.
@@ -72,16 +80,20 @@ type Host struct {
 }
 
 // New returns a host that runs nothing yet.
-func New(o Options) *Host {
+func New(o Options) (*Host, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	h := &Host{o: o, running: map[key]*hosted{}, incoming: map[key]*hosted{}, callers: map[string]*callers{}, groups: map[key]*member{}, acceptors: map[string]*register.Acceptor{}, ended: map[string]bool{}}
+	h := &Host{o: o, running: map[key]*hosted{}, incoming: map[key]*hosted{}, desks: map[key]*desk{}, movers: map[key][]*mover{}, callers: map[string]*callers{}, groups: map[key]*member{}, acceptors: map[string]*register.Acceptor{}, ended: map[string]bool{}}
+	var err error
+	if h.o.book, err = openBook(o.Dir); err != nil {
+		return nil, err
+	}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
-	return h
+	return h, nil
 }
 
 // Close ends all processes.
@@ -108,6 +120,9 @@ func (h *Host) Close() {
 		}
 		<-ended
 	}
+	if err := h.o.book.close(); err != nil {
+		h.o.Log.Warn("DVS node's record of moves not closed", "err", err)
+	}
 }
 
 // start runs f in a goroutine that Close waits for, unless that has been called.
@@ -129,6 +144,9 @@ func (h *Host) all() []*hosted {
 // Run starts a process of the module and binds it to the name.
 func (h *Host) Run(ctx context.Context, container, name string, module []byte, limits process.Limits) error {
 	k := key{container, name}
+	if h.completing(k) {
+		return fmt.Errorf("run %s: %w", k, ErrCompleting)
+	}
 	m, err := h.o.Engine.Load(ctx, module)
 	if err != nil {
 		return fmt.Errorf("run %s: %w", k, err)
@@ -158,7 +176,7 @@ func (h *Host) newHosted(ctx context.Context, k key, machine *process.Process, l
 	if err != nil {
 		return nil, err
 	}
-	return &hosted{h: h, key: k, machine: machine, limits: limits, session: session}, nil
+	return &hosted{h: h, key: k, machine: machine, limits: limits, session: session, ended: make(chan struct{})}, nil
 }
 
 // own has the process serve its endpoint, until it moves or ends.
@@ -177,6 +195,7 @@ func (h *Host) own(p *hosted) error {
 		}
 		h.mu.Unlock()
 		p.end()
+		close(p.ended)
 		h.o.Log.Info("DVS process ended here", "endpoint", p.key, "reason", err)
 	})
 	return nil

@@ -24,6 +24,10 @@ var built struct {
 }
 
 func TestMain(m *testing.M) {
+	if spec := os.Getenv(nodeSpec); spec != "" {
+		nodeProcess(spec)
+		return
+	}
 	directory, err := os.MkdirTemp("", "godwit-dvshost-")
 	if err != nil {
 		panic(err)

@@ -26,6 +26,10 @@ type hosted struct {
 	waited   chan struct{} // of a standby: closed when it waits no longer
 	stop     func()        // of a standby: ends its waiting
 	endpoint *dvs.Endpoint // nil until it is the owner
+	ended    chan struct{} // closed when it serves no longer
+	epoch    uint64        // of a standby: that of the move that it waits for
+	from     string        // of a standby: the node that it comes from
+	staged   atomic.Bool   // of a standby: the state has come
 
 	calls, failures, unsent atomic.Uint64
 

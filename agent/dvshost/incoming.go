@@ -2,14 +2,12 @@ package dvshost
 
 import (
 	"context"
-	"encoding/hex"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
 
-	"github.com/godwit-project/godwit/dvs/endpoint"
 	"github.com/godwit-project/godwit/dvs/node"
+	"github.com/godwit-project/godwit/migration"
 	"github.com/godwit-project/godwit/server/process"
 )
 
@@ -19,51 +17,8 @@ const standbyTime = 5 * time.Second
 // standbyPause is how long the node is given to learn of a standby, before it is asked again.
 const standbyPause = time.Millisecond
 
-// Prepare makes a blank process that waits to take over an endpoint, in place of one that waits already. ErrModule says that the module has to be sent
-// first.
-func (h *Host) Prepare(ctx context.Context, r PrepareRequest) error {
-	k := key{r.Container, r.Name}
-	var id process.ID
-	if b, err := hex.DecodeString(r.Module); err != nil || copy(id[:], b) != len(id) {
-		return fmt.Errorf("prepare %s: %q is no module's name", k, r.Module)
-	}
-	m := h.o.Engine.Loaded(id)
-	if m == nil {
-		return fmt.Errorf("prepare %s: %w", k, ErrModule)
-	}
-	limits := process.Limits{Memory: r.Memory, Time: r.Time, Message: r.Message}
-	machine, err := m.Start(ctx, process.Options{Limits: limits, Blank: true})
-	if err != nil {
-		return fmt.Errorf("prepare %s: %w", k, err)
-	}
-	h.forget(k)
-	p, err := h.newHosted(ctx, k, machine, limits)
-	if err != nil {
-		machine.Close()
-		return fmt.Errorf("prepare %s: %w", k, err)
-	}
-	if !h.await(p) {
-		p.end()
-		return fmt.Errorf("prepare %s: another is being prepared", k)
-	}
-	check := node.Command{
-		Container: k.container, Endpoint: k.name, Participant: "process", Role: "destination", Verb: endpoint.VerbPrepare, Epoch: r.Epoch, Peer: r.From,
-	}
-	ctx, cancel := context.WithTimeout(ctx, standbyTime)
-	defer cancel()
-	for {
-		if !h.linked(k, r.From) {
-			err = fmt.Errorf("prepare %s: node %s has not told this one of it: is there a link between the two?", k, r.From)
-		} else if err = h.o.Node.Do(ctx, check); !errors.Is(err, node.ErrNoStandby) && !errors.Is(err, node.ErrNotHere) {
-			return err
-		} // else the node has not heard of the standby yet, or an earlier process of that name ends just now
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(standbyPause):
-		}
-	}
-}
+// orphanEvery is how often the host that a standby waits for is asked whether it still moves it.
+const orphanEvery = 2 * time.Second
 
 // linked tells whether the node knows that an endpoint is at another one, which it has heard over the link between them.
 func (h *Host) linked(k key, from string) bool {
@@ -102,19 +57,40 @@ func (h *Host) await(p *hosted) bool {
 			p.end()
 		}
 	})
+	h.wg.Go(func() { h.adopt(p) })
 	return true
 }
 
-// do carries out a step. After a commit it waits until the process is this host's.
-func (h *Host) do(ctx context.Context, c node.Command) error {
-	h.mu.Lock()
-	p := h.incoming[key{c.Container, c.Endpoint}]
-	h.mu.Unlock()
-	err := h.o.Node.Do(ctx, c)
-	if err == nil && p != nil && c.Role == "destination" && c.Verb == endpoint.VerbCommit {
-		<-p.waited
+// adopt ends a standby when the host that began the move knows nothing of it: it has begun again without its book.
+func (h *Host) adopt(p *hosted) {
+	peer := h.o.Peers[p.from]
+	if peer == nil {
+		return // it will be told
 	}
-	return err
+	for {
+		select {
+		case <-p.waited:
+			return
+		case <-time.After(orphanEvery):
+		}
+		ctx, cancel := context.WithTimeout(h.ctx, checkTime)
+		known, err := peer.Moves(ctx, p.key, p.epoch)
+		cancel()
+		if err != nil || known {
+			continue
+		}
+		h.o.Log.Info("DVS standby given up: its move is not known where it began", "endpoint", p.key, "from", p.from, "epoch", p.epoch)
+		for _, step := range []migration.StepID{abortStandby, abortBlank} {
+			h.Step(h.ctx, StepRequest{Container: p.key.container, Name: p.key.name, From: p.from, Step: step, Epoch: p.epoch, Memory: h.o.book.id})
+		}
+	}
+}
+
+// Moves tells whether this host has a move at work.
+func (h *Host) Moves(k key, epoch uint64) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.ContainsFunc(h.movers[k], func(m *mover) bool { return m.epoch == epoch })
 }
 
 // forget ends a standby, and waits until it has.
@@ -133,7 +109,7 @@ func (h *Host) Pages(k key, epoch uint64, id baseID, pages []process.Page) error
 	h.mu.Lock()
 	p := h.incoming[k]
 	h.mu.Unlock()
-	if p == nil {
+	if p == nil || p.epoch != epoch {
 		return fmt.Errorf("pages for %s, epoch %d: %w", k, epoch, node.ErrNoStandby)
 	}
 	p.mu.Lock()
@@ -143,16 +119,4 @@ func (h *Host) Pages(k key, epoch uint64, id baseID, pages []process.Page) error
 	}
 	p.base.id = id
 	return p.machine.Apply(pages, nil)
-}
-
-// Drop ends a standby of an attempt that is over.
-func (h *Host) Drop(ctx context.Context, r DropRequest) error {
-	k := key{r.Container, r.Name}
-	err := h.o.Node.Do(ctx, node.Command{
-		Container: k.container, Endpoint: k.name, Participant: "process", Role: "destination", Verb: endpoint.VerbAbort, Epoch: r.Epoch, Peer: r.From,
-	})
-	if err == nil {
-		h.forget(k)
-	}
-	return err
 }

@@ -11,7 +11,6 @@ import (
 	"net/url"
 	"strconv"
 
-	"github.com/godwit-project/godwit/dvs/node"
 	"github.com/godwit-project/godwit/dvs/replica/register"
 	"github.com/godwit-project/godwit/server/process"
 )
@@ -40,10 +39,19 @@ func (p *Peer) check(ctx context.Context) error {
 	return nil
 }
 
-// Prepare has a standby made.
-func (p *Peer) Prepare(ctx context.Context, r PrepareRequest) error {
-	_, err := post[struct{}](ctx, p.client, "/v1/prepare", r)
-	return err
+// book asks for the id of its record of moves.
+func (p *Peer) book(ctx context.Context) (string, error) {
+	return get[string](ctx, p.client, "/v1/book")
+}
+
+// Step has a step of a move done.
+func (p *Peer) Step(ctx context.Context, r StepRequest) (StepAnswer, error) {
+	return post[StepAnswer](ctx, p.client, "/v1/step", r)
+}
+
+// Moves asks whether it has a move at work.
+func (p *Peer) Moves(ctx context.Context, k key, epoch uint64) (bool, error) {
+	return post[bool](ctx, p.client, "/v1/moves", StepRequest{Container: k.container, Name: k.name, Epoch: epoch})
 }
 
 // SendModule sends a module.
@@ -57,18 +65,6 @@ func (p *Peer) SendPages(ctx context.Context, k key, epoch uint64, id baseID, pa
 		"container": {k.container}, "name": {k.name}, "epoch": {strconv.FormatUint(epoch, 10)}, "base": {hex.EncodeToString(id[:])},
 	}
 	return p.ask(ctx, http.MethodPut, "/v1/pages", q, process.AppendPages(nil, pages), &struct{}{})
-}
-
-// Do has a step done.
-func (p *Peer) Do(ctx context.Context, c node.Command) error {
-	_, err := post[struct{}](ctx, p.client, "/v1/do", c)
-	return err
-}
-
-// Drop ends a standby.
-func (p *Peer) Drop(ctx context.Context, k key, epoch uint64) error {
-	_, err := post[struct{}](ctx, p.client, "/v1/drop", DropRequest{Container: k.container, Name: k.name, Epoch: epoch})
-	return err
 }
 
 // Found makes it one of those that keep a group's record.

@@ -25,12 +25,14 @@ type NodeOptions struct {
 	Peers  map[string]string // HOST:PORT by node name
 	TLS    Files             // without them only loopback addresses are allowed
 	Cache  string            // directory for what is compiled; "" keeps nothing
+	State  string            // directory for decisions about moves, of this node alone; "" is memory: see Serve
 	Log    *slog.Logger
 	// Ready is called when everything listens, with the address for other nodes. nil: nobody wants to know.
 	Ready func(address string)
 }
 
-// Serve runs a node until ctx ends.
+// Serve runs a node until ctx ends. With a directory for its state it carries out, when it begins again, what it had decided of moves before it
+// was killed; without one, a move that it had decided but not told the other node of is lost, and with it the process, as all others here.
 func Serve(ctx context.Context, o NodeOptions) error {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -111,17 +113,26 @@ func (s *served) open(ctx context.Context) error {
 		return err
 	}
 	s.run(func() error { return s.node.Serve(programs) })
-	s.host = New(Options{Name: o.Name, Node: s.node, Socket: o.Socket, Engine: s.engine, Log: o.Log, Peers: peers})
+	s.host, err = New(Options{Name: o.Name, Node: s.node, Socket: o.Socket, Engine: s.engine, Log: o.Log, Peers: peers, Dir: o.State})
+	if err != nil {
+		return err
+	}
+	if o.State == "" {
+		o.Log.Info("DVS node keeps its decisions about moves in memory: it has no directory for them")
+	}
 	people, err := listenUnix(AdminSocket(o.Socket))
 	if err != nil {
 		return err
 	}
 	s.people = s.server(s.host.Handler())
 	s.run(func() error { return s.people.Serve(people) })
-	if o.Listen == "" {
-		return nil
+	if o.Listen != "" {
+		if err := s.listen(ctx); err != nil {
+			return err
+		}
 	}
-	return s.listen(ctx)
+	s.host.Recover()
+	return nil
 }
 
 // listen takes in other nodes.

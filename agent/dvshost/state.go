@@ -43,6 +43,12 @@ func (p *hosted) snapshot() ([]byte, error) {
 
 // restore puts what snapshot returned at the source. It may be called again.
 func (p *hosted) restore(b []byte) error {
+	err := p.put(b)
+	p.staged.Store(err == nil)
+	return err
+}
+
+func (p *hosted) put(b []byte) error {
 	if len(b) == 0 {
 		return fmt.Errorf("%w: it is empty", process.ErrState)
 	}

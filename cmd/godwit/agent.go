@@ -13,6 +13,7 @@ func (a *app) agentCommand() *cobra.Command {
 	var (
 		options agent.Options
 		logs    logFlags
+		limit   string
 	)
 	cmd := &cobra.Command{
 		Use:   "agent --data DIR --address ADDRESS:PORT",
@@ -21,8 +22,14 @@ func (a *app) agentCommand() *cobra.Command {
 volumes, on an edge tunnels, switches and routes. What it is was settled when it
 joined. It may be killed and started again; virtual servers run on meanwhile.
 
-An edge speaks BGP with the routers of its provider: --bgp-neighbor and --asn.`,
+An edge speaks BGP with the routers of its provider: --bgp-neighbor and --asn.
+
+On a host --wan-limit bounds what it sends to other sites, all together. Set it
+somewhat below what the line gives you: then the memory of a server that moves
+goes before synchronous writes, these before asynchronous replication, and that
+before first copies. Without it the lines' own queues decide.`,
 		Example: `  godwit agent --address 198.51.100.2:7444
+  godwit agent --address 198.51.100.2:7444 --wan-limit 900mbit
   godwit agent --address 198.51.100.1:7444 --uplink-address 192.0.2.2 --bgp-neighbor 192.0.2.1 --asn 64500`,
 		Args: arguments(0, 0, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -34,6 +41,9 @@ An edge speaks BGP with the routers of its provider: --bgp-neighbor and --asn.`,
 				return err
 			}
 			options.Logger = logger
+			if options.WANLimit, err = parseBandwidth(limit); err != nil {
+				return err
+			}
 			return ended(cmd.Context(), agent.Run(cmd.Context(), options))
 		},
 	}
@@ -44,6 +54,7 @@ An edge speaks BGP with the routers of its provider: --bgp-neighbor and --asn.`,
 	flags.StringVar(&options.UplinkAddress, "uplink-address", "", "edges: the address towards the provider")
 	flags.StringSliceVar(&options.BGPNeighbors, "bgp-neighbor", nil, "edges: a router to announce routes to; may be repeated")
 	flags.Uint32Var(&options.ASN, "asn", 0, "edges: the autonomous system")
+	flags.StringVar(&limit, "wan-limit", "0", "hosts: what may be sent to other sites, as 80mbit; 0 for no limit")
 	logs.add(flags)
 	return cmd
 }

@@ -63,7 +63,9 @@ before.
 Programs connect at the socket; it and the one beside it for these commands
 (.admin) are for this user only. Other nodes connect at --listen, and every node
 has to be told of every other with --peer. Without certificates they talk over
-loopback addresses only. With --cert, --key and --ca each proves its name: it has
+loopback addresses only. What a node has decided about a move it keeps in --state, and
+carries it out when it begins again; without --state a node that is killed in the
+middle of a move forgets it, and the process that was moving may be lost. With --cert, --key and --ca each proves its name: it has
 to be among the certificate's DNS names, or its common name; the certificate has
 to be good for servers and for clients.`,
 		Example: `  godwit dvs node --name alone --socket /tmp/dvs.sock
@@ -98,6 +100,7 @@ to be good for servers and for clients.`,
 	flags.StringVar(&options.TLS.Key, "key", "", "its key")
 	flags.StringVar(&options.TLS.Authority, "ca", "", "the certificate of the authority that all nodes' certificates come from")
 	flags.StringVar(&options.Cache, "cache", "", "directory that keeps compiled modules, so that they start at once the next time")
+	flags.StringVar(&options.State, "state", "", "directory, of this node alone, that keeps what it has decided about moves")
 	logs.add(flags)
 	return cmd
 }

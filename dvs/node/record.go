@@ -111,7 +111,7 @@ func (n *Node) learnLocked(l *link, a wire.Announce) {
 		l.announceLocked(announcement(r))
 	case c > 0 || c == 0 && r.node == l.name && r.cut:
 		n.setLocked(l, r, a)
-	case c <= 0 && r.node != l.name && a.State == endpoint.Open && r.shown() != endpoint.Open && r.shown() != endpoint.Moving:
+	case c <= 0 && (r.node != l.name || c < 0 && r.cut) && a.State == endpoint.Open && r.shown() != endpoint.Open && r.shown() != endpoint.Moving:
 		l.endOfLocked(r)
 	}
 }

@@ -63,7 +63,7 @@ func accidents() []accident {
 	}
 	for _, r := range roles {
 		for _, phase := range phases {
-			if !soak() && phase != "converging" && phase != "quiesced" && phase != "committed" {
+			if !soak() && phase != "committed" && (r.part == "edge" || phase != "converging" && phase != "quiesced") {
 				continue
 			}
 			all = append(all, accident{what: r.name, phase: phase, strike: killAgent(r.role, r.part)})

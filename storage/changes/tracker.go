@@ -199,6 +199,9 @@ func (t *Tracker) Next(vol int, from, most int64, doubtful bool) (off, length in
 	}
 }
 
+// Empty says that the other end has nothing but zeroes: what it lacks need not be compared. Nothing may be owed or handed over.
+func (t *Tracker) Empty(vol int) { t.volumes[vol].unsure.Reset() }
+
 // Compared says that the doubtful range has been compared, with whatever outcome.
 func (t *Tracker) Compared(vol int, off, length int64) { t.volumes[vol].unsure.Clear(off, length) }
 

@@ -217,3 +217,22 @@ func TestTheReplicaIsAlwaysAtTheEndOfAnEpoch(t *testing.T) {
 		}
 	}
 }
+
+func TestAnEmptyOtherEndGetsAllAndIsNotCompared(t *testing.T) {
+	tr := NewTracker(1, []int64{10 * BlockSize}, []Marks{coarse{BlockSize, map[int64]bool{}}})
+	tr.Doubt(0, 0, 10*BlockSize)
+	tr.Empty(0)
+	tr.Cut()
+	if off, n := tr.Next(0, 0, 1<<20, true); n != 0 {
+		t.Errorf("%d bytes at %d are compared", n, off)
+	}
+	if off, n := tr.Next(0, 0, 1<<20, false); off != 0 || n != 10*BlockSize {
+		t.Errorf("%d bytes at %d are owed", n, off)
+	}
+	tr.Handed(0, 0, BlockSize)
+	tr.Broken()
+	tr.Cut()
+	if off, n := tr.Next(0, 0, 1<<20, true); off != 0 || n != BlockSize {
+		t.Errorf("what may have arrived is not compared, but %d bytes at %d", n, off)
+	}
+}

@@ -191,6 +191,18 @@ func (d *Disk) NextData(off int64) (start, end int64, ok bool, err error) {
 	return start, min(end, d.Size()), ok && start < d.Size(), err
 }
 
+// Zeroes is how much from off on, the beginning of a block, is zeroes, written or never written, at most most bytes and in whole
+// blocks, as far as the checksums tell; known is false if they do not tell of the first block. Nobody may be writing there. It asks
+// no file system, which may need long to find the end of a hole or of data, and keeps writers waiting meanwhile.
+func (d *Disk) Zeroes(off, most int64) (n int64, known bool, err error) {
+	if d.sums == nil || d.inside(off, most) != nil {
+		return 0, false, nil
+	}
+	first, end := d.blocks(off, most)
+	blocks, known, err := d.sums.zeroes(first, end)
+	return min(blocks*BlockSize, most), known, err
+}
+
 // Resize changes the size. Nothing else may use the disk meanwhile. What is added reads as zeroes, what is cut off is gone.
 func (d *Disk) Resize(size int64) error {
 	err := d.writable()

@@ -510,3 +510,28 @@ func TestASidecarThatCannotBeReadIsAnErrorAndNoCrash(t *testing.T) {
 		t.Fatalf("write: %v", err)
 	}
 }
+
+func TestWhatIsZeroIsKnownFromTheChecksums(t *testing.T) {
+	const size = 1<<20 + 1536 // the last block is short
+	d, _ := onFile(t, size)
+	path := d.Path()
+	zero := func(off, most, want int64, wantKnown bool) {
+		t.Helper()
+		if n, known, err := d.Zeroes(off, most); n != want || known != wantKnown || err != nil {
+			t.Errorf("at %d, of %d bytes %d are zeroes, known %v, %v; want %d, %v", off, most, n, known, err, want, wantKnown)
+		}
+	}
+	zero(0, size, size, true)
+	mustWrite(t, d, 40000, []byte{1})
+	zero(0, size, 36864, true)
+	zero(36864, 4096, 0, true)
+	zero(40960, size-40960, size-40960, true)
+	mustWrite(t, d, 40000, []byte{0})
+	zero(0, size, size, true)
+	close1(t, d)
+	if err := os.Remove(path + ".sums"); err != nil {
+		t.Fatal(err)
+	}
+	d = reopen(t, path, Options{Checksums: true, Upkeep: -1})
+	zero(0, size, 0, false)
+}

@@ -210,6 +210,23 @@ func (s *sidecar) fill(first, end int64, sum uint64) (err error) {
 	return nil
 }
 
+// zeroes returns how many blocks from first on are known to be zeroes, and whether anything is known of the first.
+func (s *sidecar) zeroes(first, end int64) (n int64, known bool, err error) {
+	defer survive(debug.SetPanicOnFault(true), &err)
+	sums := *s.sums.Load()
+	for block := first; block < end; block++ {
+		sum := atomic.LoadUint64(&sums[block])
+		if s.marks.unverified(block) || sum == unknown {
+			break
+		}
+		if known = true; sum != 0 {
+			break
+		}
+		n++
+	}
+	return n, known, nil
+}
+
 // at returns the checksum of a block.
 func (s *sidecar) at(block int64) (sum uint64, err error) {
 	defer survive(debug.SetPanicOnFault(true), &err)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/zeebo/xxh3"
@@ -14,7 +15,12 @@ import (
 type Encoder struct {
 	zstd *zstd.Encoder
 	pool sync.Pool
+	// vain counts the frames in a row that compression did not make smaller, and skip those that it is not tried on therefore.
+	vain, skip atomic.Int32
 }
+
+// maxSkip is how many frames are sent as they are, at most, before compression is tried again.
+const maxSkip = 63
 
 // NewEncoder makes an encoder. It needs no closing: it has no goroutine.
 func NewEncoder() (*Encoder, error) {
@@ -42,8 +48,8 @@ func (f *Frame) Release() {
 // minCompress is the size below which compression is not worth its latency.
 const minCompress = 1024
 
-// Encode makes a frame of h and the content. Data of at least 1 KiB is compressed if that saves an eighth; the content is
-// copied, so the caller keeps it. Length and Payload are set here, except the
+// Encode makes a frame of h and the content. Data of at least 1 KiB is compressed if that saves an eighth, and if it
+// did lately; the content is copied, so the caller keeps it. Length and Payload are set here, except the
 // Length of frames that only name a range.
 func (e *Encoder) Encode(h Header, content []byte) *Frame {
 	f, _ := e.pool.Get().(*Frame)
@@ -58,10 +64,13 @@ func (e *Encoder) Encode(h Header, content []byte) *Frame {
 	}
 	h.Flags &^= FlagZstd
 	b := f.B[:HeaderSize]
-	if (h.Type == TypeData || h.Type == TypeHashes) && len(content) >= minCompress {
+	if (h.Type == TypeData || h.Type == TypeHashes) && len(content) >= minCompress && (e.skip.Load() <= 0 || e.skip.Add(-1) < 0) {
 		b = e.zstd.EncodeAll(content, b)
 		if len(b)-HeaderSize < len(content)-len(content)/8 {
 			h.Flags |= FlagZstd
+			e.vain.Store(0)
+		} else if vain := e.vain.Add(1); vain > 4 { // what follows will hardly be better
+			e.skip.Store(min(vain, maxSkip))
 		}
 	}
 	if h.Flags&FlagZstd == 0 {

@@ -155,3 +155,27 @@ func BenchmarkEncode(b *testing.B) {
 		e.Encode(Header{Type: TypeData, Epoch: 1, Seq: 1}, content).Release()
 	}
 }
+
+func TestCompressionIsTriedAgainAfterNoise(t *testing.T) {
+	e := newEncoder(t)
+	rng := rand.New(rand.NewPCG(1, 1))
+	noise := make([]byte, 4096)
+	for i := range noise {
+		noise[i] = byte(rng.Uint32())
+	}
+	for range 1000 {
+		if n := len(e.Encode(Header{Type: TypeData, Seq: 1}, noise).B); n != HeaderSize+len(noise) {
+			t.Fatalf("noise became a frame of %d bytes", n)
+		}
+	}
+	text := bytes.Repeat([]byte("what compresses "), 256)
+	tries := 0
+	for len(e.Encode(Header{Type: TypeData, Seq: 1}, text).B) > 1000 {
+		if tries++; tries > maxSkip {
+			t.Fatal("it is not compressed any more")
+		}
+	}
+	if len(e.Encode(Header{Type: TypeData, Seq: 1}, text).B) > 1000 {
+		t.Error("what compresses is sent as it is")
+	}
+}

@@ -1,0 +1,181 @@
+package migration_test
+
+import (
+	"fmt"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+)
+
+// The plan of a process, simulated: three nodes, each with a runner and an agent in one, which die together with what is in their memory. What a
+// node decides and its journal outlive it, or not. Links lose, double, reorder and deliver after the attempt.
+
+// processBreakage names what is wrong with a deliberately broken machine.
+type processBreakage struct {
+	leaveFirst   bool // the source leaves before the destination owns
+	resumeOnGone bool // a source goes on though the destination may have been the owner
+	noTombstone  bool // agents run verbs of an aborted epoch
+	actionsFirst bool // a commit is sent before it is stored
+	journalAfter bool // a destination writes its journal after it is the owner
+	noAdoption   bool // a standby that nobody knows waits for ever
+	lateEpoch    bool // an epoch is used again
+}
+
+func processSchedules(s uint64, broken processBreakage, n int) (schedule int, total processCounters, why error) {
+	var (
+		wg     sync.WaitGroup
+		mu     sync.Mutex
+		next   atomic.Int64
+		failed = -1
+	)
+	for range runtime.GOMAXPROCS(0) {
+		wg.Go(func() {
+			for {
+				i := int(next.Add(1)) - 1 + *simFirst
+				mu.Lock()
+				over := i >= *simFirst+n || failed >= 0 && i > failed
+				mu.Unlock()
+				if over {
+					return
+				}
+				w := newProcessWorld(s, uint64(i), broken)
+				err := w.live()
+				mu.Lock()
+				if total.add(w.count); err != nil && (failed < 0 || i < failed) {
+					failed, why = i, err
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	return failed, total, why
+}
+
+// Ten thousand random schedules of moves of a process: never two owners, no acknowledged write lost but with the node that had the only copy,
+// and when the faults stop, one owner and nothing left behind.
+func TestProcessScheduleIsSafe(t *testing.T) {
+	s, n := seed(t), schedules()
+	failed, c, why := processSchedules(s, processBreakage{}, n)
+	if failed >= 0 {
+		w := newProcessWorld(s, uint64(failed), processBreakage{})
+		w.tracing = true
+		_ = w.live()
+		trace := w.trace
+		if len(trace) > 200 {
+			trace = trace[len(trace)-200:]
+		}
+		t.Fatalf("seed %d, schedule %d: %v\n%s", s, failed, why, strings.Join(trace, "\n"))
+	}
+	t.Logf("%d schedules: %+v", n, c)
+	if n < 1000 {
+		return
+	}
+	for what, got := range map[string]int{
+		"commits": c.commits, "aborts": c.aborts, "crashes": c.crashes, "unborn": c.unborn, "gone": c.gone, "adopted": c.adopted,
+		"processes saved from a node that died": c.saved, "processes that died": c.deaths,
+	} {
+		if got < n/200 {
+			t.Errorf("only %d %s: the simulation does not go where bugs are", got, what)
+		}
+	}
+}
+
+func TestABrokenMachineForProcessesIsCaught(t *testing.T) {
+	s, n := seed(t), *simSchedules // few are needed, rarely many
+	for name, broken := range map[string]processBreakage{
+		"whose source leaves before the destination owns":     {leaveFirst: true},
+		"whose source goes on though the destination may own": {resumeOnGone: true},
+		"whose agents run verbs of an aborted epoch":          {noTombstone: true},
+		"that sends the commit before it is stored":           {actionsFirst: true},
+		"whose destination writes its journal after it owns":  {journalAfter: true},
+		"whose standbys wait for ever":                        {noAdoption: true},
+		"that uses an epoch again":                            {lateEpoch: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			schedule, _, why := processSchedules(s, broken, n)
+			if schedule < 0 {
+				t.Fatalf("nothing found in %d schedules", n)
+			}
+			t.Logf("schedule %d: %v", schedule, why)
+		})
+	}
+}
+
+// processCounters prove that a run went where bugs are.
+type processCounters struct {
+	attempts, commits, aborts, crashes, deaths, saved, unborn, gone, adopted, substeps int
+}
+
+func (c *processCounters) add(o processCounters) {
+	c.attempts += o.attempts
+	c.commits += o.commits
+	c.aborts += o.aborts
+	c.crashes += o.crashes
+	c.deaths += o.deaths
+	c.saved += o.saved
+	c.unborn += o.unborn
+	c.gone += o.gone
+	c.adopted += o.adopted
+	c.substeps += o.substeps
+}
+
+// look checks what must hold after every sub-step.
+func (w *processWorld) look() error {
+	owners, latest := 0, false
+	for _, n := range w.nodes {
+		if n.copy.state == owning {
+			if owners++; n.copy.content != w.acked {
+				return w.violate("write %d was acknowledged, the owner at %d knows %d", w.acked, n.id, n.copy.content)
+			}
+		}
+		if n.copy.state != absent && n.copy.content == w.acked || n.standby.staged && n.standby.content == w.acked {
+			latest = true
+		}
+	}
+	switch {
+	case w.broke != nil:
+		return w.broke
+	case owners > 1:
+		return w.violate("two owners")
+	case !latest && !w.died:
+		return w.violate("write %d is nowhere, and no node that had it alone died", w.acked)
+	}
+	return nil
+}
+
+// atRest checks what must hold when all is over.
+func (w *processWorld) atRest() {
+	owners := 0
+	for _, n := range w.nodes {
+		switch {
+		case n.standby.epoch != 0:
+			_ = w.violate("at rest: a standby is left at %d: %+v", n.id, n.standby)
+		case n.copy.state == holding:
+			_ = w.violate("at rest: the process is held at %d", n.id)
+		case len(n.disk.moves) > 0:
+			_ = w.violate("at rest: node %d has moves in its book: %v", n.id, n.disk.moves)
+		case n.copy.state == owning:
+			owners++
+		}
+	}
+	if owners == 0 && !w.died {
+		_ = w.violate("at rest: nobody owns")
+	}
+}
+
+func (w *processWorld) violate(format string, args ...any) error {
+	if w.broke == nil {
+		w.broke = fmt.Errorf(format, args...)
+		w.note("VIOLATION: %v", w.broke)
+	}
+	return w.broke
+}
+
+func (w *processWorld) note(format string, args ...any) {
+	if w.tracing {
+		w.trace = append(w.trace, fmt.Sprintf(format, args...))
+	}
+}
