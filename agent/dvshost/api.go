@@ -46,6 +46,9 @@ type StatsInfo struct {
 	PacketsIn     uint64 `json:"packetsIn"`
 	Writes        uint64 `json:"writes"` // to links
 	Reconnects    uint64 `json:"reconnects"`
+	// Load is the share of the processors' time that the node's processes have taken lately.
+	Load    float64      `json:"load"`
+	Balance *BalanceInfo `json:"balance,omitempty"` // null: nothing moves by load
 }
 
 // MoveRequest asks for a move.

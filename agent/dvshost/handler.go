@@ -56,6 +56,7 @@ func (h *Host) Handler() http.Handler {
 func (h *Host) PeerHandler() http.Handler {
 	m := http.NewServeMux()
 	m.HandleFunc("GET /v1/name", read(func(context.Context) any { return h.o.Name }))
+	m.HandleFunc("GET /v1/load", read(func(context.Context) any { return h.Load() }))
 	m.HandleFunc("GET /v1/book", read(func(context.Context) any { return h.o.book.id }))
 	m.HandleFunc("PUT /v1/module", h.handleModule)
 	m.HandleFunc("PUT /v1/pages", h.handlePages)

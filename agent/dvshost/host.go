@@ -64,6 +64,7 @@ type Host struct {
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
+	meter  meter
 
 	mu       sync.Mutex
 	closed   bool
@@ -72,6 +73,7 @@ type Host struct {
 	desks    map[key]*desk
 	movers   map[key][]*mover // moves from here, the newest last
 	moving   map[key]bool     // what somebody moves
+	balanced *BalanceInfo     // nil: nothing moves by load
 	callers  map[string]*callers
 	groups   map[key]*member // replicated processes
 	// acceptors keep the records of groups, by their ID.

@@ -33,6 +33,9 @@ type hosted struct {
 
 	calls, failures, unsent atomic.Uint64
 
+	busy atomic.Int64 // nanoseconds of work
+	came time.Time    // when it came from another node; zero: it began here
+
 	mu   sync.Mutex
 	base base // what the other end of a move has already
 }
@@ -67,7 +70,9 @@ func (p *hosted) serve(ctx context.Context) error {
 		}
 		in := process.Input{Kind: kindOf(m.Kind), From: m.From, Payload: m.Payload, Now: p.h.o.Now().UnixNano()}
 		_, _ = rand.Read(in.Seed[:]) // never fails
+		began := time.Now()
 		out, err := p.machine.Call(ctx, in)
+		p.busy.Add(int64(time.Since(began)))
 		p.calls.Add(1)
 		if len(out.Log) > 0 {
 			p.h.o.Log.Info("DVS process says", "endpoint", p.key, "text", string(out.Log))

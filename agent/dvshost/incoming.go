@@ -49,7 +49,7 @@ func (h *Host) await(p *hosted) bool {
 		h.mu.Unlock()
 		p.forget()
 		if err == nil {
-			p.endpoint = e
+			p.endpoint, p.came = e, time.Now()
 			err = h.own(p)
 		}
 		if err != nil {

@@ -49,7 +49,15 @@ func stateName(s endpoint.RouteState) string {
 // Stats returns what has been counted.
 func (h *Host) Stats() StatsInfo {
 	n := h.o.Node.Stats()
+	var b *BalanceInfo
+	h.mu.Lock()
+	if h.balanced != nil {
+		now := *h.balanced
+		b = &now
+	}
+	h.mu.Unlock()
 	return StatsInfo{
+		Load: h.Load().Load, Balance: b,
 		Node: h.o.Name, Processes: len(h.List()), Endpoints: len(h.o.Node.Endpoints()), Introductions: n.Introductions, Relayed: n.Relayed,
 		PacketsOut: n.Out, PacketsIn: n.In, Writes: n.Writes, Reconnects: n.Reconnects,
 	}

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/godwit-project/godwit/agent/dvshost/balance"
 	"github.com/godwit-project/godwit/dvs/node"
 	"github.com/godwit-project/godwit/server/process"
 )
@@ -28,7 +29,11 @@ type NodeOptions struct {
 	State  string            // directory for decisions about moves, of this node alone; "" is memory: see Serve
 	// PeerTimeout is how long another node may be away before those who wait for its endpoints are told. Default: that of dvs/node.
 	PeerTimeout time.Duration
-	Log         *slog.Logger
+	// LoadEvery is how often loads are measured. Default 1 s.
+	LoadEvery time.Duration
+	// Balance moves processes to other nodes by load; nil leaves them where they are.
+	Balance *balance.Limits
+	Log     *slog.Logger
 	// Ready is called when everything listens, with the address for other nodes. nil: nobody wants to know.
 	Ready func(address string)
 }
@@ -134,7 +139,7 @@ func (s *served) open(ctx context.Context) error {
 		}
 	}
 	s.host.Recover()
-	return nil
+	return s.host.Weigh(o.LoadEvery, o.Balance)
 }
 
 // listen takes in other nodes.

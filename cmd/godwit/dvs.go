@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/godwit-project/godwit/agent/dvshost"
+	"github.com/godwit-project/godwit/agent/dvshost/balance"
 )
 
 // defaultDVSSocket is where programs reach the DVS node of this machine.
@@ -51,6 +52,8 @@ func (a *app) dvsClient() *dvshost.Client { return dvshost.NewClient(a.dvsSocket
 func (a *app) dvsNodeCommand() *cobra.Command {
 	var (
 		options dvshost.NodeOptions
+		even    bool
+		limits  = balance.Default()
 		peers   []string
 		logs    logFlags
 	)
@@ -65,7 +68,9 @@ Programs connect at the socket; it and the one beside it for these commands
 has to be told of every other with --peer. Without certificates they talk over
 loopback addresses only. What a node has decided about a move it keeps in --state, and
 carries it out when it begins again; without --state a node that is killed in the
-middle of a move forgets it, and the process that was moving may be lost. With --cert, --key and --ca each proves its name: it has
+middle of a move forgets it, and the process that was moving may be lost. With
+--balance it gives up processes when they take more of its processors' time than
+--high-water, until they take --low-water: see godwit dvs stats. With --cert, --key and --ca each proves its name: it has
 to be among the certificate's DNS names, or its common name; the certificate has
 to be good for servers and for clients.`,
 		Example: `  godwit dvs node --name alone --socket /tmp/dvs.sock
@@ -85,6 +90,12 @@ to be good for servers and for clients.`,
 			if options.Log, err = logs.logger(a.err); err != nil {
 				return err
 			}
+			if even {
+				if err := limits.Validate(); err != nil {
+					return usagef("%w", err)
+				}
+				options.Balance = &limits
+			}
 			options.Socket = a.dvsSocketPath()
 			options.Ready = func(address string) {
 				options.Log.Info("DVS node ready", "name", options.Name, "socket", options.Socket, "listen", address)
@@ -100,6 +111,11 @@ to be good for servers and for clients.`,
 	flags.StringVar(&options.TLS.Key, "key", "", "its key")
 	flags.StringVar(&options.TLS.Authority, "ca", "", "the certificate of the authority that all nodes' certificates come from")
 	flags.StringVar(&options.Cache, "cache", "", "directory that keeps compiled modules, so that they start at once the next time")
+	flags.BoolVar(&even, "balance", false, "move processes to other nodes when this one has too much to do")
+	flags.Float64Var(&limits.High, "high-water", limits.High, "with --balance: above this share of its processors' time it gives up processes")
+	flags.Float64Var(&limits.Low, "low-water", limits.Low, "with --balance: until it is at this share")
+	flags.Float64Var(&limits.Gain, "least-gain", limits.Gain, "with --balance: by how much a move has to better the fuller of the two nodes")
+	flags.DurationVar(&limits.CoolDown, "cool-down", limits.CoolDown, "with --balance: how long a process that has come stays")
 	flags.StringVar(&options.State, "state", "", "directory, of this node alone, that keeps what it has decided about moves")
 	logs.add(flags)
 	return cmd

@@ -93,7 +93,8 @@ func TestDVSCommands(t *testing.T) {
 	directory := t.TempDir()
 	address := freeAddresses(t, 2)
 	cache := filepath.Join(directory, "cache")
-	a := startDVSNode(t, filepath.Join(directory, "a"), "--name", "a", "--listen", address[0], "--peer", "b="+address[1], "--cache", cache)
+	a := startDVSNode(t, filepath.Join(directory, "a"), "--name", "a", "--listen", address[0], "--peer", "b="+address[1], "--cache", cache, "--balance",
+		"--state", filepath.Join(directory, "state"))
 	b := startDVSNode(t, filepath.Join(directory, "b"), "--name", "b", "--listen", address[1], "--peer", "a="+address[0], "--cache", cache)
 	if _, err := examples.KV(t.Context(), directory); err != nil {
 		t.Fatal(err)
@@ -108,6 +109,7 @@ func TestDVSCommands(t *testing.T) {
 	b.want("active", "endpoints", "-o", "table")
 	a.want("up", "links")
 	a.want("packets from nodes", "stats")
+	a.want("above 80 %, until 60 %: now false", "stats")
 	a.want("PAGES BEFORE", "migrate", "shop", "kv", "--to", "b")
 	a.want("ok green", "call", "shop", "kv", "get colour")
 	var moved dvshost.DrainInfo
@@ -139,6 +141,7 @@ func TestDVSRefusals(t *testing.T) {
 	d.refused(exitUsage, "--listen HOST:PORT", "node", "--name", "a", "--peer", "b=127.0.0.1:1")
 	d.refused(exitFailure, "loopback addresses only", "node", "--name", "a", "--listen", "192.0.2.1:1")
 	d.refused(exitFailure, "belong together", "node", "--name", "a", "--cert", "x")
+	d.refused(exitUsage, "low water mark", "node", "--name", "a", "--balance", "--low-water", "0.9")
 	d.refused(exitUsage, "--container CONTAINER", "run", "x.wasm")
 	d.refused(exitUsage, "want 64MiB", "run", "x.wasm", "--container", "c", "--name", "n", "--memory", "much")
 	d.refused(exitUsage, "--to NODE", "migrate", "shop", "kv")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -112,6 +113,12 @@ func statsTable(s dvshost.StatsInfo) *table {
 		{"reconnects", s.Reconnects},
 	} {
 		t.add(one.name, fmt.Sprint(one.n))
+	}
+	t.add("load", fmt.Sprintf("%.0f %%", 100*s.Load))
+	if b := s.Balance; b != nil {
+		t.add("gives up processes", fmt.Sprintf("above %.0f %%, until %.0f %%: now %v", 100*b.High, 100*b.Low, b.Giving))
+		t.add("moves by load", fmt.Sprintf("%d, %d failed", b.Moves, b.Failed))
+		t.add("the last one", cmp.Or(b.Last, "-"))
 	}
 	return t
 }
