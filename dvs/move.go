@@ -244,6 +244,9 @@ func (e *Endpoint) thawLocked() {
 	}
 }
 
+// stagingStep is the memory that is taken at first for a state that comes, in bytes: what it takes grows with what arrives.
+const stagingStep = 4 << 20
+
 // onChunkLocked collects the state for a standby.
 func (s *Session) onChunkLocked(m wire.Chunk) {
 	e := s.endpoints[m.Endpoint]
@@ -251,11 +254,14 @@ func (s *Session) onChunkLocked(m wire.Chunk) {
 		return
 	}
 	if m.Offset == 0 {
-		e.move.staging, e.move.incoming, e.move.total = make([]byte, 0, min(m.Total, 1<<20)), m.Epoch, m.Total
+		e.move.staging, e.move.incoming, e.move.total = make([]byte, 0, min(m.Total, stagingStep)), m.Epoch, m.Total
 	}
 	if m.Epoch != e.move.incoming || m.Offset != uint64(len(e.move.staging)) || m.Total != e.move.total {
 		e.move.staging = nil
 		return
+	}
+	if b := e.move.staging; len(b)+len(m.Data) > cap(b) {
+		e.move.staging = append(make([]byte, 0, min(m.Total, 4*uint64(cap(b)))), b...)
 	}
 	e.move.staging = append(e.move.staging, m.Data...)
 }

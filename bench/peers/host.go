@@ -22,6 +22,9 @@ import (
 
 const container = "bench"
 
+// adaptive is the way of a link that is the default, but for streams.
+const adaptive = "adaptive (default)"
+
 // host is what a child runs: servers, nodes, a broker. They end with the process.
 type host struct {
 	node *node.Node
@@ -200,10 +203,11 @@ func (h *host) link(o order) error {
 	}
 	how := map[string]node.LinkOptions{
 		"":            {},
-		"neither":     {Single: true, Compress: node.CompressNever},
-		"batching":    {Compress: node.CompressNever},
-		"compression": {Single: true, Compress: node.CompressAlways},
-		"both":        {Compress: node.CompressAlways},
+		"neither":     {Relay: true, Single: true, Compress: node.CompressNever},
+		"batching":    {Relay: true, Compress: node.CompressNever},
+		"compression": {Relay: true, Single: true, Compress: node.CompressAlways},
+		"both":        {Relay: true, Compress: node.CompressAlways},
+		adaptive:      {Relay: true},
 	}[o.Verb]
 	return h.node.LinkWith(o.Peer, dial, how)
 }
