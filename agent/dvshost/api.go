@@ -8,8 +8,9 @@ type ProcessInfo struct {
 	Module    string `json:"module"` // SHA-256
 	Memory    int64  `json:"memoryBytes"`
 	Calls     uint64 `json:"calls"`
-	Failures  uint64 `json:"failures"` // calls that trapped or took too long, and were undone
-	Unsent    uint64 `json:"unsent"`   // messages of its own that nobody took in time
+	Failures  uint64 `json:"failures"`           // calls that trapped or took too long, and were undone
+	Unsent    uint64 `json:"unsent"`             // messages of its own that nobody took in time
+	Replicas  int    `json:"replicas,omitempty"` // of a replicated one: how many have its state, as this node knows
 }
 
 // EndpointInfo is one endpoint that the node knows.

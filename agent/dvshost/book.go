@@ -13,6 +13,7 @@ import (
 	"sync"
 	"syscall"
 
+	"github.com/godwit-project/godwit/dvs/replica/register"
 	"github.com/godwit-project/godwit/migration"
 )
 
@@ -42,6 +43,8 @@ type entry struct {
 	Epoch     uint64 `json:"epoch,omitempty"` // the highest that this node gave out
 	// Moves are those that this node decides and that are not over, by epoch.
 	Moves map[uint64]record `json:"moves,omitempty"`
+	// Records are those of replicated processes that this node helps to keep, by group. After a power failure they are not used: promises may be missing.
+	Records map[string]register.Saved `json:"records,omitempty"`
 	// Journal is of moves to this node.
 	Journal migration.Journal `json:"journal,omitzero"`
 }
@@ -104,6 +107,12 @@ func (b *book) open() error {
 	boot := thisBoot()
 	if err := b.read(raw, boot); err != nil {
 		return err
+	}
+	if b.head.Boot != boot {
+		for k, e := range b.entries {
+			e.Records = nil
+			b.entries[k] = e
+		}
 	}
 	b.head.Boot = boot
 	b.id = b.head.ID + "@" + boot

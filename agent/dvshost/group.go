@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -128,17 +129,40 @@ func (h *Host) joined(ctx context.Context, spec GroupSpec) error {
 	}
 }
 
-// Found makes this node one of those that keep the group's record. It forgets that only when it ends: then it keeps it no longer.
+// Found makes this node one of those that keep the group's record, in its book. A node that begins again without its book keeps it no longer.
 func (h *Host) Found(spec GroupSpec) error {
 	if _, err := h.moduleOf(spec.Module); err != nil {
 		return err
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.acceptors[spec.ID] == nil {
-		h.acceptors[spec.ID] = new(register.Acceptor)
+	if h.acceptors[spec.ID] != nil {
+		return nil
 	}
-	return nil
+	a := &acceptor{k: spec.key(), Acceptor: new(register.Acceptor)}
+	h.acceptors[spec.ID] = a
+	return h.o.book.change(a.k, func(e *entry) bool {
+		for old := range e.Records { // a group that had the name before has ended
+			delete(h.acceptors, old)
+		}
+		e.Records = map[string]register.Saved{spec.ID: {}}
+		return true
+	})
+}
+
+// acceptor keeps a group's record.
+type acceptor struct {
+	*register.Acceptor
+	k key
+}
+
+// remember takes the groups' records that this node keeps from its book.
+func (h *Host) remember() {
+	for k, e := range h.o.book.all() {
+		for id, saved := range e.Records {
+			h.acceptors[id] = &acceptor{k: k, Acceptor: saved.Acceptor()}
+		}
+	}
 }
 
 // Ask answers about the group's record.
@@ -149,7 +173,15 @@ func (h *Host) Ask(q GroupAsk) (register.Answer, error) {
 	if a == nil {
 		return register.Answer{}, errNoGroup
 	}
-	return a.Take(q.Ask), nil
+	return a.TakeSaved(q.Ask, func(s register.Saved) error {
+		return h.o.book.change(a.k, func(e *entry) bool {
+			if _, there := e.Records[q.ID]; there { // else the group has ended
+				e.Records = maps.Clone(e.Records)
+				e.Records[q.ID] = s
+			}
+			return true
+		})
+	})
 }
 
 func (h *Host) moduleOf(name string) (*process.Module, error) {
@@ -195,6 +227,14 @@ func (h *Host) endHere(ctx context.Context, spec GroupSpec) {
 	h.mu.Lock()
 	h.ended[spec.ID] = true
 	delete(h.acceptors, spec.ID)
+	if err := h.o.book.change(spec.key(), func(e *entry) bool {
+		_, there := e.Records[spec.ID]
+		e.Records = maps.Clone(e.Records)
+		delete(e.Records, spec.ID)
+		return there
+	}); err != nil {
+		h.o.Log.Warn("DVS group's record not removed", "endpoint", spec.key(), "err", err)
+	}
 	m := h.groups[spec.key()]
 	if m != nil && m.spec.ID == spec.ID {
 		delete(h.groups, spec.key())

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/godwit-project/godwit/agent/dvshost"
 	"github.com/godwit-project/godwit/dvs"
 )
 
@@ -57,6 +58,59 @@ func TestAReplicatedProcessOutlivesItsNode(t *testing.T) {
 				t.Error("it answers after its end")
 			}
 		})
+	}
+}
+
+// All nodes of a replicated process begin again, one after the other, and then the one that answers ends: the nodes still agree on who follows, for
+// their record of that is on disk.
+func TestAReplicatedProcessOutlivesARestartOfAllItsNodes(t *testing.T) {
+	t.Parallel()
+	options := map[string]dvshost.NodeOptions{}
+	nodes := startNodes(t, func(o *dvshost.NodeOptions) {
+		o.State = t.TempDir()
+		options[o.Name] = *o
+	}, "a", "b", "c")
+	if err := nodes["a"].RunReplicated(patient(t), "shop", "kv", module(t, built.kv), "", "1m", "passive", []string{"a", "b", "c"}); err != nil {
+		t.Fatal(err)
+	}
+	// full waits until all three have the state, and returns who answers.
+	full := func() string {
+		t.Helper()
+		for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+			for name, n := range nodes {
+				all, err := n.List(patient(t))
+				if err == nil && len(all) == 1 && all[0].State == "answering" && all[0].Replicas == 3 {
+					return name
+				}
+			}
+		}
+		t.Fatal("not all nodes have joined again")
+		return ""
+	}
+	want := 0
+	ask := func(at string) {
+		t.Helper()
+		want++
+		if got := nodes[at].ask(t, "shop", "kv", "add n 1"); got != fmt.Sprint("ok ", want) {
+			t.Fatalf("answer %q, want %d", got, want)
+		}
+	}
+	for _, name := range []string{"a", "b", "c"} {
+		full()
+		nodes[name].stop()
+		other := "a"
+		if name == "a" {
+			other = "b"
+		}
+		ask(other)
+		nodes[name].start(t, options[name])
+	}
+	answers := full()
+	nodes[answers].stop()
+	for _, other := range []string{"a", "b", "c"} {
+		if other != answers {
+			ask(other)
+		}
 	}
 }
 

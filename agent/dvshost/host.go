@@ -13,7 +13,6 @@ import (
 
 	"github.com/godwit-project/godwit/dvs"
 	"github.com/godwit-project/godwit/dvs/node"
-	"github.com/godwit-project/godwit/dvs/replica/register"
 	"github.com/godwit-project/godwit/server/process"
 )
 
@@ -77,7 +76,7 @@ type Host struct {
 	callers  map[string]*callers
 	groups   map[key]*member // replicated processes
 	// acceptors keep the records of groups, by their ID.
-	acceptors map[string]*register.Acceptor
+	acceptors map[string]*acceptor
 	ended     map[string]bool // groups
 	joining   sync.Mutex      // held by who joins a group
 }
@@ -90,11 +89,12 @@ func New(o Options) (*Host, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	h := &Host{o: o, running: map[key]*hosted{}, incoming: map[key]*hosted{}, desks: map[key]*desk{}, movers: map[key][]*mover{}, moving: map[key]bool{}, callers: map[string]*callers{}, groups: map[key]*member{}, acceptors: map[string]*register.Acceptor{}, ended: map[string]bool{}}
+	h := &Host{o: o, running: map[key]*hosted{}, incoming: map[key]*hosted{}, desks: map[key]*desk{}, movers: map[key][]*mover{}, moving: map[key]bool{}, callers: map[string]*callers{}, groups: map[key]*member{}, acceptors: map[string]*acceptor{}, ended: map[string]bool{}}
 	var err error
 	if h.o.book, err = openBook(o.Dir); err != nil {
 		return nil, err
 	}
+	h.remember()
 	h.ctx, h.cancel = context.WithCancel(context.Background())
 	return h, nil
 }
@@ -235,16 +235,17 @@ func (h *Host) Stop(ctx context.Context, container, name string) error {
 
 // List tells of all processes here, by name.
 func (h *Host) List() []ProcessInfo {
-	h.mu.Lock()
-	defer h.mu.Unlock()
 	var all []ProcessInfo
+	h.mu.Lock()
 	for _, p := range h.running {
 		all = append(all, p.info("running"))
 	}
 	for _, p := range h.incoming {
 		all = append(all, p.info("standby"))
 	}
-	for _, m := range h.groups {
+	members := slices.Collect(maps.Values(h.groups))
+	h.mu.Unlock()
+	for _, m := range members { // they may take a moment
 		all = append(all, m.info())
 	}
 	slices.SortFunc(all, func(a, b ProcessInfo) int {

@@ -258,6 +258,6 @@ func (m *member) info() ProcessInfo {
 	}
 	return ProcessInfo{
 		Container: m.spec.Container, Name: m.spec.Name, State: state, Module: m.spec.Module, Memory: m.machine.Memory(),
-		Calls: m.calls.Load(), Failures: m.failures.Load(),
+		Calls: m.calls.Load(), Failures: m.failures.Load(), Replicas: len(m.replica.Members()),
 	}
 }

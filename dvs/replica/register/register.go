@@ -2,7 +2,7 @@
 // or dies besides. It is the store of a replica group where there is no controller. Each change is a round of single-decree Paxos with the
 // value before as its input (CASPaxos): no leader, no log, no clock.
 //
-// An Acceptor must not forget: one that has, because its process began again, must not answer for that register any more.
+// An Acceptor must not forget: one that has, because its process began again without what it Saved, must not answer for that register any more.
 package register
 
 import (
@@ -52,18 +52,39 @@ type Acceptor struct {
 	value    state.Record
 }
 
+// Saved is what an acceptor must not forget.
+type Saved struct {
+	Promised Ballot
+	Accepted Ballot
+	Value    state.Record
+}
+
+// Acceptor returns one that has not forgotten.
+func (s Saved) Acceptor() *Acceptor {
+	return &Acceptor{promised: s.Promised, accepted: s.Accepted, value: s.Value}
+}
+
 // Take answers a proposer.
 func (a *Acceptor) Take(q Ask) Answer {
+	answer, _ := a.TakeSaved(q, func(Saved) error { return nil })
+	return answer
+}
+
+// TakeSaved answers a proposer when save has kept what may not be forgotten. It is not safe to answer when that failed: then there is an error.
+func (a *Acceptor) TakeSaved(q Ask, save func(Saved) error) (Answer, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if q.Ballot.less(a.promised) || !q.Accept && q.Ballot == a.promised {
-		return Answer{Promised: a.promised}
+		return Answer{Promised: a.promised}, nil
 	}
 	a.promised = q.Ballot
 	if q.Accept {
 		a.accepted, a.value = q.Ballot, q.Value
 	}
-	return Answer{OK: true, Promised: a.promised, Accepted: a.accepted, Value: a.value}
+	if err := save(Saved{Promised: a.promised, Accepted: a.accepted, Value: a.value}); err != nil {
+		return Answer{}, err
+	}
+	return Answer{OK: true, Promised: a.promised, Accepted: a.accepted, Value: a.value}, nil
 }
 
 // Store proposes changes. It is a replica.Store, for one caller at a time.
