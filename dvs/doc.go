@@ -20,10 +20,12 @@
 //   - Every call ends by its context at the latest. NoWait makes a call that never waits for its peer.
 //   - An error says what is known of the request: see the groups in errors.go. Only ErrOutcomeUnknown and a deadline leave open whether
 //     it was executed.
+//   - A session ends with its node, unless Options.Reconnect says how long to wait for it.
 //   - An endpoint that may move gives Snapshot and Restore. Snapshot is called while no request is in work and the program waits in
 //     Receive or ReceiveRequest; outside of receive and reply its state must not change.
 //   - A registered buffer is read and written by others only while its owner is blocked in a call of this package.
 //
-// Two processes on one machine share memory once their node has introduced them; the library is safe against whatever a
+// Two processes on one machine share memory once their node has introduced them, and two on different machines that talk much get a connection of
+// their own; the library is safe against whatever a
 // peer writes there, but a peer of the same container can make it miss a wake-up.
 package dvs

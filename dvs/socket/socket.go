@@ -1,5 +1,5 @@
-// Package socket is a unix socket that carries frames and descriptors between a program and its node. Sending never
-// blocks, so that nobody who is slow, stopped or hostile can hold up anybody else.
+// Package socket has the sockets that carry frames: a Conn, with descriptors, between a program and its node, and a Stream between programs on
+// two machines. Sending never blocks, so that nobody who is slow, stopped or hostile can hold up anybody else.
 //
 // A Conn is read by one goroutine; Send may be called by any. Close waits for the goroutine that the Conn has.
 package socket
