@@ -2,7 +2,6 @@ package controller
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -73,26 +72,17 @@ const failoverTries = 5
 
 func (m *migrations) planFailover(ctx context.Context, req *pb.FailoverRequest) (t takeover, err error) {
 	name := req.GetService()
-	rev, err := load(ctx, m.store, servicePrefix+name, &t.record)
-	if errors.Is(err, cluster.ErrNotFound) {
-		return t, notFound("service", name)
-	} else if err != nil {
+	var rev int64
+	if t.record, t.spec, rev, err = m.stored(ctx, name); err != nil {
 		return t, err
 	}
-	if t.spec, err = t.record.spec(); err != nil {
+	var owner cluster.Owner
+	if owner, t.unchanged, err = m.owned(ctx, name, rev); err != nil {
 		return t, err
-	}
-	if _, err := m.store.Get(ctx, activePrefix+name); err == nil {
-		return t, m.busy(ctx, name)
 	}
 	if t.record.Phase == serviceDeleting {
 		return t, precondition("service %s is being deleted", name)
 	}
-	owner, ownerRev, err := m.store.Owner(ctx, name)
-	if err != nil {
-		return t, err
-	}
-	t.unchanged = []cluster.Compare{m.guard, {Key: activePrefix + name}, {Key: servicePrefix + name, Revision: rev}, {Key: cluster.OwnerKey(name), Revision: ownerRev}}
 	if t.from, err = m.services.placeOf(ctx, owner.Site, owner.Host); err != nil {
 		return t, err
 	}
@@ -216,12 +206,7 @@ func (m *migrations) decideFailover(ctx context.Context, t takeover) error {
 		return err
 	}
 	ops = append(ops, cluster.Op{Key: servicePrefix + name, Value: record}, cluster.Op{Key: cluster.OwnerKey(name), Value: owner})
-	if _, err := m.store.Txn(ctx, t.unchanged, ops); errors.Is(err, cluster.ErrConflict) {
-		return connect.NewError(connect.CodeAborted, fmt.Errorf("service %s was changed by somebody else at the same moment\nhint: try again", name))
-	} else if err != nil {
-		return err
-	}
-	return nil
+	return m.decide(ctx, name, t.unchanged, ops)
 }
 
 // lastFailover reads it; nil when there was none.

@@ -129,7 +129,7 @@ func (m *migrations) claim(ctx context.Context, rec *migrationRecord, unchanged 
 func (m *migrations) busy(ctx context.Context, service string) error {
 	o, err := m.store.Get(ctx, activePrefix+service)
 	if err != nil {
-		return connect.NewError(connect.CodeAborted, fmt.Errorf("service %s was changed by somebody else at the same moment\nhint: try again", service))
+		return changedMeanwhile(service)
 	}
 	return precondition("service %s is being migrated already, by %s\nhint: wait for it (godwit get migration %s), or godwit migration abort %s", service, o.Value, o.Value, o.Value)
 }
@@ -138,23 +138,12 @@ func (m *migrations) busy(ctx context.Context, service string) error {
 // epoch and name, and the conditions under which that stays right.
 func (m *migrations) plan(ctx context.Context, req *pb.MigrateRequest) (migrationRecord, []cluster.Compare, error) {
 	var rec migrationRecord
-	var service serviceRecord
 	name := req.GetService()
-	serviceRev, err := load(ctx, m.store, servicePrefix+name, &service)
-	if err != nil {
-		if errors.Is(err, cluster.ErrNotFound) {
-			return rec, nil, notFound("service", name)
-		}
-		return rec, nil, err
-	}
-	if _, err := m.store.Get(ctx, activePrefix+name); err == nil {
-		return rec, nil, m.busy(ctx, name)
-	}
-	spec, err := service.spec()
+	service, spec, rev, err := m.stored(ctx, name)
 	if err != nil {
 		return rec, nil, err
 	}
-	owner, ownerRev, err := m.store.Owner(ctx, name)
+	owner, unchanged, err := m.owned(ctx, name, rev)
 	if err != nil {
 		return rec, nil, err
 	}
@@ -191,7 +180,7 @@ func (m *migrations) plan(ctx context.Context, req *pb.MigrateRequest) (migratio
 		hold.HoldUntil = req.GetAt().AsTime()
 	}
 	rec.State.Spec, rec.State.Phase = hold, migration.Preparing
-	return rec, []cluster.Compare{{Key: servicePrefix + name, Revision: serviceRev}, {Key: cluster.OwnerKey(name), Revision: ownerRev}}, nil
+	return rec, unchanged, nil
 }
 
 // up says which of the agents has no session.

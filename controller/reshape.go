@@ -2,7 +2,6 @@ package controller
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -47,23 +46,18 @@ func (m *migrations) changeVolume(ctx context.Context, req *pb.ChangeVolumeReque
 
 // change is a change of a volume that may be decided.
 type change struct {
-	record     serviceRecord
-	spec       *pb.ServiceSpec
-	volume     *pb.VolumeSpec // in spec
-	owner      cluster.Owner
-	unchanged  bool
-	conditions []cluster.Compare
+	record    serviceRecord
+	spec      *pb.ServiceSpec
+	volume    *pb.VolumeSpec // in spec
+	owner     cluster.Owner
+	unchanged bool
+	unmoved   []cluster.Compare // the conditions under which it stays right
 }
 
 func (m *migrations) planChange(ctx context.Context, req *pb.ChangeVolumeRequest) (c change, err error) {
 	name := req.GetService()
-	rev, err := load(ctx, m.store, servicePrefix+name, &c.record)
-	if errors.Is(err, cluster.ErrNotFound) {
-		return c, notFound("service", name)
-	} else if err != nil {
-		return c, err
-	}
-	if c.spec, err = c.record.spec(); err != nil {
+	var rev int64
+	if c.record, c.spec, rev, err = m.stored(ctx, name); err != nil {
 		return c, err
 	}
 	at := slices.IndexFunc(c.spec.GetVolumes(), func(v *pb.VolumeSpec) bool { return v.GetName() == req.GetVolume() })
@@ -71,14 +65,9 @@ func (m *migrations) planChange(ctx context.Context, req *pb.ChangeVolumeRequest
 		return c, notFound("volume", name+"/"+req.GetVolume())
 	}
 	c.volume = c.spec.GetVolumes()[at]
-	if _, err := m.store.Get(ctx, activePrefix+name); err == nil {
-		return c, m.busy(ctx, name)
-	}
-	var ownerRev int64
-	if c.owner, ownerRev, err = m.store.Owner(ctx, name); err != nil {
+	if c.owner, c.unmoved, err = m.owned(ctx, name, rev); err != nil {
 		return c, err
 	}
-	c.conditions = []cluster.Compare{m.guard, {Key: activePrefix + name}, {Key: servicePrefix + name, Revision: rev}, {Key: cluster.OwnerKey(name), Revision: ownerRev}}
 	host, err := m.agents.connectedAgent(ctx, c.owner.Host)
 	more := req.GetSize() - c.volume.GetSize()
 	switch {
@@ -128,9 +117,7 @@ func (m *migrations) decideChange(ctx context.Context, req *pb.ChangeVolumeReque
 		return err
 	}
 	ops := []cluster.Op{{Key: servicePrefix + name, Value: record}, {Key: cluster.OwnerKey(name), Value: value}}
-	if _, err := m.store.Txn(ctx, c.conditions, ops); errors.Is(err, cluster.ErrConflict) {
-		return connect.NewError(connect.CodeAborted, fmt.Errorf("service %s was changed by somebody else at the same moment\nhint: try again", name))
-	} else if err != nil {
+	if err := m.decide(ctx, name, c.unmoved, ops); err != nil {
 		return err
 	}
 	m.logger.Info("service is restarted with another volume", "service", name, "volume", req.GetVolume(), "size", c.volume.GetSize(), "image", req.GetImage(), "epoch", epoch)
