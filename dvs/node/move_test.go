@@ -80,12 +80,12 @@ func TestLine18TheTargetDies(t *testing.T) {
 	if err := c.do("a", "kv", 201, commitOld, "b"); err != nil {
 		t.Fatal(err)
 	}
+	c.serve(t, "a", "kv", false, 0) // before the clients stop: one that had nothing under way waits for the name
 	for _, e := range clients.must(t, "stop", request{}).Tally.Errors {
 		if !strings.Contains(e, dvs.ErrOutcomeUnknown.Error()) {
 			t.Error(e)
 		}
 	}
-	c.serve(t, "a", "kv", false, 0)
 	again := c.clients(t, "b", "kv", 1)
 	progress(t, again, 5)
 	if y := again.must(t, "stop", request{}).Tally; len(y.Errors) > 0 {
