@@ -34,7 +34,10 @@ type caller struct {
 	finished bool
 	into     []byte // where the data of a copy go
 	landed   bool   // they are there
-	closed   bool   // of a Client
+	keen     bool   // it asked at once when it was answered
+	counted  int    // the wave in which it is counted as keen; 0 if it is not
+	answered time.Time
+	closed   bool // of a Client
 	reply    endpoint.Reply
 	err      error
 }
@@ -141,6 +144,7 @@ func (c *caller) ask(ctx context.Context, to string, r endpoint.Request, into []
 		return endpoint.Reply{}, false, err
 	}
 	c.w.reset()
+	c.asksLocked()
 	c.patient = waits(ctx)
 	c.asked, c.finished, c.err = false, false, nil
 	c.into, c.landed = into, false
@@ -336,6 +340,7 @@ func (s *Session) onReplyLocked(m endpoint.Reply) {
 		c.evaluateLocked()
 	case c.core.End(m):
 		c.finished, c.reply = true, m
+		c.answeredLocked()
 		c.w.signal()
 	}
 }

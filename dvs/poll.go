@@ -32,6 +32,7 @@ type spin struct {
 	visits             uint64 // channels that had something
 	linger             int    // the score of spinning for others
 	waking             int    // waiters that have been woken and have not run yet
+	expected, wave     int    // keen callers of this wave that have been answered and have not asked again
 }
 
 // waiter is somebody who waits for one event of a session.
@@ -78,7 +79,7 @@ func (s *Session) await(ctx context.Context, w *waiter) error {
 	s.mu.Lock()
 	s.waiting++
 	w.waits = true
-	if s.waking == 0 {
+	if s.calmLocked() {
 		s.flushLocked()
 	}
 	s.mu.Unlock()
@@ -88,7 +89,7 @@ func (s *Session) await(ctx context.Context, w *waiter) error {
 		if w.woken {
 			s.waking--
 		}
-		if w.waits, w.woken = false, false; s.waking == 0 && s.spinners == 0 {
+		if w.waits, w.woken = false, false; s.calmLocked() && s.spinners == 0 {
 			s.flushLocked()
 		}
 		if s.waiting--; s.waiting == 0 && s.err != nil {
@@ -196,20 +197,18 @@ func (s *Session) lingerFor(w *waiter) {
 	s.mu.Unlock()
 	end, gain := time.Now().Add(spinTime), -1
 	for i := 1; !w.ready.Load(); i++ {
+		calm := true
 		if s.mu.TryLock() {
-			s.pollLocked()
-			if s.waking == 0 || i%holdRounds == 0 { // else they are about to say something
-				s.flushLocked()
-			}
+			calm = s.lookLocked(i)
 			if s.visits != seen {
 				seen, end, gain = s.visits, time.Now().Add(spinTime), scoreGain
 			}
 			s.mu.Unlock()
 		}
-		if i%checkTime == 0 {
-			if time.Now().After(end) {
-				break
-			}
+		if i%checkTime == 0 && time.Now().After(end) {
+			break
+		}
+		if !calm || i%checkTime == 0 {
 			runtime.Gosched()
 		}
 	}
@@ -241,20 +240,18 @@ func (s *Session) spinFor(w *waiter) bool {
 	s.mu.Unlock()
 	end, seen := time.Now().Add(spinTime), uint64(0)
 	for i := 1; !w.ready.Load(); i++ {
+		calm := true
 		if s.mu.TryLock() {
-			s.pollLocked()
-			if s.waking == 0 || i%holdRounds == 0 { // else they are about to say something
-				s.flushLocked()
-			}
+			calm = s.lookLocked(i)
 			if s.pieces != seen { // a long frame is coming
 				seen, end = s.pieces, time.Now().Add(spinTime)
 			}
 			s.mu.Unlock()
 		}
-		if i%checkTime == 0 {
-			if time.Now().After(end) {
-				break
-			}
+		if i%checkTime == 0 && time.Now().After(end) {
+			break
+		}
+		if !calm || i%checkTime == 0 {
 			runtime.Gosched()
 		}
 	}
@@ -270,6 +267,18 @@ func (s *Session) spinFor(w *waiter) bool {
 	}
 	s.restLocked()
 	return ok
+}
+
+// calmLocked tells whether nobody is about to say something, as far as one can know.
+func (s *Session) calmLocked() bool { return s.waking == 0 && s.expected == 0 }
+
+// lookLocked is a round of somebody who polls. It is false if others should run first: they are about to say something.
+func (s *Session) lookLocked(round int) (calm bool) {
+	if s.pollPageLocked(); len(s.streams) > 0 && s.err == nil && (s.calmLocked() || round%holdRounds == 0) {
+		s.pollStreamsLocked()
+		s.flushLocked()
+	}
+	return s.calmLocked()
 }
 
 func (s *Session) worthLocked() bool {

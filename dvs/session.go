@@ -109,7 +109,7 @@ func connect(ctx context.Context, path string, o Options) (*Session, error) {
 		calls: map[uint32]chan wire.Answer{}, binding: map[uint32]*Endpoint{}, channels: map[uint32]*ring.Channel{}, areas: map[*ring.Channel]bool{}, streams: map[uint32]*socket.Stream{}, routes: map[endpoint.ID]*route{}, names: map[string]*route{},
 		endpoints: map[endpoint.ID]*Endpoint{}, callers: map[uint64]*caller{}, paths: map[uint64]uint32{},
 	}
-	s.room = sync.NewCond(&s.mu)
+	s.room, s.wave = sync.NewCond(&s.mu), 1
 	s.caller = newCaller(s, "", newIncarnation())
 	s.callers[s.core.ID()] = s.caller
 	n, err := s.open(ctx)

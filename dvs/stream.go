@@ -117,7 +117,7 @@ func (s *Session) dropStreamLocked(index uint32) bool {
 // streamLocked sends a frame by a stream: at once, or with what follows soon.
 func (s *Session) streamLocked(st *socket.Stream, index uint32, frame []byte, more bool) {
 	var err error
-	if (more || s.spinners > 0 || s.waking > 0) && st.Held() < holdMost {
+	if (more || s.spinners > 0 || !s.calmLocked()) && st.Held() < holdMost {
 		if err = st.Hold(frame); err == nil && !s.held {
 			s.held = true
 			s.lateFlush.Reset(holdTime)
@@ -128,6 +128,31 @@ func (s *Session) streamLocked(st *socket.Stream, index uint32, frame []byte, mo
 	if err != nil {
 		s.brokenLocked(index)
 	}
+}
+
+// answeredLocked notes that a call has ended. One who asked at once after the answer before probably will again: what others say by a stream
+// waits for it, so that one packet carries all.
+func (c *caller) answeredLocked() {
+	if len(c.s.streams) == 0 {
+		return
+	}
+	c.answered = time.Now()
+	if c.keen && c.counted != c.s.wave {
+		c.counted = c.s.wave
+		c.s.expected++
+	}
+}
+
+// asksLocked notes that a call begins.
+func (c *caller) asksLocked() {
+	if c.answered.IsZero() {
+		return
+	}
+	if c.keen && c.counted == c.s.wave {
+		c.s.expected--
+	}
+	c.counted, c.keen = 0, time.Since(c.answered) < holdTime
+	c.answered = time.Time{}
 }
 
 func (s *Session) askFlusher() {
@@ -171,6 +196,7 @@ func (s *Session) flusher() {
 		runtime.Gosched() // others are about to send
 		s.mu.Lock()
 		s.held = true
+		s.wave, s.expected = s.wave+1, 0 // who has not asked by now is not waited for
 		waiting := s.flushLocked()
 		s.mu.Unlock()
 		if len(waiting) > 0 {

@@ -73,6 +73,8 @@ type Node struct {
 	meetings  map[uint64]*meeting // asked for, by number
 	expected  map[token]*expected // connections that another node is to open
 	address   string              // where
+	busy      []*session          // whose desks are looked at in each round
+	attended  bool                // somebody makes the rounds
 	stats     Stats
 }
 
