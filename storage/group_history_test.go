@@ -276,7 +276,11 @@ func runGroupHistory(t *testing.T, seed uint64) {
 	t.Logf("replay with -storage.seed=%d", seed)
 	rng := rand.New(rand.NewPCG(seed, 2))
 	opts := Options{SyncTimeout: 50 * time.Millisecond, LinkTimeout: 300 * time.Millisecond, Backoff: time.Millisecond}
-	west, east := newSite(t, opts), newSite(t, opts)
+	dir := fastDir(t)
+	if seed%4 == 0 {
+		dir = t.TempDir()
+	}
+	west, east := newSiteIn(t, dir, opts), newSite(t, opts)
 	ctx := within(t, time.Minute)
 	names := []string{"shop.root", "shop.log", "shop.data"}[:1+rng.IntN(3)]
 	volumes := specs(t, names, rng)

@@ -140,8 +140,8 @@ func TestHashesAreOfWhatTheStandbyHasPromised(t *testing.T) {
 	west, _, g, b, content, _ := replicated(t)
 	ctx := within(t, time.Minute)
 	root := west.volume("shop.root")
-	must(t, b.journal.Settle())
-	// Whoever applies has to wait for the first block, which is being repaired.
+	must(t, g.Keep(ctx, "before", 0), b.journal.Settle())
+	// Whoever applies saves for the cut first, and has to wait for the first block, which is being repaired.
 	rot(t, b.volumes[0], 0)
 	holding, release := make(chan struct{}), make(chan struct{})
 	repaired := make(chan error, 1)
@@ -160,7 +160,7 @@ func TestHashesAreOfWhatTheStandbyHasPromised(t *testing.T) {
 	must(t, client{root}.WriteAt(ctx, content[:8*4096], 0, false)) // as it was before
 	// … and it has to be compared, as after a lost link.
 	g.mu.Lock()
-	g.tracker.Doubt(0, 0, 8*4096)
+	g.tracker.Doubt(0, 4096, 7*4096)
 	g.mu.Unlock()
 	drained := make(chan error, 1)
 	must(t, g.SetMode(ctx, ModeAsync))
