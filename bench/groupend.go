@@ -30,11 +30,13 @@ type groupEnd struct {
 	Dir  string
 	Near bool
 	// Link is the socket at which the far end listens; a round trip over it takes RTT, and it carries Rate bytes per second each way,
-	// any number when 0. With To, the far end is no standby but the line to the server at that socket.
-	Link string
-	To   string
-	RTT  time.Duration
-	Rate int64
+	// any number when 0. With To, the far end is no standby but the line to the server at that socket; with Shell, each connection is
+	// to a command of its own (see farShellCommand).
+	Link  string
+	To    string
+	Shell bool
+	RTT   time.Duration
+	Rate  int64
 	// Volumes of Size bytes; the near end serves each at Dir/disk-N.sock.
 	Volumes int
 	Size    int64
@@ -54,6 +56,13 @@ func serveGroupEnd(argument string, in io.Reader, out io.Writer) (err error) {
 	var e groupEnd
 	if err := json.Unmarshal([]byte(argument), &e); err != nil {
 		return err
+	}
+	if e.Shell {
+		return e.serveLine(in, out, func(context.Context) (net.Conn, error) {
+			near, far := net.Pipe()
+			go func() { _ = carryOut(far) }() // ends with the connection
+			return near, nil
+		})
 	}
 	if e.To != "" {
 		return e.serveLine(in, out, func(context.Context) (net.Conn, error) { return net.Dial("unix", e.To) })

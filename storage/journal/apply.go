@@ -112,16 +112,29 @@ func (j *Journal) redo(batch []epochAt) error {
 	defer j.base.Unlock()
 	for i := range batch {
 		if err := j.records(&batch[i], func(r *record, payload []byte) error {
-			if r.kind == kindZero {
-				return j.disks[r.vol].Zero(r.off, r.length)
-			}
-			_, err := j.disks[r.vol].WriteAt(payload, r.off)
-			return err
+			return r.redo(j.disks[r.vol], payload)
 		}); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// redo makes the change on the disk.
+func (r *record) redo(d Disk, payload []byte) error {
+	switch r.kind {
+	case kindZero:
+		return d.Zero(r.off, r.length)
+	case kindLost:
+		lost, ok := d.(Condemner)
+		if !ok {
+			return fmt.Errorf("%w: volume %d cannot be told that %d bytes at %d are lost", ErrOrder, r.vol, r.length, r.off)
+		}
+		return lost.Condemn(r.off, r.length)
+	default:
+		_, err := d.WriteAt(payload, r.off)
+		return err
+	}
 }
 
 // Settle applies everything that is committed.

@@ -16,7 +16,7 @@ var ErrDamaged = errors.New("journal is damaged")
 //
 //	offset size
 //	     0    4  magic "GWJ1"
-//	     4    1  kind: 1 data, 2 zeroes, 3 commit, 4 start of a file
+//	     4    1  kind: 1 data, 2 zeroes, 3 commit, 4 start of a file, 5 no right content any more
 //	     5    1  zero
 //	     6    2  volume
 //	     8    8  epoch; in a start, the last one that was committed before this file
@@ -33,6 +33,7 @@ const (
 	kindZero   = 2
 	kindCommit = 3
 	kindStart  = 4
+	kindLost   = 5
 
 	// maxPayload bounds a record, in bytes.
 	maxPayload = 4 << 20
@@ -85,7 +86,7 @@ func (r *reader) next() (record, []byte, error) {
 		payload: binary.BigEndian.Uint32(b[32:]),
 		sum:     binary.BigEndian.Uint64(b[40:]),
 	}
-	if binary.BigEndian.Uint32(b) != magic || rec.kind < kindData || rec.kind > kindStart || rec.payload > maxPayload {
+	if binary.BigEndian.Uint32(b) != magic || rec.kind < kindData || rec.kind > kindLost || rec.payload > maxPayload {
 		return rec, nil, fmt.Errorf("%w: no record at %d", ErrDamaged, r.pos)
 	}
 	if cap(r.buf) < int(rec.payload) {

@@ -59,7 +59,7 @@ func (e *Encoder) Encode(h Header, content []byte) *Frame {
 	if cap(f.B) < HeaderSize+len(content) {
 		f.B = make([]byte, 0, HeaderSize+len(content)+len(content)/64+256)
 	}
-	if h.Type != TypeZero && h.Type != TypeAsk && h.Type != TypeFetch {
+	if h.Type != TypeZero && h.Type != TypeAsk && h.Type != TypeFetch && h.Type != TypeLost {
 		h.Length = uint32(len(content))
 	}
 	h.Flags &^= FlagZstd
