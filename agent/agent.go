@@ -54,7 +54,9 @@ type worker interface {
 	replicate(ctx context.Context, r *pb.ReplicateService) error
 	// volume does what an operator asks of a service's volumes.
 	volume(ctx context.Context, t *pb.VolumeTask, report func(*pb.TaskProgress)) (*pb.VolumeResult, error)
-	// observe says what is true of a service here.
+	// place makes a volume that stands alone what it is to be.
+	place(ctx context.Context, p *pb.PlaceVolume) error
+	// observe says what is true of a service here, or, with "", which volumes stand alone; nil if there is nothing.
 	observe(ctx context.Context, service string) *pb.Holding
 	// facts says what this machine has.
 	facts(ctx context.Context) *pb.HostFacts

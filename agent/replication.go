@@ -134,12 +134,21 @@ func (h *host) acceptGroup(_ context.Context, hello wan.Hello, _ tls.ConnectionS
 	}, nil
 }
 
-// volumes reports on the volumes of a service, with what their group or standby says.
+// isOf says whether a volume is a replica of that standby.
+func (h *host) isOf(volume, standby string) bool {
+	v, err := h.store.Volume(volume)
+	return err == nil && v.Standby() == standby
+}
+
+// volumes reports on the volumes of a service, or (with "") on those that stand alone, with what their group or standby says.
 func (h *host) volumes(service string) []*pb.Volume {
 	var out []*pb.Volume
 	groups, standbys := h.store.Groups(), h.store.Standbys()
 	for _, v := range h.store.Volumes() {
-		owner, _, _ := strings.Cut(v.Name, ".")
+		owner, _, dotted := strings.Cut(v.Name, ".")
+		if !dotted {
+			owner = ""
+		}
 		if owner != service {
 			continue
 		}
@@ -151,7 +160,7 @@ func (h *host) volumes(service string) []*pb.Volume {
 			}
 		}
 		for _, b := range standbys {
-			if b.Name == service && v.Role == storage.RoleReplica {
+			if h.isOf(v.Name, b.Name) {
 				addStandby(o, b)
 			}
 		}

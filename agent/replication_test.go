@@ -40,7 +40,11 @@ func openEnd(t *testing.T, dir string) *end {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e.host = &host{hostConfig: hostConfig{dir: dir, book: book, logger: logger}, store: store}
+	shelf, err := openBook(filepath.Join(dir, "shelf"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.host = &host{hostConfig: hostConfig{dir: dir, book: book, logger: logger}, store: store, shelf: shelf}
 	t.Cleanup(func() { _ = store.Close() })
 	return e
 }
@@ -156,7 +160,7 @@ func random(n int) []byte {
 
 func (e *end) volumeOf(name string) *pb.Volume {
 	e.t.Helper()
-	for _, v := range e.volumes("shop") {
+	for _, v := range append(e.volumes("shop"), e.volumes("")...) {
 		if v.GetName() == name {
 			return v
 		}

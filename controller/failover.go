@@ -41,7 +41,14 @@ type takeover struct {
 //
 // That the old site is dead is the operator's word. What it still acknowledges until it is told is set aside there.
 func (m *migrations) failover(ctx context.Context, req *pb.FailoverRequest) (*pb.Failover, error) {
-	f, err := m.agreeFailover(ctx, req)
+	var f *pb.Failover
+	err := agree(func() error {
+		t, err := m.planFailover(ctx, req)
+		if err == nil {
+			f, err = t.failover, m.decideFailover(ctx, t)
+		}
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -49,26 +56,6 @@ func (m *migrations) failover(ctx context.Context, req *pb.FailoverRequest) (*pb
 	m.services.reconcile(req.GetService())
 	return f, nil
 }
-
-// agreeFailover plans and decides. What is noted about a service in the background may come between the two; then both are made anew.
-func (m *migrations) agreeFailover(ctx context.Context, req *pb.FailoverRequest) (*pb.Failover, error) {
-	for tries := 1; ; tries++ {
-		t, err := m.planFailover(ctx, req)
-		if err != nil {
-			return nil, err
-		}
-		err = m.decideFailover(ctx, t)
-		if err == nil {
-			return t.failover, nil
-		}
-		if connect.CodeOf(err) != connect.CodeAborted || tries == failoverTries {
-			return nil, err
-		}
-	}
-}
-
-// failoverTries is how often a failover is planned anew because of what came between.
-const failoverTries = 5
 
 func (m *migrations) planFailover(ctx context.Context, req *pb.FailoverRequest) (t takeover, err error) {
 	name := req.GetService()
@@ -142,8 +129,8 @@ func (m *migrations) ready(ctx context.Context, t takeover) error {
 	if why := unfit(&pb.ServiceSpec{Server: t.spec.GetServer()}, host.Facts); why != "" {
 		return precondition("host %s cannot run service %s: %s", replica.Host, name, why)
 	}
-	for _, v := range t.spec.GetVolumes() {
-		held := host.volume(name, v.GetName())
+	for _, v := range copied(t.spec.GetVolumes()) {
+		held := host.volume(hostName(name, v))
 		switch {
 		case held.GetRole() != "replica":
 			return precondition("host %s has no replica of volume %s of service %s\nhint: godwit get volumes", replica.Host, v.GetName(), name)
@@ -155,11 +142,11 @@ func (m *migrations) ready(ctx context.Context, t takeover) error {
 	return nil
 }
 
-// volume is what a host says of one; empty when it has none of that name.
-func (a agentState) volume(service, volume string) *pb.Volume {
+// volume is what a host says of one, by the name that it has there; empty when there is none.
+func (a agentState) volume(name string) *pb.Volume {
 	for _, h := range a.Holdings {
 		for _, v := range h.GetVolumes() {
-			if h.GetService() == service && v.GetName() == service+"."+volume {
+			if v.GetName() == name {
 				return v
 			}
 		}

@@ -30,6 +30,16 @@ func volumeState(v *godwitv1.Volume) string {
 		return v.GetError()
 	}
 	state := replicationState(v)
+	switch {
+	case v.GetStandalone() && v.GetPhase() != "" && v.GetPhase() != "ready":
+		return v.GetError()
+	case v.GetStandalone() && v.GetService() == "":
+		return "in nobody's use"
+	case v.GetStandalone() && state == "-":
+		return "of service " + v.GetService()
+	case v.GetStandalone():
+		state = "of service " + v.GetService() + ", " + state
+	}
 	if v.GetTail() > 0 {
 		state += ", " + api.FormatSize(v.GetTail()) + " set aside"
 	}
