@@ -111,7 +111,8 @@ func (h *host) attach(spec *pb.VolumeSpec, epoch uint64) (*storage.Volume, error
 // asked, so that nothing older touches them; all others are deleted. What cannot be deleted does not keep the others.
 func (h *host) leave(ctx context.Context, s *pb.StopService) error {
 	var errs []error
-	for _, spec := range s.GetSpec().GetVolumes() {
+	errs = append(errs, h.forgetExternal(s.GetSpec(), s.GetEpoch()))
+	for _, spec := range lying(s.GetSpec()) {
 		name := volumeName(s.GetService(), spec)
 		if !s.GetKeep() || spec.GetVolume() == "" {
 			errs = append(errs, h.store.Delete(ctx, name, s.GetEpoch()))

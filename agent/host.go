@@ -43,6 +43,7 @@ type host struct {
 	net      *network.Host
 	unwatch  func()
 	imports  sync.Mutex
+	external *storage.Externals
 	checks   checkLines
 	shelf    *book // of the volumes that stand alone: Serial and Home are the newest wish, and the newest that was fulfilled
 
@@ -79,6 +80,9 @@ func openHost(ctx context.Context, c hostConfig) (_ *host, err error) {
 	if h.store, err = storage.Open(filepath.Join(c.dir, "volumes"), storage.Options{Logger: c.logger}); err != nil {
 		return nil, err
 	}
+	if h.external, err = storage.OpenExternals(filepath.Join(c.dir, "external"), storage.Options{Logger: c.logger}); err != nil {
+		return nil, err
+	}
 	if h.net, err = network.NewHost(network.HostOptions{Logger: c.logger, Dir: filepath.Join(c.dir, "network")}); err != nil {
 		return nil, err
 	}
@@ -103,6 +107,9 @@ func (h *host) close() error {
 	}
 	if h.net != nil {
 		errs = append(errs, h.net.Close())
+	}
+	if h.external != nil {
+		errs = append(errs, h.external.Close())
 	}
 	if h.store != nil {
 		errs = append(errs, h.store.Close())
@@ -193,6 +200,9 @@ func (h *host) start(ctx context.Context, s *pb.StartService) error {
 }
 
 func (h *host) startVolume(ctx context.Context, service string, spec *pb.VolumeSpec, epoch uint64) error {
+	if spec.GetExternal() != "" {
+		return h.useExternal(ctx, service, spec, epoch)
+	}
 	name := volumeName(service, spec)
 	v, err := h.store.Volume(name)
 	if spec.GetVolume() != "" {

@@ -44,15 +44,19 @@ func openEnd(t *testing.T, dir string) *end {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e.host = &host{hostConfig: hostConfig{dir: dir, book: book, logger: logger}, store: store, shelf: shelf}
-	t.Cleanup(func() { _ = store.Close() })
+	external, err := storage.OpenExternals(filepath.Join(dir, "external"), storage.Options{Logger: logger})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.host = &host{hostConfig: hostConfig{dir: dir, book: book, logger: logger}, store: store, shelf: shelf, external: external}
+	t.Cleanup(func() { _ = errors.Join(external.Close(), store.Close()) })
 	return e
 }
 
 // restart is what a killed and a new agent do.
 func (e *end) restart() *end {
 	e.t.Helper()
-	if err := e.store.Close(); err != nil {
+	if err := errors.Join(e.external.Close(), e.store.Close()); err != nil {
 		e.t.Fatal(err)
 	}
 	return openEnd(e.t, e.dir)

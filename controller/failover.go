@@ -73,8 +73,11 @@ func (m *migrations) planFailover(ctx context.Context, req *pb.FailoverRequest) 
 	if t.from, err = m.services.placeOf(ctx, owner.Site, owner.Host); err != nil {
 		return t, err
 	}
-	replica := t.record.Replica
 	answers := m.agents.hasSession(owner.Host)
+	replica, err := m.target(ctx, t.spec, owner, t.record.Replica, req)
+	if err != nil {
+		return t, err
+	}
 	switch to := req.GetToSite(); {
 	case replica.Host == "":
 		return t, precondition("service %s has no replica that could take over%s\nhint: 'storage: {replicateTo: SITE}' in its manifest asks for one, and has to be there before the site is lost", name, because(replica.Error))
@@ -84,6 +87,9 @@ func (m *migrations) planFailover(ctx context.Context, req *pb.FailoverRequest) 
 		return t, precondition("the replica of service %s is at site %s, not at %s\nhint: godwit failover %s --to %s", name, replica.Site, to, name, replica.Site)
 	case answers && !req.GetForce() && req.GetSnapshot() == "":
 		return t, precondition("the agent of %s answers, so the service has not lost its site\nhint: 'godwit migrate %s --to %s' moves it without losing anything; --force fails it over all the same", owner.Host, name, replica.Site)
+	}
+	if err := unfenced(t.spec, owner.Host, answers, req); err != nil {
+		return t, err
 	}
 	t.failover = &pb.Failover{
 		FromSite: owner.Site, FromHost: owner.Host, ToSite: replica.Site, ToHost: replica.Host, Forced: answers, Mode: t.spec.GetStorage().GetMode(),
@@ -114,12 +120,12 @@ func (m *migrations) hasSnapshot(ctx context.Context, t takeover) error {
 
 // ready says why the replica cannot take over, and notes how far it is.
 func (m *migrations) ready(ctx context.Context, t takeover) error {
-	name, replica := t.spec.GetName(), t.record.Replica
-	at, err := m.services.placeOf(ctx, replica.Site, replica.Host)
+	name, to := t.spec.GetName(), t.failover.GetToHost()
+	at, err := m.services.placeOf(ctx, t.failover.GetToSite(), to)
 	if err != nil {
 		return err
 	}
-	host, err := m.agents.connectedAgent(ctx, replica.Host)
+	host, err := m.agents.connectedAgent(ctx, to)
 	if err == nil {
 		_, err = m.agents.connectedAgent(ctx, at.Edge)
 	}
@@ -127,15 +133,15 @@ func (m *migrations) ready(ctx context.Context, t takeover) error {
 		return err
 	}
 	if why := unfit(&pb.ServiceSpec{Server: t.spec.GetServer()}, host.Facts); why != "" {
-		return precondition("host %s cannot run service %s: %s", replica.Host, name, why)
+		return precondition("host %s cannot run service %s: %s", to, name, why)
 	}
 	for _, v := range copied(t.spec.GetVolumes()) {
 		held := host.volume(hostName(name, v))
 		switch {
 		case held.GetRole() != "replica":
-			return precondition("host %s has no replica of volume %s of service %s\nhint: godwit get volumes", replica.Host, v.GetName(), name)
+			return precondition("host %s has no replica of volume %s of service %s\nhint: godwit get volumes", to, v.GetName(), name)
 		case !held.GetComplete():
-			return precondition("the replica of service %s at %s is incomplete: its first copy was never finished, and there is nothing to start from", name, replica.Host)
+			return precondition("the replica of service %s at %s is incomplete: its first copy was never finished, and there is nothing to start from", name, to)
 		}
 		t.failover.Point, t.failover.PointTime = held.GetPoint(), held.GetPointTime()
 	}
@@ -158,7 +164,11 @@ func (a agentState) volume(name string) *pb.Volume {
 func (m *migrations) decideFailover(ctx context.Context, t takeover) error {
 	name, f := t.spec.GetName(), t.failover
 	why := fmt.Sprintf("the service was failed over to %s", f.GetToSite())
-	host, err := m.services.leave(ctx, t.spec, t.from.Host, t.from.Site, demote, why)
+	replicated, what := t.record.Replica.Host != "", demote
+	if !replicated {
+		what = removeAll
+	}
+	host, err := m.services.leave(ctx, t.spec, t.from.Host, t.from.Site, what, why)
 	if err != nil {
 		return err
 	}
@@ -174,8 +184,10 @@ func (m *migrations) decideFailover(ctx context.Context, t takeover) error {
 	if r.Failover, err = protojson.Marshal(f); err != nil {
 		return fmt.Errorf("encode failover of service %s: %w", name, err)
 	}
-	r.Phase, r.Message, r.Promote, r.Restore = serviceStarting, "failed over from "+f.GetFromSite(), true, f.GetSnapshot()
-	r.Replica = replicaRecord{Site: f.GetFromSite(), Host: f.GetFromHost()}
+	r.Phase, r.Message, r.Promote, r.Restore = serviceStarting, "failed over from "+f.GetFromSite(), replicated, f.GetSnapshot()
+	if replicated {
+		r.Replica = replicaRecord{Site: f.GetFromSite(), Host: f.GetFromHost()}
+	}
 	ops := make([]cluster.Op, 0, 4)
 	for _, l := range []leftoverRecord{host, edge} {
 		op, err := l.op()

@@ -21,6 +21,7 @@ const (
 	migrationPrefix = "/godwit/objects/migrations/"
 	activePrefix    = "/godwit/objects/active/"    // SERVICE → name of the migration under way: at most one
 	addressPrefix   = "/godwit/objects/addresses/" // NETWORK/ADDRESS → service
+	externalPrefix  = "/godwit/objects/external"   // PATH, which begins with a slash → service
 	volumePrefix    = "/godwit/objects/volumes/"   // NAME → a volume that stands alone
 	leftoverPrefix  = "/godwit/objects/leftovers/" // SERVICE/AGENT → what that agent has still to do for it
 )

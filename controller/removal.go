@@ -87,6 +87,9 @@ func (s *services) remove(ctx context.Context, spec *pb.ServiceSpec, r serviceRe
 		return err
 	}
 	ops = append(append(append(ops, inherited...), detached...), cluster.Op{Key: servicePrefix + name, Delete: true}, cluster.Op{Key: cluster.OwnerKey(name), Delete: true})
+	for _, key := range externalKeys(spec) {
+		ops = append(ops, cluster.Op{Key: key, Delete: true})
+	}
 	for _, a := range spec.GetAddresses() {
 		ops = append(ops, cluster.Op{Key: addressPrefix + spec.GetNetwork() + "/" + a, Delete: true})
 	}

@@ -224,6 +224,9 @@ func (s *services) create(ctx context.Context, spec *pb.ServiceSpec, host, edge 
 		compares = append(compares, cluster.Compare{Key: key})
 		ops = append(ops, cluster.Op{Key: key, Value: []byte(spec.GetName())})
 	}
+	for _, key := range externalKeys(spec) {
+		compares, ops = append(compares, cluster.Compare{Key: key}), append(ops, cluster.Op{Key: key, Value: []byte(spec.GetName())})
+	}
 	if _, err := s.store.Txn(ctx, compares, ops); err != nil {
 		if !errors.Is(err, cluster.ErrConflict) {
 			return err
@@ -243,6 +246,11 @@ func (s *services) explainConflict(ctx context.Context, spec *pb.ServiceSpec) er
 	}
 	if _, err := s.volumes.free(ctx, spec); err != nil {
 		return err
+	}
+	for _, key := range externalKeys(spec) {
+		if o, err := s.store.Get(ctx, key); err == nil {
+			return connect.NewError(connect.CodeAlreadyExists, fmt.Errorf("external disk %s is in use by service %s\nhint: one service uses it at a time", strings.TrimPrefix(key, externalPrefix), o.Value))
+		}
 	}
 	return connect.NewError(connect.CodeAborted, fmt.Errorf("service %s was changed by somebody else at the same moment\nhint: apply again", spec.GetName()))
 }
@@ -301,6 +309,9 @@ func (s *services) start(ctx context.Context, spec *pb.ServiceSpec, wanted servi
 	at, err := s.placeOf(ctx, owner.Site, owner.Host)
 	if err == nil {
 		err = s.sweepAt(ctx, name, at.Host, at.Edge)
+	}
+	if err == nil && len(externalKeys(spec)) > 0 {
+		err = s.sweep(ctx, name) // nobody else may write to its disks, as far as anybody answers
 	}
 	if err == nil {
 		task := &pb.SessionResponse{Task: &pb.SessionResponse_Start{Start: &pb.StartService{

@@ -99,6 +99,8 @@ func (s *services) volumeAgent(ctx context.Context, t *pb.VolumeTask) (agentStat
 			return none, invalid("export: want one volume, and the name of a transfer")
 		case t.GetRunning():
 			return s.agents.connectedAgent(ctx, host)
+		case slices.ContainsFunc(spec.GetVolumes(), func(v *pb.VolumeSpec) bool { return v.GetName() == t.GetVolume() && v.GetExternal() != "" }):
+			return none, precondition("volume %s/%s is external: it has no replica to take a consistent point from\nhint: --running copies it while it changes; what keeps it may have snapshots of its own", t.GetService(), t.GetVolume())
 		}
 		if host = r.Replica.Host; host == "" {
 			return none, precondition("service %s runs, and has no replica to take a consistent point from%s\nhint: put 'storage: {replicateTo: SITE}' into its manifest and apply that; or --running copies its disk while it changes, which a file system has to be repaired from",

@@ -33,6 +33,9 @@ const (
 // ErrElsewhere means that an external disk is used by somebody else, or was found not to be the disk that somebody else uses.
 var ErrElsewhere = errors.New("external disk")
 
+// ErrTaken means that another host uses an external disk: it holds its lock.
+var ErrTaken = fmt.Errorf("%w is in use by another host", ErrElsewhere)
+
 // ExternalSpec names a disk that hosts of all sites reach.
 type ExternalSpec struct {
 	// Name is unique among the external disks: as for volumes.

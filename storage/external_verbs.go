@@ -127,7 +127,7 @@ func (x *External) openDiskLocked() error {
 	d, err := disk.Open(x.path, disk.Options{State: x.state, Notify: x.hear})
 	switch {
 	case errors.Is(err, vfs.ErrLocked):
-		return fmt.Errorf("%w is in use by another host: %w", ErrElsewhere, err)
+		return fmt.Errorf("%w: %w", ErrTaken, err)
 	case err != nil:
 		return err
 	case d.Size() < x.size:
@@ -365,6 +365,11 @@ func (x *External) Status() Status {
 		st.Err = e.String()
 	}
 	return st
+}
+
+// ReadAt fills p with what the disk holds. Of a disk in use, what is read piece by piece is not one moment of it.
+func (x *External) ReadAt(ctx context.Context, p []byte, off int64) error {
+	return externalClient{x}.inside(ctx, func(d *disk.Disk) error { return x.read(d, p, off) })
 }
 
 // Size of the disk in bytes.

@@ -8,6 +8,14 @@ import (
 	godwitv1 "github.com/godwit-project/godwit/api/godwit/v1"
 )
 
+// lag is what the replica of a volume lacks.
+func lag(v *godwitv1.Volume) string {
+	if v.GetBacking() == "external" {
+		return "-"
+	}
+	return api.FormatSize(v.GetLag())
+}
+
 // behind is how old the oldest write is that the replica of a volume lacks.
 func behind(v *godwitv1.Volume) string {
 	if v.GetWanted() == "" {
