@@ -190,7 +190,7 @@ func TestAHostThatIsStartedAgainKeepsTheFenceOfAnExternalDisk(t *testing.T) {
 	s := newSharing(t)
 	a := s.use("a", 5)
 	written(t, a, 0, []byte("before"))
-	b := s.await("b", 9)
+	s.await("b", 9)
 	if err := a.Shut(t.Context(), 9); err != nil {
 		t.Fatal(err)
 	}
@@ -204,7 +204,8 @@ func TestAHostThatIsStartedAgainKeepsTheFenceOfAnExternalDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.host("b")
-	if b, err = s.up["b"].Disk(s.spec.Name); err != nil {
+	b, err := s.up["b"].Disk(s.spec.Name)
+	if err != nil {
 		t.Fatal(err)
 	}
 	if err := b.Promote(t.Context(), 9); err != nil {
