@@ -40,15 +40,23 @@ func openEnd(t *testing.T, dir string) *end {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e.host = &host{hostConfig: hostConfig{dir: dir, book: book, logger: logger}, store: store}
-	t.Cleanup(func() { _ = store.Close() })
+	shelf, err := openBook(filepath.Join(dir, "shelf"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	external, err := storage.OpenExternals(filepath.Join(dir, "external"), storage.Options{Logger: logger})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.host = &host{hostConfig: hostConfig{dir: dir, book: book, logger: logger}, store: store, shelf: shelf, external: external}
+	t.Cleanup(func() { _ = errors.Join(external.Close(), store.Close()) })
 	return e
 }
 
 // restart is what a killed and a new agent do.
 func (e *end) restart() *end {
 	e.t.Helper()
-	if err := e.store.Close(); err != nil {
+	if err := errors.Join(e.external.Close(), e.store.Close()); err != nil {
 		e.t.Fatal(err)
 	}
 	return openEnd(e.t, e.dir)
@@ -156,7 +164,7 @@ func random(n int) []byte {
 
 func (e *end) volumeOf(name string) *pb.Volume {
 	e.t.Helper()
-	for _, v := range e.volumes("shop") {
+	for _, v := range append(e.volumes("shop"), e.volumes("")...) {
 		if v.GetName() == name {
 			return v
 		}

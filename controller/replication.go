@@ -34,8 +34,8 @@ func checkStorage(spec *pb.ServiceSpec) error {
 		return invalid("storage.mode is %q: want async, flush or sync", s.GetMode())
 	case s.GetMaxLagMs() < 0 || s.GetMaxLagBytes() < 0:
 		return invalid("storage: maxLag and maxLagBytes cannot be negative")
-	case len(spec.GetVolumes()) == 0:
-		return invalid("storage: service %s has no volume to replicate", spec.GetName())
+	case len(copied(spec.GetVolumes())) == 0:
+		return invalid("storage: service %s has no volume to replicate: external ones are reached from both sites", spec.GetName())
 	}
 	return nil
 }
@@ -107,7 +107,7 @@ func (s *services) replicateTo(ctx context.Context, spec *pb.ServiceSpec, owner 
 		return nil
 	}
 	if have.Host == "" {
-		host, _, err := s.choose(ctx, &pb.ServiceSpec{Name: spec.GetName(), Server: new(pb.ServerSpec), Volumes: spec.GetVolumes()}, site)
+		host, _, err := s.choose(ctx, &pb.ServiceSpec{Name: spec.GetName(), Server: new(pb.ServerSpec), Volumes: copied(spec.GetVolumes())}, site, "")
 		if err != nil {
 			return err
 		}
