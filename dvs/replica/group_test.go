@@ -46,6 +46,9 @@ func (m *machine) Changes() (state.Delta, error) {
 }
 
 func (m *machine) Apply(d state.Delta) error {
+	if d.Empty() {
+		return errors.New("a change in which nothing has changed")
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.kv.Apply(d)
@@ -71,6 +74,8 @@ func (m *machine) shown() []byte {
 type memoryStore struct {
 	mu     sync.Mutex
 	record state.Record
+	// swapped is called before the store says what it holds, if it is not nil.
+	swapped func(ctx context.Context, held state.Record)
 }
 
 func (s *memoryStore) Load(context.Context) (state.Record, error) {
@@ -79,13 +84,17 @@ func (s *memoryStore) Load(context.Context) (state.Record, error) {
 	return s.record, nil
 }
 
-func (s *memoryStore) Swap(_ context.Context, epoch uint64, next state.Record) (state.Record, error) {
+func (s *memoryStore) Swap(ctx context.Context, epoch uint64, next state.Record) (state.Record, error) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if s.record.Epoch == epoch {
 		s.record = next
 	}
-	return s.record, nil
+	held := s.record
+	s.mu.Unlock()
+	if s.swapped != nil {
+		s.swapped(ctx, held)
+	}
+	return held, ctx.Err()
 }
 
 var names = []string{"a", "b", "c"}
@@ -105,9 +114,12 @@ type group struct {
 	stop  map[string]func()
 }
 
-func newGroup(t testing.TB, kind replica.Kind) *group {
+func newGroup(t testing.TB, kind replica.Kind) *group { return newGroupOn(t, kind, nil) }
+
+// newGroupOn is newGroup with what happens in the store.
+func newGroupOn(t testing.TB, kind replica.Kind, swapped func(ctx context.Context, held state.Record)) *group {
 	g := &group{
-		t: t, kind: kind, addr: map[string]string{}, alive: map[string]*replica.Replica{}, cut: map[[2]string]bool{},
+		t: t, kind: kind, store: memoryStore{swapped: swapped}, addr: map[string]string{}, alive: map[string]*replica.Replica{}, cut: map[[2]string]bool{},
 		conns: map[net.Conn][2]string{}, stop: map[string]func(){},
 	}
 	for _, n := range names {
