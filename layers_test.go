@@ -44,6 +44,7 @@ var rooms = map[string]room{
 	"server/qemu":          {may: "server server/memcheck server/qemu/qmp", why: "one platform; the agent chooses it"},
 	"server/qemu/qmp":      {why: "a client for QEMU's protocol; of use to anybody"},
 	"server/process":       {tests: "examples", why: "runs WebAssembly processes; it knows neither endpoints nor who hosts them"},
+	"server/native":        {why: "runs any program and moves it as a whole, by CRIU; it knows neither endpoints nor who hosts them"},
 	"storage":              {may: "storage/changes storage/disk storage/disk/vfs storage/journal storage/nbd storage/wire", why: "volumes: the agent gives them their connections"},
 	"storage/changes":      {why: "what the other end lacks, cut into epochs: pure, so that it can be simulated"},
 	"storage/journal":      {may: "storage/changes", why: "the replica's epochs on disk, over a file system that it declares itself"},
