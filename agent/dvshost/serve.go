@@ -33,7 +33,9 @@ type NodeOptions struct {
 	LoadEvery time.Duration
 	// Balance moves processes to other nodes by load; nil leaves them where they are.
 	Balance *balance.Limits
-	Log     *slog.Logger
+	// Native is for programs of their own that the node starts.
+	Native NativeOptions
+	Log    *slog.Logger
 	// Ready is called when everything listens, with the address for other nodes. nil: nobody wants to know.
 	Ready func(address string)
 }
@@ -120,7 +122,7 @@ func (s *served) open(ctx context.Context) error {
 		return err
 	}
 	s.run(func() error { return s.node.Serve(programs) })
-	s.host, err = New(Options{Name: o.Name, Node: s.node, Socket: o.Socket, Engine: s.engine, Log: o.Log, Peers: peers, Dir: o.State})
+	s.host, err = New(Options{Name: o.Name, Node: s.node, Socket: o.Socket, Engine: s.engine, Log: o.Log, Peers: peers, Dir: o.State, Native: o.Native})
 	if err != nil {
 		return err
 	}
