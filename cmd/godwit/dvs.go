@@ -38,7 +38,7 @@ All commands talk to the node at --socket, else $GODWIT_DVS, else
 	}
 	cmd.PersistentFlags().StringVar(&a.dvsSocket, "socket", "", "the node's socket (default $GODWIT_DVS, else "+defaultDVSSocket+")")
 	return group(cmd, append([]*cobra.Command{
-		a.dvsNodeCommand(), a.dvsRunCommand(), a.dvsCallCommand(), a.dvsStopCommand(), a.dvsMigrateCommand(), a.dvsDrainCommand(), a.dvsHTTPCommand(),
+		a.dvsNodeCommand(), a.dvsRunCommand(), a.dvsCallCommand(), a.dvsStopCommand(), a.dvsMigrateCommand(), a.dvsDrainCommand(), a.dvsHTTPCommand(), a.dvsShepherdCommand(),
 	}, a.dvsListCommands()...)...)
 }
 
@@ -97,6 +97,7 @@ to be good for servers and for clients.`,
 				options.Balance = &limits
 			}
 			options.Socket = a.dvsSocketPath()
+			options.Native.Shepherd = []string{"/proc/self/exe", "dvs", "shepherd"}
 			options.Ready = func(address string) {
 				options.Log.Info("DVS node ready", "name", options.Name, "socket", options.Socket, "listen", address)
 			}
