@@ -24,9 +24,12 @@ type NodeOptions struct {
 	Socket string            // where programs connect; people at AdminSocket
 	Listen string            // HOST:PORT for other nodes; "" for none
 	Peers  map[string]string // HOST:PORT by node name
-	TLS    Files             // without them only loopback addresses are allowed
-	Cache  string            // directory for what is compiled; "" keeps nothing
-	State  string            // directory for decisions about moves, of this node alone; "" is memory: see Serve
+	// Streams is the HOST:PORT at which other nodes open connections between programs here and there; port 0 takes a free one. "" is none: then
+	// all that programs of two nodes say passes through the nodes.
+	Streams string
+	TLS     Files  // without them only loopback addresses are allowed
+	Cache   string // directory for what is compiled; "" keeps nothing
+	State   string // directory for decisions about moves, of this node alone; "" is memory: see Serve
 	// PeerTimeout is how long another node may be away before those who wait for its endpoints are told. Default: that of dvs/node.
 	PeerTimeout time.Duration
 	// LoadEvery is how often loads are measured. Default 1 s.
@@ -155,7 +158,7 @@ func (s *served) listen(ctx context.Context) error {
 	s.peers = s.server(s.host.PeerHandler())
 	s.run(func() error { return s.peers.Serve(split) })
 	s.run(split.run)
-	return nil
+	return s.listenStreams(ctx)
 }
 
 // server returns a server whose requests close waits for.

@@ -120,6 +120,7 @@ func statsTable(s dvshost.StatsInfo) *table {
 		{"packets from nodes", s.PacketsIn},
 		{"writes to links", s.Writes},
 		{"reconnects", s.Reconnects},
+		{"streams", s.Streams},
 	} {
 		t.add(one.name, fmt.Sprint(one.n))
 	}
