@@ -17,7 +17,6 @@ import (
 
 	"github.com/godwit-project/godwit/agent/dvshost"
 	"github.com/godwit-project/godwit/dvs"
-	"github.com/godwit-project/godwit/examples"
 	"github.com/godwit-project/godwit/server/native"
 )
 
@@ -82,13 +81,7 @@ func twoNodeProcesses(t *testing.T) (a, b dvsTest) {
 	address := freeAddresses(t, 2)
 	a = startNodeProcess(t, filepath.Join(directory, "a"), "--name", "a", "--listen", address[0], "--peer", "b="+address[1])
 	b = startNodeProcess(t, filepath.Join(directory, "b"), "--name", "b", "--listen", address[1], "--peer", "a="+address[0])
-	for _, d := range []dvsTest{a, b} {
-		for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-			if links, err := dvshost.NewClient(d.socket).Links(t.Context()); err == nil && links[0].State == "up" {
-				break
-			}
-		}
-	}
+	linked(t, a, b)
 	return a, b
 }
 
@@ -156,15 +149,6 @@ func (a *adders) end(d dvsTest) {
 		a.t.Errorf("the sum is %s, and %d was added", sum, a.count.Load())
 	}
 	a.t.Logf("%d requests, the longest took %v", a.count.Load(), time.Duration(a.worst.Load()))
-}
-
-func buildTally(t *testing.T) string {
-	t.Helper()
-	file, err := examples.Tally(t.Context(), t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return file
 }
 
 // A program that knows nothing of moving goes from node to node and back as it is, while clients at both nodes ask it: no request is lost or
