@@ -44,6 +44,7 @@ var rooms = map[string]room{
 	"server/qemu":          {may: "server server/memcheck server/qemu/qmp", why: "one platform; the agent chooses it"},
 	"server/qemu/qmp":      {why: "a client for QEMU's protocol; of use to anybody"},
 	"server/process":       {tests: "examples", why: "runs WebAssembly processes; it knows neither endpoints nor who hosts them"},
+	"server/native":        {why: "runs any program and moves it as a whole, by CRIU; it knows neither endpoints nor who hosts them"},
 	"storage":              {may: "storage/changes storage/disk storage/disk/vfs storage/journal storage/nbd storage/wire", why: "volumes: the agent gives them their connections"},
 	"storage/changes":      {why: "what the other end lacks, cut into epochs: pure, so that it can be simulated"},
 	"storage/journal":      {may: "storage/changes", why: "the replica's epochs on disk, over a file system that it declares itself"},
@@ -94,7 +95,7 @@ var rooms = map[string]room{
 
 	"agent/dvshost/balance": {why: "which process leaves a node that has too much to do: pure, so that it can be simulated"},
 	"agent/dvshost": {
-		may: "agent/dvshost/balance dvs dvs/endpoint dvs/node dvs/replica dvs/replica/coding dvs/replica/register dvs/replica/state dvs/wire migration server/process", tests: "examples",
+		may: "agent/dvshost/balance dvs dvs/endpoint dvs/node dvs/replica dvs/replica/coding dvs/replica/register dvs/replica/state dvs/wire migration server/native server/process", tests: "examples",
 		why: "hosts WebAssembly processes on a node of the DVS, also without an agent around it: it runs the engine for moves between nodes without a controller, and knows neither controllers nor the store",
 	},
 
@@ -117,8 +118,10 @@ var rooms = map[string]room{
 	"bench":    {may: "api api/godwit/v1 lab lab/probe storage storage/nbd", why: "measures from outside; storage also by itself, as its peers are"},
 	"examples": {why: "builds the examples, for tests; they are customers' programs, and know nothing of Godwit but the ABI"},
 
+	"examples/tally": {may: "dvs", why: "a customer's program: of Godwit it has the library"},
+
 	"cmd/godwit": {
-		may:   "agent agent/dvshost agent/dvshost/balance api api/godwit/v1 cluster cluster/identity controller demo dvs dvs/web lab lab/probe storage/disk storage/disk/vfs storage/nbd wan",
+		may:   "agent agent/dvshost agent/dvshost/balance api api/godwit/v1 cluster cluster/identity controller demo dvs dvs/web lab lab/probe server/native storage/disk storage/disk/vfs storage/nbd wan",
 		why:   "parses, constructs, prints: no logic; of the participants it serves a file alone, for other people's tools, and runs the adapter for HTTP, a program of the DVS like any other",
 		tests: "api/godwit/v1/godwitv1connect examples",
 	},

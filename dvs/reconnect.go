@@ -114,6 +114,7 @@ func (s *Session) comeBack(n *opened) error {
 		return s.err
 	}
 	before := s.post
+	s.arriveLocked(n.node)
 	s.adoptLocked(n)
 	s.away = false
 	for id, c := range s.callers {

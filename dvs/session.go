@@ -29,6 +29,7 @@ type Options struct {
 	// Reconnect is how long the session tries to connect again when its node has gone: its calls wait meanwhile, its endpoints keep what they
 	// know and are bound again, and what was asked before is asked again. 0: everything fails with ErrNotConnected at once.
 	Reconnect time.Duration
+	whole     bool // the whole process moves: see MovesWhole
 }
 
 // Session is a program's connection to its node, and a caller without a name. It is safe for concurrent use.
@@ -98,6 +99,7 @@ func Connect(ctx context.Context, path string, o Options) (*Session, error) {
 }
 
 func connect(ctx context.Context, path string, o Options) (*Session, error) {
+	path, o = started(path, o)
 	if o.Container == "" || len(o.Container) > wire.MaxName {
 		return nil, fmt.Errorf("%w: %w", ErrContainer, ErrName)
 	}

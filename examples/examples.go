@@ -1,5 +1,4 @@
-// Package examples builds the programs below it that are WebAssembly processes, for tests and measurements of other rooms. It works within a
-// checkout of this module.
+// Package examples builds the programs below it, for tests and measurements of other rooms. It works within a checkout of this module.
 package examples
 
 import (
@@ -31,6 +30,14 @@ func goCommand(ctx context.Context, args ...string) error {
 	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm")
 	return run(cmd)
+}
+
+// Tally builds the native program, and returns its path.
+func Tally(ctx context.Context, directory string) (string, error) {
+	file := filepath.Join(directory, "tally")
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", file, root+"/examples/tally")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	return file, run(cmd)
 }
 
 // Counter builds the counter in C, and returns the module.

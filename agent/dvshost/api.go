@@ -49,6 +49,7 @@ type StatsInfo struct {
 	PacketsIn     uint64 `json:"packetsIn"`
 	Writes        uint64 `json:"writes"` // to links
 	Reconnects    uint64 `json:"reconnects"`
+	Streams       uint64 `json:"streams"` // connections of their own that programs here were given
 	// Load is the share of the processors' time that the node's processes have taken lately.
 	Load    float64      `json:"load"`
 	Balance *BalanceInfo `json:"balance,omitempty"` // null: nothing moves by load

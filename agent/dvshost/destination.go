@@ -43,6 +43,7 @@ type StepRequest struct {
 	Limit   int64         `json:"limit,omitempty"` // of its memory
 	Time    time.Duration `json:"time,omitempty"`
 	Message int           `json:"message,omitempty"`
+	Native  *NativeSpec   `json:"native,omitempty"` // a native program that the source has started
 }
 
 // StepAnswer is what became of a step. Without Failed it is done.
@@ -238,6 +239,10 @@ func (h *Host) commit(ctx context.Context, k key, r StepRequest, d *desk) error 
 		return err
 	case p != nil:
 		<-p.waited
+	default:
+		if err := h.settleNative(ctx, k); err != nil {
+			return err
+		}
 	}
 	return h.recordStep(k, r)
 }
@@ -267,6 +272,9 @@ func command(k key, r StepRequest, step migration.StepID) node.Command {
 func (h *Host) carryOut(ctx context.Context, k key, r StepRequest) error {
 	switch r.Step {
 	case prepareProcess:
+		if r.Native != nil {
+			return h.expect(ctx, k, r)
+		}
 		if r.Module == "" {
 			return nil
 		}

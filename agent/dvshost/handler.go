@@ -41,6 +41,7 @@ func (h *Host) Handler() http.Handler {
 	m.HandleFunc("GET /v1/stats", read(func(context.Context) any { return h.Stats() }))
 	m.HandleFunc("POST /v1/run", h.handleRun)
 	m.HandleFunc("POST /v1/call", h.handleCall)
+	m.HandleFunc("POST /v1/native", asked(func(ctx context.Context, s NativeSpec) (any, error) { return struct{}{}, h.RunNative(ctx, s) }))
 	m.HandleFunc("POST /v1/migrate", asked(func(ctx context.Context, r MoveRequest) (any, error) {
 		return h.Move(ctx, r.Container, r.Name, r.To, r.Frozen)
 	}))
@@ -64,6 +65,8 @@ func (h *Host) PeerHandler() http.Handler {
 	m.HandleFunc("GET /v1/book", read(func(context.Context) any { return h.o.book.id }))
 	m.HandleFunc("PUT /v1/module", h.handleModule)
 	m.HandleFunc("PUT /v1/pages", h.handlePages)
+	m.HandleFunc("GET /v1/native/program", h.handleProgram)
+	m.HandleFunc("GET /v1/native/image", h.handleImage)
 	m.HandleFunc("POST /v1/moves", asked(func(_ context.Context, r StepRequest) (any, error) {
 		return h.Moves(key{r.Container, r.Name}, r.Epoch), nil
 	}))

@@ -48,6 +48,8 @@ type Options struct {
 	Now func() time.Time
 	// Dir is where decisions about moves are kept, for this node alone; "" is memory.
 	Dir string
+	// Native is for programs of their own that the host starts.
+	Native NativeOptions
 
 	book *book
 }
@@ -59,11 +61,12 @@ func (k key) String() string { return k.container + "/" + k.name }
 
 // Host hosts the processes of one node. It is safe for concurrent use.
 type Host struct {
-	o      Options
-	ctx    context.Context // ends with Close
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
-	meter  meter
+	o       Options
+	ctx     context.Context // ends with Close
+	cancel  context.CancelFunc
+	wg      sync.WaitGroup
+	meter   meter
+	natives natives
 
 	mu       sync.Mutex
 	closed   bool
@@ -90,6 +93,7 @@ func New(o Options) (*Host, error) {
 		o.Now = time.Now
 	}
 	h := &Host{o: o, running: map[key]*hosted{}, incoming: map[key]*hosted{}, desks: map[key]*desk{}, movers: map[key][]*mover{}, moving: map[key]*task{}, callers: map[string]*callers{}, groups: map[key]*member{}, acceptors: map[string]*acceptor{}, ended: map[string]bool{}}
+	h.natives.o = o.Native
 	var err error
 	if h.o.book, err = openBook(o.Dir); err != nil {
 		return nil, err
@@ -113,6 +117,7 @@ func (h *Host) Close() {
 	for _, m := range members {
 		m.close()
 	}
+	h.natives.close()
 	ended := make(chan struct{})
 	go func() { h.wg.Wait(); close(ended) }()
 	select {
@@ -226,6 +231,9 @@ func (h *Host) Stop(ctx context.Context, container, name string) error {
 		h.EndGroup(ctx, m.spec)
 		return nil
 	}
+	if h.natives.stop(key{container, name}) {
+		return nil
+	}
 	p, err := h.find(key{container, name})
 	if err != nil {
 		return err
@@ -235,7 +243,7 @@ func (h *Host) Stop(ctx context.Context, container, name string) error {
 
 // List tells of all processes here, by name.
 func (h *Host) List() []ProcessInfo {
-	var all []ProcessInfo
+	all := h.natives.list()
 	h.mu.Lock()
 	for _, p := range h.running {
 		all = append(all, p.info("running"))

@@ -95,6 +95,7 @@ func (h *Host) Moves(k key, epoch uint64) bool {
 
 // forget ends a standby, and waits until it has.
 func (h *Host) forget(k key) {
+	h.natives.forget(k)
 	h.mu.Lock()
 	p := h.incoming[k]
 	h.mu.Unlock()

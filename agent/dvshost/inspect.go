@@ -59,7 +59,7 @@ func (h *Host) Stats() StatsInfo {
 	return StatsInfo{
 		Load: h.Load().Load, Balance: b,
 		Node: h.o.Name, Processes: len(h.List()), Endpoints: len(h.o.Node.Endpoints()), Introductions: n.Introductions, Relayed: n.Relayed,
-		PacketsOut: n.Out, PacketsIn: n.In, Writes: n.Writes, Reconnects: n.Reconnects,
+		PacketsOut: n.Out, PacketsIn: n.In, Writes: n.Writes, Reconnects: n.Reconnects, Streams: n.Streams,
 	}
 }
 

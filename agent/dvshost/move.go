@@ -152,37 +152,6 @@ func (p *hosted) forget() {
 	p.base = base{}
 }
 
-// Drain moves all processes of this node to others, in turn; to names them, nobody means all peers.
-func (h *Host) Drain(ctx context.Context, to []string, frozen bool) ([]MoveInfo, error) {
-	if len(to) == 0 {
-		to = h.peerNames()
-	}
-	if len(to) == 0 {
-		return nil, fmt.Errorf("drain: %w", ErrNoPeer)
-	}
-	var (
-		moved []MoveInfo
-		errs  []error
-	)
-	for i, p := range h.List() {
-		if p.State != "running" {
-			continue
-		}
-		var err error
-		for try := range to { // the next one if this one cannot
-			var one MoveInfo
-			if one, err = h.Move(ctx, p.Container, p.Name, to[(i+try)%len(to)], frozen); err == nil {
-				moved = append(moved, one)
-				break
-			}
-		}
-		if err != nil {
-			errs = append(errs, err)
-		}
-	}
-	return moved, errors.Join(errs...)
-}
-
 // answerError is an error that another host has answered: it has decided.
 type answerError struct {
 	status int

@@ -365,7 +365,7 @@ func (m *mover) giveUp(s *stepError) {
 
 // leave ends the copy that is held here.
 func (m *mover) leave() {
-	if err := m.h.o.Node.Do(m.h.ctx, m.command(commitOwner)); err != nil {
+	if err := m.depart(m.h.ctx); err != nil {
 		m.h.o.Log.Warn("DVS process that went on elsewhere, or is lost, not ended here", "endpoint", m.k, "err", err)
 	}
 }

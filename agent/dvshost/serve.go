@@ -24,16 +24,21 @@ type NodeOptions struct {
 	Socket string            // where programs connect; people at AdminSocket
 	Listen string            // HOST:PORT for other nodes; "" for none
 	Peers  map[string]string // HOST:PORT by node name
-	TLS    Files             // without them only loopback addresses are allowed
-	Cache  string            // directory for what is compiled; "" keeps nothing
-	State  string            // directory for decisions about moves, of this node alone; "" is memory: see Serve
+	// Streams is the HOST:PORT at which other nodes open connections between programs here and there; port 0 takes a free one. "" is none: then
+	// all that programs of two nodes say passes through the nodes.
+	Streams string
+	TLS     Files  // without them only loopback addresses are allowed
+	Cache   string // directory for what is compiled; "" keeps nothing
+	State   string // directory for decisions about moves, of this node alone; "" is memory: see Serve
 	// PeerTimeout is how long another node may be away before those who wait for its endpoints are told. Default: that of dvs/node.
 	PeerTimeout time.Duration
 	// LoadEvery is how often loads are measured. Default 1 s.
 	LoadEvery time.Duration
 	// Balance moves processes to other nodes by load; nil leaves them where they are.
 	Balance *balance.Limits
-	Log     *slog.Logger
+	// Native is for programs of their own that the node starts.
+	Native NativeOptions
+	Log    *slog.Logger
 	// Ready is called when everything listens, with the address for other nodes. nil: nobody wants to know.
 	Ready func(address string)
 }
@@ -121,7 +126,7 @@ func (s *served) open(ctx context.Context) error {
 		return err
 	}
 	s.run(func() error { return s.node.Serve(programs) })
-	s.host, err = New(Options{Name: o.Name, Node: s.node, Socket: o.Socket, Engine: s.engine, Log: o.Log, Peers: peers, Dir: o.State})
+	s.host, err = New(Options{Name: o.Name, Node: s.node, Socket: o.Socket, Engine: s.engine, Log: o.Log, Peers: peers, Dir: o.State, Native: o.Native})
 	if err != nil {
 		return err
 	}
@@ -166,7 +171,7 @@ func (s *served) listen(ctx context.Context) error {
 	s.peers.ConnContext = withAsker
 	s.run(func() error { return s.peers.Serve(split) })
 	s.run(split.run)
-	return nil
+	return s.listenStreams(ctx)
 }
 
 // server returns a server whose requests close waits for.

@@ -29,6 +29,9 @@ func (m *mover) do(ctx context.Context, step migration.StepID) error {
 	if step.Role() == migration.Destination {
 		return m.ask(ctx, step)
 	}
+	if done, err := m.nativeStep(ctx, step); done || err != nil {
+		return err
+	}
 	switch step {
 	case convergeProcess:
 		if m.p == nil { // the program's own pieces, if it gives any
@@ -69,7 +72,7 @@ func (m *mover) ask(ctx context.Context, step migration.StepID) error {
 	if m.peer == nil {
 		return fmt.Errorf("%q: %w", m.to, ErrNoPeer)
 	}
-	r := StepRequest{Container: m.k.container, Name: m.k.name, From: m.h.o.Name, Step: step, Epoch: m.epoch, Memory: m.memory}
+	r := StepRequest{Container: m.k.container, Name: m.k.name, From: m.h.o.Name, Step: step, Epoch: m.epoch, Memory: m.memory, Native: m.h.nativeSpec(m.k, step)}
 	if step == prepareProcess && m.p != nil {
 		module := m.p.machine.Module()
 		r.Module, r.Limit, r.Time, r.Message = module.ID().String(), m.p.limits.Memory, m.p.limits.Time, m.p.limits.Message

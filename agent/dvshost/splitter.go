@@ -88,7 +88,7 @@ func (s *splitter) take(ctx context.Context, raw net.Conn) error {
 		return err
 	}
 	again := bufio.NewReader(bytes.NewReader(f.Append(nil)))
-	return s.link(&readAgain{Conn: c, r: again, then: r})
+	return s.link(asSecure(&readAgain{Conn: c, r: again, then: r}))
 }
 
 func isMethod(b []byte) bool {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"net"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -38,7 +39,7 @@ All commands talk to the node at --socket, else $GODWIT_DVS, else
 	}
 	cmd.PersistentFlags().StringVar(&a.dvsSocket, "socket", "", "the node's socket (default $GODWIT_DVS, else "+defaultDVSSocket+")")
 	return group(cmd, append([]*cobra.Command{
-		a.dvsNodeCommand(), a.dvsRunCommand(), a.dvsCallCommand(), a.dvsStopCommand(), a.dvsMigrateCommand(), a.dvsDrainCommand(), a.dvsHTTPCommand(),
+		a.dvsNodeCommand(), a.dvsRunCommand(), a.dvsCallCommand(), a.dvsStopCommand(), a.dvsMigrateCommand(), a.dvsDrainCommand(), a.dvsHTTPCommand(), a.dvsShepherdCommand(),
 	}, a.dvsListCommands()...)...)
 }
 
@@ -55,6 +56,7 @@ func (a *app) dvsNodeCommand() *cobra.Command {
 		even    bool
 		limits  = balance.Default()
 		peers   []string
+		streams string
 		logs    logFlags
 	)
 	cmd := &cobra.Command{
@@ -66,7 +68,11 @@ before.
 Programs connect at the socket; it and the one beside it for these commands
 (.admin) are for this user only. Other nodes connect at --listen, and every node
 has to be told of every other with --peer. Without certificates they talk over
-loopback addresses only. What a node has decided about a move it keeps in --state, and
+loopback addresses only. Programs of two nodes that talk much are given a TCP
+connection of their own, at --streams: by default the host of --listen and a free
+port, which the nodes tell each other; behind a firewall name one and let it pass,
+or say off, and all goes by --listen. It is as secret as what passes between the
+nodes: with certificates its frames are sealed. What a node has decided about a move it keeps in --state, and
 carries it out when it begins again; without --state a node that is killed in the
 middle of a move forgets it, and the process that was moving may be lost. With
 --balance it gives up processes when they take more of its processors' time than
@@ -87,6 +93,9 @@ to be good for servers and for clients.`,
 			if len(peers) > 0 && options.Listen == "" {
 				return usagef("want the address at which other nodes reach this one: --listen HOST:PORT")
 			}
+			if options.Streams, err = streamsAddress(streams, options.Listen); err != nil {
+				return err
+			}
 			if options.Log, err = logs.logger(a.err); err != nil {
 				return err
 			}
@@ -97,6 +106,7 @@ to be good for servers and for clients.`,
 				options.Balance = &limits
 			}
 			options.Socket = a.dvsSocketPath()
+			options.Native.Shepherd = []string{"/proc/self/exe", "dvs", "shepherd"}
 			options.Ready = func(address string) {
 				options.Log.Info("DVS node ready", "name", options.Name, "socket", options.Socket, "listen", address)
 			}
@@ -117,8 +127,26 @@ to be good for servers and for clients.`,
 	flags.Float64Var(&limits.Gain, "least-gain", limits.Gain, "with --balance: by how much a move has to better the fuller of the two nodes")
 	flags.DurationVar(&limits.CoolDown, "cool-down", limits.CoolDown, "with --balance: how long a process that has come stays")
 	flags.StringVar(&options.State, "state", "", "directory, of this node alone, that keeps what it has decided about moves")
+	flags.StringVar(&streams, "streams", "", "HOST:PORT for connections between programs here and at other nodes, or off\n(default a free port, at the host of --listen)")
 	logs.add(flags)
 	return cmd
+}
+
+// streamsAddress is where a node that listens for others takes in streams, unless they are off.
+func streamsAddress(flag, listen string) (string, error) {
+	switch {
+	case flag == "off" || flag == "" && listen == "":
+		return "", nil
+	case listen == "":
+		return "", usagef("--streams are between programs of two nodes: want --listen HOST:PORT too")
+	case flag != "":
+		return flag, nil
+	}
+	host, _, err := net.SplitHostPort(listen)
+	if err != nil {
+		return "", usagef("bad --listen %q: want HOST:PORT", listen)
+	}
+	return net.JoinHostPort(host, "0"), nil
 }
 
 func parsePeers(all []string) (map[string]string, error) {

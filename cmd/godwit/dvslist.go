@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -14,10 +15,10 @@ import (
 // dvsListCommands are those that show what a node knows.
 func (a *app) dvsListCommands() []*cobra.Command {
 	return []*cobra.Command{
-		dvsList(a, "ps", "List the node's WebAssembly processes", "Standbys are processes that wait to take over one that moves here.",
+		dvsList(a, "ps", "List the processes that the node has started", "Standbys are processes that wait to take over one that moves here. MODULE is the beginning of a\nWebAssembly module's SHA-256, or says how a native program moves.",
 			(*dvshost.Client).List, []string{"CONTAINER", "NAME", "STATE", "MEMORY", "CALLS", "FAILURES", "MODULE"},
 			func(p dvshost.ProcessInfo) []string {
-				return []string{p.Container, p.Name, p.State, api.FormatSize(p.Memory), fmt.Sprint(p.Calls), fmt.Sprint(p.Failures), p.Module[:12]}
+				return []string{p.Container, p.Name, p.State, api.FormatSize(p.Memory), fmt.Sprint(p.Calls), fmt.Sprint(p.Failures), shortModule(p.Module)}
 			}),
 		dvsList(a, "endpoints", "List the endpoints that the node knows, and where they are", "The version counts the owners (epoch) and what each changed (serial).",
 			(*dvshost.Client).Endpoints, []string{"CONTAINER", "NAME", "STATE", "NODE", "VERSION", "PROGRAM", "PID"},
@@ -35,6 +36,14 @@ func (a *app) dvsListCommands() []*cobra.Command {
 			}),
 		a.dvsStatsCommand(),
 	}
+}
+
+// shortModule is a module's sum as far as people need it, or what a process is that has none.
+func shortModule(module string) string {
+	if len(module) == 2*sha256.Size {
+		return module[:12]
+	}
+	return module
 }
 
 // items is a list as JSON has it.
@@ -111,6 +120,7 @@ func statsTable(s dvshost.StatsInfo) *table {
 		{"packets from nodes", s.PacketsIn},
 		{"writes to links", s.Writes},
 		{"reconnects", s.Reconnects},
+		{"streams", s.Streams},
 	} {
 		t.add(one.name, fmt.Sprint(one.n))
 	}

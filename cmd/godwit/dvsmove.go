@@ -17,10 +17,12 @@ func (a *app) dvsMigrateCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "migrate CONTAINER NAME --to NODE",
 		Short: "Move a process to another node",
-		Long: `Move a WebAssembly process of the node at --socket to another node. Its memory is
-sent while it runs; then its callers wait for some milliseconds while the rest
-follows. No request is lost or done twice. When something goes wrong before the
-other node has it, it goes on where it is.
+		Long: `Move a process of the node at --socket to another node. The memory of a WebAssembly
+process is sent while it runs; then its callers wait for some milliseconds while the
+rest follows. A native program is started at the other node and given the state, or,
+if it was run with --criu, is stopped for some tenths of a second and goes on there.
+No request is lost or done twice. When something goes wrong before the other node has
+it, it goes on where it is.
 
 The endpoint of a program of its own moves too, to one that waits for it there: see
 godwit dvs http serve --standby.`,
@@ -52,9 +54,12 @@ func (a *app) dvsDrainCommand() *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:   "drain [--to NODE…]",
-		Short: "Move all processes of the node to others, before it is stopped",
-		Long: `Move all WebAssembly processes of the node at --socket to the other nodes, one after
-the other, in turn.`,
+		Short: "Move everything on the node to others, before it is stopped",
+		Long: `Move everything that has an endpoint at the node at --socket to the other nodes, one
+after the other, in turn: WebAssembly processes, native programs that the node has
+started, and programs of others for which one waits there as a standby. What cannot
+move stays and is named, with the reason, and the exit code is 1. Replicated
+processes stay where they are: they are on other nodes as well.`,
 		Example: `  godwit dvs drain
   godwit dvs drain --to b --to c`,
 		Args: arguments(0, 0, "no arguments"),

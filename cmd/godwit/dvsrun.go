@@ -3,14 +3,18 @@ package main
 import (
 	"fmt"
 	"io"
+	"math"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/godwit-project/godwit/agent/dvshost"
 	"github.com/godwit-project/godwit/api"
+	"github.com/godwit-project/godwit/server/native"
 )
 
 func (a *app) dvsRunCommand() *cobra.Command {
@@ -20,10 +24,11 @@ func (a *app) dvsRunCommand() *cobra.Command {
 		nodes                   []string
 		replicas                int
 		length                  time.Duration
+		isNative, whole         bool
 	)
 	cmd := &cobra.Command{
-		Use:   "run MODULE.wasm --container CONTAINER --name NAME",
-		Short: "Start a WebAssembly process on the node",
+		Use:   "run MODULE.wasm|PROGRAM --container CONTAINER --name NAME [-- ARGUMENT…]",
+		Short: "Start a WebAssembly process, or any program, on the node",
 		Long: `Start a WebAssembly process on the node at --socket, and bind it to a name of the
 container. It is a WASI reactor that exports godwit_alloc and godwit_handle; it
 is called once for each message, and between two messages all its state is memory
@@ -39,14 +44,40 @@ work, in the same order; a majority has to be there. The nodes themselves agree 
 who answers, so most of them have to be there for a change of that too. What a
 replicated process sends on its own, besides replies, is left out.
 
-A call that fails or takes longer than --time is undone, and its caller is told.`,
+A call that fails or takes longer than --time is undone, and its caller is told.
+
+With --native it is any program that uses the library dvs. It is started with the
+ARGUMENTs and finds in its environment where its node is ($GODWIT_DVS), the
+container ($GODWIT_CONTAINER) and the name that it is to bind ($GODWIT_NAME), which
+it does by dvs.Connect(ctx, "", …) and Bind(ctx, "", …). What it prints is in the
+node's log; it ends with the node. When it moves, its executable is sent along and
+started at the other node, and its state goes from one to the other by its own
+Snapshot and Restore, or Pieces.
+
+With --criu too it moves as it is, without a line of code for that: memory,
+threads, timers. It binds one name. Other connections than those to the node are
+broken by a move; other files that it has open have to be there under the same
+names. This takes root and a criu that passes 'criu check', on the path or at
+$GODWIT_CRIU, at every node; its processors have to be alike.`,
 		Example: `  godwit dvs run kv.wasm --container shop --name kv
   godwit dvs run kv.wasm --container shop --name kv --memory 64MiB --time 100ms
-  godwit dvs run kv.wasm --container shop --name kv --replicas 3 --nodes a,b,c`,
-		Args: arguments(1, 1, "the MODULE, a file"),
+  godwit dvs run kv.wasm --container shop --name kv --replicas 3 --nodes a,b,c
+  godwit dvs run --native --criu ./tally --container shop --name tally`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if isNative {
+				return arguments(1, math.MaxInt, "the PROGRAM, a file, and its arguments")(cmd, args)
+			}
+			return arguments(1, 1, "the MODULE, a file")(cmd, args)
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if container == "" || name == "" {
 				return usagef("want the container and the name to bind: --container CONTAINER --name NAME")
+			}
+			if isNative {
+				return a.runNative(cmd, args, dvshost.NativeSpec{Container: container, Name: name, Whole: whole})
+			}
+			if whole {
+				return usagef("--criu moves a program of its own: want --native too")
 			}
 			limit := ""
 			if memory != "" {
@@ -84,15 +115,50 @@ A call that fails or takes longer than --time is undone, and its caller is told.
 	flags.DurationVar(&length, "time", time.Second, "how long one message may take at most")
 	flags.IntVar(&replicas, "replicas", 0, "on how many nodes it runs at once: 3 or more")
 	flags.StringVar(&mode, "mode", "passive", "how they keep one state: passive or active")
+	flags.BoolVar(&isNative, "native", false, "it is a program that uses the library dvs, no module")
+	flags.BoolVar(&whole, "criu", false, "with --native: move the whole process, by CRIU")
 	flags.StringSliceVar(&nodes, "nodes", nil, "the names of those nodes, the one at --socket among them")
 	return cmd
+}
+
+// runNative has the node start a program.
+func (a *app) runNative(cmd *cobra.Command, args []string, spec dvshost.NativeSpec) error {
+	for _, other := range []string{"memory", "time", "replicas", "mode", "nodes"} {
+		if cmd.Flags().Changed(other) {
+			return usagef("--%s is for WebAssembly processes, not for --native", other)
+		}
+	}
+	var err error
+	if spec.Path, err = filepath.Abs(args[0]); err != nil {
+		return err
+	}
+	if _, err := os.Stat(spec.Path); err != nil {
+		return err
+	}
+	spec.Arguments = args[1:]
+	if err := a.dvsClient().RunNative(cmd.Context(), spec); err != nil {
+		return err
+	}
+	a.sayf("%s/%s is running\n", spec.Container, spec.Name)
+	return nil
+}
+
+// dvsShepherdCommand is how a node runs this program as process 1 of a native program's namespace.
+func (a *app) dvsShepherdCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    "shepherd",
+		Short:  "Look after a native program; a node starts it",
+		Hidden: true,
+		Args:   arguments(0, 0, "no arguments"),
+		RunE:   func(*cobra.Command, []string) error { return native.Shepherd() },
+	}
 }
 
 func (a *app) dvsStopCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "stop CONTAINER NAME",
 		Short: "End a process of the node; its state is lost",
-		Long: `End a WebAssembly process of the node at --socket. Its state is lost, and the
+		Long: `End a process that the node at --socket has started. Its state is lost, and the
 callers that wait for it are told so. To keep it, migrate it.`,
 		Example: `  godwit dvs stop shop kv`,
 		Args:    arguments(2, 2, "CONTAINER and NAME"),

@@ -1,0 +1,203 @@
+package dvshost
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/godwit-project/godwit/dvs"
+	"github.com/godwit-project/godwit/dvs/node"
+	"github.com/godwit-project/godwit/migration"
+	"github.com/godwit-project/godwit/server/native"
+)
+
+// maxImage bounds the image of a process that is taken in, and its executable, in bytes.
+const maxImage = 64 << 30
+
+// A program that moves as a whole, as its source (S) and its destination (D) see it:
+//
+//	prepare   D: fetches the executable, makes a place, and binds a standby of its own, the arrival
+//	quiesce   S: the endpoint is held and its state sent, as any other's; it says nothing of the program
+//	          D: the arrival is given it, fetches the program's image (S: stops the program) and restores the program, stopped
+//	commit    D: the arrival is the owner; the program runs, finds its node, binds as a standby, and the arrival moves the endpoint on to it
+//	          S: the stopped program is ended
+//	abort     S: the program runs on     D: place and arrival are ended
+
+// nativeStep does what a step at the source needs of a program that moves as a whole; done says that nothing else is to be done.
+func (m *mover) nativeStep(ctx context.Context, step migration.StepID) (done bool, err error) {
+	p := m.h.natives.find(m.k)
+	if p == nil || p.place == nil {
+		return false, nil
+	}
+	switch step {
+	case prepareOwner:
+		return false, p.alone()
+	case quiesceEndpoint:
+		return false, p.letGo(ctx, m.epoch)
+	case abortOwner:
+		return false, p.letGo(ctx, 0)
+	case commitOwner:
+		return true, m.depart(ctx)
+	default:
+		return false, nil
+	}
+}
+
+// alone refuses a process that has more names than the one that moves.
+func (p *program) alone() error {
+	var names []string
+	for _, e := range p.h.o.Node.Endpoints() {
+		if e.PID == p.runner.PID() {
+			names = append(names, e.Name)
+		}
+	}
+	if len(names) > 1 {
+		return fmt.Errorf("%w: %q", ErrNativeNames, names)
+	}
+	return nil
+}
+
+// letGo has the program run, if an image has been taken, and says for which move one may be taken now.
+func (p *program) letGo(ctx context.Context, epoch uint64) error {
+	p.dumping.Lock()
+	defer p.dumping.Unlock()
+	p.epoch = epoch
+	err := p.place.Continue(ctx)
+	if errors.Is(err, native.ErrEnded) {
+		return nil // the node knows that too
+	}
+	return err
+}
+
+// image stops the program of a move and writes its image.
+func (p *program) image(ctx context.Context, epoch uint64, dir string) error {
+	p.dumping.Lock()
+	defer p.dumping.Unlock()
+	if p.place == nil || epoch == 0 || p.epoch != epoch {
+		return errNativeOver
+	}
+	p.epoch = 0
+	return p.place.Dump(ctx, dir)
+}
+
+// depart ends the owner here, after the commit. A stopped program cannot be told: it is ended as soon as the node has let go of it, and
+// what it asked of others is not forgotten.
+func (m *mover) depart(ctx context.Context) error {
+	p := m.h.natives.find(m.k)
+	if p == nil || p.place == nil {
+		return m.h.o.Node.Do(ctx, m.command(commitOwner))
+	}
+	m.set(func() { m.freeAt = time.Now() }) // it runs there, or this one never will
+	told := make(chan error, 1)
+	m.late.Go(func() {
+		err := m.h.o.Node.Do(ctx, m.command(commitOwner))
+		if errors.Is(err, node.ErrOver) && !p.owns() {
+			err = nil // the node has heard already what the other has made of it
+		}
+		told <- err
+	})
+	for p.owns() && ctx.Err() == nil {
+		select {
+		case err := <-told:
+			if err != nil && p.owns() {
+				return err
+			}
+			told <- err
+		case <-time.After(nativePause):
+		}
+	}
+	if n, is := m.h.o.Node.(interface{ Depart(pid int) }); is {
+		n.Depart(p.runner.PID())
+	}
+	p.end()
+	return <-told
+}
+
+// owns tells whether the program has its name at this node.
+func (p *program) owns() bool {
+	for _, e := range p.h.endpointsOf(p.spec.key()) {
+		if e.PID == p.runner.PID() && e.Node == p.h.o.Name {
+			return true
+		}
+	}
+	return false
+}
+
+// nativeSpec is what the destination is told of a native program in a step; nil for anything else.
+func (h *Host) nativeSpec(k key, step migration.StepID) *NativeSpec {
+	p := h.natives.find(k)
+	if p == nil || step != prepareProcess {
+		return nil
+	}
+	spec := p.spec
+	spec.Path = ""
+	return &spec
+}
+
+// expect makes ready for a native program that comes, in place of one for which that was done before.
+func (h *Host) expect(ctx context.Context, k key, r StepRequest) error {
+	h.forget(k)
+	peer := h.o.Peers[r.From]
+	if peer == nil {
+		return fmt.Errorf("%q: %w", r.From, ErrNoPeer)
+	}
+	spec := *r.Native
+	spec.Container, spec.Name = k.container, k.name
+	file, err := os.CreateTemp("", "godwit-program-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(file.Name()) // it is copied, or running
+	err = peer.executable(ctx, k, file)
+	if err == nil {
+		err = file.Chmod(0o700)
+	}
+	if err = errors.Join(err, file.Close()); err != nil {
+		return fmt.Errorf("fetch the program: %w", err)
+	}
+	p := h.newProgram(spec)
+	if err = p.prepare(ctx, file.Name()); err == nil {
+		if spec.Whole {
+			p.arrival, err = h.newArrival(ctx, p, peer, r.Epoch)
+		} else {
+			err = p.start(ctx, dvs.MovesState)
+		}
+	}
+	if err == nil && !spec.Whole { // before its file is removed
+		err = p.waitFor(ctx, func(e node.EndpointInfo) bool { return e.Standby })
+	}
+	if err == nil {
+		err = h.natives.add(p, true)
+	}
+	if err != nil {
+		p.end()
+		return err
+	}
+	h.start(func() { h.adopt(&hosted{h: h, key: k, epoch: r.Epoch, from: r.From, waited: p.waited}) })
+	return nil
+}
+
+// settleNative ends a move to this node: the program runs and has its endpoint.
+func (h *Host) settleNative(ctx context.Context, k key) error {
+	h.natives.mu.Lock()
+	p := h.natives.coming[k]
+	h.natives.mu.Unlock()
+	if p == nil {
+		return nil
+	}
+	var err error
+	if p.arrival != nil {
+		err = p.arrival.handOver(ctx)
+	}
+	if err == nil {
+		err = h.natives.add(p, false)
+	}
+	if err != nil {
+		h.natives.forget(k)
+		return refused(migration.Gone, "the program was given the endpoint, and did not get on: %v", err)
+	}
+	h.watchNative(p)
+	return nil
+}

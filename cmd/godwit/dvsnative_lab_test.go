@@ -1,0 +1,183 @@
+//go:build lab
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/godwit-project/godwit/agent/dvshost"
+	"github.com/godwit-project/godwit/dvs"
+	"github.com/godwit-project/godwit/server/native"
+)
+
+// This test's binary is godwit, too, for nodes in processes of their own.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 2 && os.Args[1] == "dvs" {
+		main()
+	}
+	os.Exit(m.Run())
+}
+
+// needCRIU skips the test where whole processes cannot be moved, and says why.
+func needCRIU(t *testing.T) {
+	t.Helper()
+	if there, err := filepath.Abs("../../.cache/criu/criu"); err == nil && os.Getenv(native.EnvCRIU) == "" {
+		if _, err := os.Stat(there); err == nil {
+			t.Setenv(native.EnvCRIU, there)
+		}
+	}
+	if _, err := native.Find(t.Context(), os.Getenv); err != nil {
+		t.Skip(err)
+	}
+}
+
+// startNodeProcess runs godwit dvs node as a process of its own until the test ends.
+func startNodeProcess(t *testing.T, socket string, words ...string) dvsTest {
+	t.Helper()
+	d := dvsTest{t, socket}
+	cmd := exec.Command("/proc/self/exe", append([]string{"dvs", "node", "--log-level", "info", "--socket", socket}, words...)...)
+	log, err := os.Create(socket + ".log")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Signal(os.Interrupt)
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("node %v: %v", words, err)
+		}
+		if t.Failed() {
+			said, _ := os.ReadFile(socket + ".log")
+			t.Logf("node %v:\n%s", words, said)
+		}
+	})
+	client := dvshost.NewClient(socket)
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		if _, err := client.Stats(t.Context()); err == nil {
+			return d
+		}
+	}
+	t.Fatal("the node does not start")
+	return d
+}
+
+func twoNodeProcesses(t *testing.T) (a, b dvsTest) {
+	t.Helper()
+	directory := t.TempDir()
+	address := freeAddresses(t, 2)
+	a = startNodeProcess(t, filepath.Join(directory, "a"), "--name", "a", "--listen", address[0], "--peer", "b="+address[1])
+	b = startNodeProcess(t, filepath.Join(directory, "b"), "--name", "b", "--listen", address[1], "--peer", "a="+address[0])
+	linked(t, a, b)
+	return a, b
+}
+
+// adders ask a tally for the sum after adding one, as fast as it answers, until stopped. Each sum is given once, or somebody's request was lost or
+// done twice.
+type adders struct {
+	t     *testing.T
+	stop  context.CancelFunc
+	wg    sync.WaitGroup
+	count atomic.Int64
+	worst atomic.Int64
+	seen  sync.Map
+}
+
+func startAdders(t *testing.T, sockets ...string) *adders {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	a := &adders{t: t, stop: cancel}
+	t.Cleanup(func() { cancel(); a.wg.Wait() })
+	for _, socket := range sockets {
+		s, err := dvs.Connect(t.Context(), socket, dvs.Options{Container: "shop"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.wg.Go(func() {
+			defer s.Close()
+			for ctx.Err() == nil {
+				begin := time.Now()
+				waiting, done := context.WithTimeout(context.Background(), 30*time.Second)
+				reply, err := s.SendRec(waiting, "tally", []byte("add 1"))
+				done()
+				if err != nil {
+					t.Errorf("add: %v", err)
+					return
+				}
+				for took, worst := time.Since(begin), a.worst.Load(); int64(took) > worst && !a.worst.CompareAndSwap(worst, int64(took)); worst = a.worst.Load() {
+				}
+				if _, twice := a.seen.LoadOrStore(string(reply), true); twice {
+					t.Errorf("the sum %s was given twice", reply)
+				}
+				a.count.Add(1)
+			}
+		})
+	}
+	return a
+}
+
+// more waits until so many more have been answered.
+func (a *adders) more(n int64) {
+	a.t.Helper()
+	want := a.count.Load() + n
+	for deadline := time.Now().Add(time.Minute); a.count.Load() < want; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			a.t.Fatal("nobody answers")
+		}
+	}
+}
+
+// end stops them, and compares the sum with what they asked for.
+func (a *adders) end(d dvsTest) {
+	a.t.Helper()
+	a.stop()
+	a.wg.Wait()
+	if sum := d.want("", "call", "shop", "tally", "get"); strings.TrimSpace(sum) != strconv.FormatInt(a.count.Load(), 10) {
+		a.t.Errorf("the sum is %s, and %d was added", sum, a.count.Load())
+	}
+	a.t.Logf("%d requests, the longest took %v", a.count.Load(), time.Duration(a.worst.Load()))
+}
+
+// A program that knows nothing of moving goes from node to node and back as it is, while clients at both nodes ask it: no request is lost or
+// done twice. Then its node is drained.
+func TestAWholeProcessMovesWhileItIsAsked(t *testing.T) {
+	needCRIU(t)
+	program := buildTally(t)
+	a, b := twoNodeProcesses(t)
+	a.want("shop/tally is running", "run", "--native", "--criu", program, "--container", "shop", "--name", "tally")
+	a.want("native, moved by CRIU", "ps")
+	clients := startAdders(t, a.socket, a.socket, b.socket, b.socket)
+	from, to := a, b
+	for i := range 4 {
+		clients.more(200)
+		name := []string{"b", "a"}[i%2]
+		var moved dvshost.MoveInfo
+		if out := from.want("heldMs", "migrate", "shop", "tally", "--to", name, "-o", "json"); json.Unmarshal([]byte(out), &moved) == nil {
+			t.Logf("to %s: held for %.0f ms of %.0f", name, moved.HeldMs, moved.TotalMs)
+		}
+		from, to = to, from
+	}
+	clients.more(200)
+	a.want("tally", "drain", "--to", "b")
+	clients.more(200)
+	clients.end(b)
+	b.want("", "stop", "shop", "tally")
+	for _, d := range []dvsTest{a, b} {
+		if out := d.want("", "ps", "-o", "json"); strings.Contains(out, "tally") {
+			t.Error(out)
+		}
+	}
+}
