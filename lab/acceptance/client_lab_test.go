@@ -17,8 +17,8 @@ import (
 // ask sends the service one line from the client's node and returns the line that comes back.
 func (w *world) ask(t *testing.T, port, line string) result {
 	t.Helper()
-	const script = `exec 3<>/dev/tcp/$0/$1 && echo "$2" >&3 && IFS= read -r -t 60 answer <&3 && echo "$answer"`
-	return w.exec(t, "client", "timeout", "60", "bash", "-c", script, address, port, line)
+	const script = `exec 3<>/dev/tcp/$0/$1 && echo "$2" >&3 && IFS= read -r -t 290 answer <&3 && echo "$answer"`
+	return w.exec(t, "client", "timeout", "300", "bash", "-c", script, address, port, line)
 }
 
 // verdict is what the guest says of its writes.
