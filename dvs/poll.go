@@ -19,6 +19,7 @@ const (
 	scoreGain  = 2  // for a spin that was worth it; one that was not costs 1
 	scoreTry   = 64 // with the lowest score, after so many waits some spin nevertheless
 	scoreSome  = 4
+	restRounds = 8  // rounds until nobody need be woken by a stream any more
 	holdRounds = 8  // rounds until what is held is written
 	checkTime  = 16 // rounds between two looks at the clock
 )
@@ -164,7 +165,6 @@ func (s *Session) leadUntil(ctx context.Context, w *waiter, p *post) error {
 		if p.page.Rung() {
 			p.page.Wake()
 		}
-		s.ears.rest()
 		s.pollLocked()
 		s.mu.Unlock()
 		s.lingerFor(w)
@@ -192,7 +192,6 @@ func (s *Session) lingerFor(w *waiter) {
 	}
 	s.spinners++
 	s.page.Wake()
-	s.ears.rest()
 	seen := s.visits
 	s.mu.Unlock()
 	end, gain := time.Now().Add(spinTime), -1
@@ -235,7 +234,6 @@ func (s *Session) spinFor(w *waiter) bool {
 	}
 	s.spinners++
 	s.page.Wake()
-	s.ears.rest()
 	s.pollLocked()
 	s.mu.Unlock()
 	end, seen := time.Now().Add(spinTime), uint64(0)
@@ -274,6 +272,9 @@ func (s *Session) calmLocked() bool { return s.waking == 0 && s.expected == 0 }
 
 // lookLocked is a round of somebody who polls. It is false if others should run first: they are about to say something.
 func (s *Session) lookLocked(round int) (calm bool) {
+	if round == restRounds {
+		s.ears.rest()
+	}
 	if s.pollPageLocked(); len(s.streams) > 0 && s.err == nil && (s.calmLocked() || round%holdRounds == 0) {
 		s.pollStreamsLocked()
 		s.flushLocked()
@@ -305,7 +306,6 @@ func (s *Session) restLocked() {
 		}
 	default:
 		s.page.Wake()
-		s.ears.rest()
 	}
 }
 
