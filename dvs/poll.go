@@ -16,7 +16,8 @@ import (
 const (
 	spinTime   = 25 * time.Microsecond
 	scoreTop   = 16
-	scoreGain  = 2  // for a spin that was worth it; one that was not costs 1
+	scoreGain  = 1  // for a spin that was worth it
+	scoreLoss  = 2  // for one that was not: it takes longer than to sleep and be woken
 	scoreTry   = 64 // with the lowest score, after so many waits some spin nevertheless
 	scoreSome  = 4
 	restRounds = 8  // rounds until nobody need be woken by a stream any more
@@ -194,7 +195,7 @@ func (s *Session) lingerFor(w *waiter) {
 	s.page.Wake()
 	seen := s.visits
 	s.mu.Unlock()
-	end, gain := time.Now().Add(spinTime), -1
+	end, gain := time.Now().Add(spinTime), -scoreLoss
 	for i := 1; !w.ready.Load(); i++ {
 		calm := true
 		if s.mu.TryLock() {
@@ -261,7 +262,7 @@ func (s *Session) spinFor(w *waiter) bool {
 	if ok {
 		s.score = min(s.score+scoreGain, scoreTop)
 	} else {
-		s.score = max(s.score-1, 0)
+		s.score = max(s.score-scoreLoss, 0)
 	}
 	s.restLocked()
 	return ok
