@@ -16,9 +16,11 @@ import (
 const (
 	spinTime   = 25 * time.Microsecond
 	scoreTop   = 16
-	scoreGain  = 2  // for a spin that was worth it; one that was not costs 1
+	scoreGain  = 1  // for a spin that was worth it
+	scoreLoss  = 2  // for one that was not: it takes longer than to sleep and be woken
 	scoreTry   = 64 // with the lowest score, after so many waits some spin nevertheless
 	scoreSome  = 4
+	restRounds = 8  // rounds until nobody need be woken by a stream any more
 	holdRounds = 8  // rounds until what is held is written
 	checkTime  = 16 // rounds between two looks at the clock
 )
@@ -164,7 +166,6 @@ func (s *Session) leadUntil(ctx context.Context, w *waiter, p *post) error {
 		if p.page.Rung() {
 			p.page.Wake()
 		}
-		s.ears.rest()
 		s.pollLocked()
 		s.mu.Unlock()
 		s.lingerFor(w)
@@ -192,10 +193,9 @@ func (s *Session) lingerFor(w *waiter) {
 	}
 	s.spinners++
 	s.page.Wake()
-	s.ears.rest()
 	seen := s.visits
 	s.mu.Unlock()
-	end, gain := time.Now().Add(spinTime), -1
+	end, gain := time.Now().Add(spinTime), -scoreLoss
 	for i := 1; !w.ready.Load(); i++ {
 		calm := true
 		if s.mu.TryLock() {
@@ -235,7 +235,6 @@ func (s *Session) spinFor(w *waiter) bool {
 	}
 	s.spinners++
 	s.page.Wake()
-	s.ears.rest()
 	s.pollLocked()
 	s.mu.Unlock()
 	end, seen := time.Now().Add(spinTime), uint64(0)
@@ -263,7 +262,7 @@ func (s *Session) spinFor(w *waiter) bool {
 	if ok {
 		s.score = min(s.score+scoreGain, scoreTop)
 	} else {
-		s.score = max(s.score-1, 0)
+		s.score = max(s.score-scoreLoss, 0)
 	}
 	s.restLocked()
 	return ok
@@ -274,6 +273,9 @@ func (s *Session) calmLocked() bool { return s.waking == 0 && s.expected == 0 }
 
 // lookLocked is a round of somebody who polls. It is false if others should run first: they are about to say something.
 func (s *Session) lookLocked(round int) (calm bool) {
+	if round == restRounds {
+		s.ears.rest()
+	}
 	if s.pollPageLocked(); len(s.streams) > 0 && s.err == nil && (s.calmLocked() || round%holdRounds == 0) {
 		s.pollStreamsLocked()
 		s.flushLocked()
@@ -305,7 +307,6 @@ func (s *Session) restLocked() {
 		}
 	default:
 		s.page.Wake()
-		s.ears.rest()
 	}
 }
 
