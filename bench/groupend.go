@@ -128,7 +128,10 @@ func (e *groupEnd) line(to io.WriteCloser, from io.Reader, carried *atomic.Int64
 		p   *[most]byte
 		n   int
 	}
-	const maxLate = 5 * time.Millisecond // what the line catches up when it was not woken in time
+	const (
+		maxLate = 5 * time.Millisecond // what the line catches up when it was not woken in time
+		waiting = 1 << 20              // bytes for which the line is not free yet, as TCP keeps some
+	)
 	under := make(chan parcel, 1<<10)
 	free := sync.Pool{New: func() any { return new([most]byte) }}
 	var wg sync.WaitGroup
@@ -161,7 +164,8 @@ func (e *groupEnd) line(to io.WriteCloser, from io.Reader, carried *atomic.Int64
 			if idle.After(now) {
 				now = idle
 			}
-			time.Sleep(time.Until(idle)) // what has no room on the line waits at the near end
+			ahead := time.Duration(waiting / float64(e.Rate) * float64(time.Second))
+			time.Sleep(time.Until(idle.Add(-ahead))) // the rest waits at the near end
 		}
 		under <- parcel{now.Add(e.RTT / 2), p, n}
 		if err != nil {
