@@ -63,23 +63,34 @@ func (r *record) put(b, payload []byte, before uint64) {
 	binary.BigEndian.PutUint64(b[40:], r.sum)
 }
 
-// readAhead is how much of a file is read at once, in bytes.
-const readAhead = 256 << 10
+// readAhead is how much of a file is read at once, in bytes: at most, and to begin with, where it is not known how much there is.
+const (
+	readAhead  = 256 << 10
+	readAtOnce = 4 << 10
+)
 
 // reader goes over the records of a file. Nothing of what it is to read may change meanwhile.
 type reader struct {
 	f   io.ReaderAt
 	pos int64
 	sum uint64 // of the last record
-	// ahead is what the file has from some offset on.
+	// ahead is what the file has from some offset on, most how much is read next.
 	ahead []byte
 	at    int64
+	most  int
+}
+
+// over goes over so many bytes of a file, in the same memory.
+func (r *reader) over(f io.ReaderAt, pos, bytes int64, sum uint64) {
+	r.f, r.pos, r.sum = f, pos, sum
+	r.ahead, r.most = r.ahead[:0], int(min(bytes, readAhead))
 }
 
 // peek returns n bytes from off on, zeroes beyond the end of the file; they are good until the next call.
 func (r *reader) peek(off int64, n int) ([]byte, error) {
 	if off < r.at || off+int64(n) > r.at+int64(len(r.ahead)) {
-		size := max(n, readAhead)
+		size := max(n, r.most, readAtOnce)
+		r.most = min(2*size, readAhead)
 		if cap(r.ahead) < size {
 			r.ahead = make([]byte, size)
 		}
