@@ -66,9 +66,10 @@ func (j *Journal) nextBatch() (batch []epochAt, top *cut) {
 	return j.queue, top
 }
 
-// records calls f with every change of an epoch.
+// records calls f with every change of an epoch; under applying.
 func (j *Journal) records(e *epochAt, f func(r *record, payload []byte) error) error {
-	r := reader{f: e.file, pos: e.start, sum: e.before}
+	r := &j.reader
+	r.over(e.file, e.start, e.bytes, e.before)
 	for {
 		rec, payload, err := r.next()
 		if err != nil {

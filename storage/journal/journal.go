@@ -49,6 +49,7 @@ type Journal struct {
 	base     sync.RWMutex
 	log      log
 	cuts     []*cut // oldest first; changed under applying and base
+	reader   reader // under applying
 
 	begun int64 // of a first copy: written since a sync of it was begun; the writer's
 
