@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -22,18 +23,26 @@ const (
 	slowEvery   = 10 * time.Second
 )
 
+// failedNote is the ending of the file that says that a disk has failed; externalDir is where that of external disks is.
+const (
+	failedNote  = ".failed"
+	externalDir = "external"
+)
+
 // findings is what is known of a volume when operators are to be told.
 type findings struct {
 	now    time.Time
 	faults []storage.Alert
-	free   int64 // on the host's disk; negative: it does not matter
-	slow   int   // requests of late that took too long
+	free   int64  // on the host's disk; negative: it does not matter
+	slow   int    // requests of late that took too long
+	note   string // the file that says that the disk has failed
 }
 
 // alert finds out what an operator should do about a volume.
 func (h *host) alert(o *pb.Volume) string {
-	f := findings{now: time.Now(), free: -1}
+	f := findings{now: time.Now(), free: -1, note: o.GetPath() + failedNote}
 	if o.GetBacking() == backingExternal {
+		f.note = filepath.Join(h.dir, externalDir, o.GetName()+failedNote)
 		if x, err := h.external.Disk(o.GetName()); err == nil {
 			f.faults, f.slow = x.Alerts(), h.slow.look(o.GetName(), x.Counters(), f.now)
 		}
@@ -58,6 +67,8 @@ func alertOf(o *pb.Volume, f findings) string {
 	}
 	full := f.free >= 0 && f.free < roomToWrite
 	switch {
+	case full && o.GetRole() == storage.RoleReplica:
+		all = append(all, fmt.Sprintf("the disk of this host is full (%s free): the replica takes nothing more: make room for %s", api.FormatSize(f.free), o.GetPath()))
 	case full:
 		all = append(all, fmt.Sprintf("the disk of this host is full (%s free): guests that write are stopped, and go on by themselves when there is room: make room for %s", api.FormatSize(f.free), o.GetPath()))
 	case f.free >= 0 && f.free < nearlyFull:
@@ -85,7 +96,7 @@ func faultText(o *pb.Volume, a storage.Alert, f findings) string {
 	lately := f.now.Sub(a.Time) < alertFor
 	switch {
 	case a.Kind == storage.FaultFailed:
-		return fmt.Sprintf("the disk takes no writes any more, and what was written last may be lost: %s: look after the disk of this host; with a replica, godwit failover; or remove %s.failed when it is known to be good", a.Text, o.GetPath())
+		return fmt.Sprintf("the disk takes no writes any more, and what was written last may be lost: %s: look after the disk of this host; with a replica, godwit failover; or remove %s and restart the agent when it is known to be good", a.Text, f.note)
 	case !lately:
 		return ""
 	case a.Kind == storage.FaultNoSpace && o.GetBacking() == backingExternal:

@@ -30,7 +30,7 @@ func TestAnAlertSaysWhatIsTheMatterAndWhatToDo(t *testing.T) {
 		"a bad sector":                  {&pb.Volume{}, findings{free: plenty, faults: seen(storage.FaultRead, 0)}, []string{"could not be read 3 times, and the guest was told", "volume verify --local"}},
 		"a bad sector of long ago":      {&pb.Volume{}, findings{free: plenty, faults: seen(storage.FaultRead, 2*time.Hour)}, nil},
 		"a write that was not taken":    {&pb.Volume{}, findings{free: plenty, faults: seen(storage.FaultWrite, 0)}, []string{"did not take 3 writes, and the guest is stopped"}},
-		"a disk that has failed":        {&pb.Volume{Path: "/v/base.raw"}, findings{free: plenty, faults: seen(storage.FaultFailed, 9*time.Hour)}, []string{"takes no writes any more", "godwit failover", "/v/base.raw.failed"}},
+		"a disk that has failed":        {&pb.Volume{}, findings{free: plenty, note: "/v/base.raw.failed", faults: seen(storage.FaultFailed, 9*time.Hour)}, []string{"takes no writes any more", "godwit failover", "/v/base.raw.failed"}},
 		"rot":                           {&pb.Volume{}, findings{free: plenty, faults: seen(storage.FaultCorrupt, 0)}, []string{"not what was written, 3 times"}},
 		"rot that was put right":        {&pb.Volume{}, findings{free: plenty, faults: seen(storage.FaultRepaired, 0)}, []string{"put right from the replica"}},
 		"a slow disk":                   {&pb.Volume{Mode: "local"}, findings{free: plenty, slow: 9}, []string{"9 requests of the last 10s took longer than 1s: look after the disk of this host"}},

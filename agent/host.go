@@ -82,7 +82,7 @@ func openHost(ctx context.Context, c hostConfig) (_ *host, err error) {
 	if h.store, err = storage.Open(filepath.Join(c.dir, "volumes"), storage.Options{Logger: c.logger}); err != nil {
 		return nil, err
 	}
-	if h.external, err = storage.OpenExternals(filepath.Join(c.dir, "external"), storage.Options{Logger: c.logger}); err != nil {
+	if h.external, err = storage.OpenExternals(filepath.Join(c.dir, externalDir), storage.Options{Logger: c.logger}); err != nil {
 		return nil, err
 	}
 	if h.net, err = network.NewHost(network.HostOptions{Logger: c.logger, Dir: filepath.Join(c.dir, "network")}); err != nil {
