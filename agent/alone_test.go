@@ -148,3 +148,39 @@ func TestAVolumeThatStandsAloneGrowsOnceAndKeepsItsContent(t *testing.T) {
 		t.Errorf("left: %v", h)
 	}
 }
+
+func TestAVolumeThatStandsAloneIsReplicatedAndTakenOverWithItsService(t *testing.T) {
+	content := random(1 << 20)
+	p := &pair{t: t, here: standing(t, content), there: openEnd(t, t.TempDir())}
+	p.service = &pb.ServiceSpec{
+		Name: "shop", Volumes: []*pb.VolumeSpec{{Name: "data", Volume: "archive", Size: volumeSize}, {Name: "log", External: "/nowhere"}},
+		Storage: &pb.StorageSpec{ReplicateTo: "east", Mode: "sync"},
+	}
+	if err := p.here.uses(9); err != nil {
+		t.Fatal(err)
+	}
+	p.protectedAs(p.here, p.there, 9, "archive")
+	if v := p.there.volumeOf("archive"); v.GetRole() != storage.RoleReplica || v.GetMode() != modeStandby || !v.GetComplete() || v.GetService() != "" {
+		t.Errorf("the replica is %v", v)
+	}
+	if v := p.here.volumeOf("archive"); v.GetMode() != "sync" || !v.GetConnected() {
+		t.Errorf("the primary is %v", v)
+	}
+	if err := p.here.store.Unprotect(t.Context(), "shop", 10); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.there.takeOver(t.Context(), p.service, 12, ""); err != nil {
+		t.Fatal(err)
+	}
+	p.there.holds("archive", content)
+	if err := p.there.leaves(14, true); err != nil {
+		t.Fatal(err)
+	}
+	if v := p.there.volumeOf("archive"); v.GetRole() != storage.RolePrimary || v.GetEpoch() != 14 {
+		t.Errorf("left by its service it is %v", v)
+	}
+	former := &pb.ReplicateService{Service: p.service, Epoch: 12}
+	if !p.here.former(former) {
+		t.Error("the old owner's volume is not known as such")
+	}
+}

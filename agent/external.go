@@ -123,6 +123,7 @@ func (h *host) externals(service string) []*pb.Volume {
 		if owner, _, _ := cutName(st.Name); owner == service {
 			o := viewVolume(st)
 			o.Service, o.Backing = service, backingExternal
+			o.Alert = h.alert(o)
 			out = append(out, o)
 		}
 	}

@@ -44,6 +44,8 @@ type host struct {
 	unwatch  func()
 	imports  sync.Mutex
 	external *storage.Externals
+	reviver  *reviver
+	slow     slowness
 	checks   checkLines
 	shelf    *book // of the volumes that stand alone: Serial and Home are the newest wish, and the newest that was fulfilled
 
@@ -80,7 +82,7 @@ func openHost(ctx context.Context, c hostConfig) (_ *host, err error) {
 	if h.store, err = storage.Open(filepath.Join(c.dir, "volumes"), storage.Options{Logger: c.logger}); err != nil {
 		return nil, err
 	}
-	if h.external, err = storage.OpenExternals(filepath.Join(c.dir, "external"), storage.Options{Logger: c.logger}); err != nil {
+	if h.external, err = storage.OpenExternals(filepath.Join(c.dir, externalDir), storage.Options{Logger: c.logger}); err != nil {
 		return nil, err
 	}
 	if h.net, err = network.NewHost(network.HostOptions{Logger: c.logger, Dir: filepath.Join(c.dir, "network")}); err != nil {
@@ -91,6 +93,8 @@ func openHost(ctx context.Context, c hostConfig) (_ *host, err error) {
 	}
 	h.unwatch = h.platform.Watch(h.changed)
 	h.resumeReplication(ctx)
+	h.reviver = &reviver{status: h.platform.Status, start: h.goOn, free: h.store.Free, logger: c.logger}
+	h.background.Go(h.reviveAll)
 	return h, nil
 }
 
@@ -268,6 +272,9 @@ func (h *host) observe(ctx context.Context, service string) *pb.Holding {
 	defer cancel()
 	if st, err := h.platform.Status(ctx, service); err == nil {
 		holding.Server = st.State
+		if st.Stalled {
+			holding.Trouble = "the virtual server is stopped, and goes on by itself when it can: " + st.Err + ": godwit get volumes says what to do"
+		}
 	}
 	holding.Volumes = h.volumes(service)
 	if holding.Server == server.StateAbsent && len(holding.Volumes) == 0 {

@@ -30,6 +30,7 @@ var (
 	sizeBytes     = figure("volume", "size_bytes", "Size of a volume.", "role")
 	allocated     = figure("volume", "allocated_bytes", "What a volume's base occupies.", "role")
 	clients       = figure("volume", "clients", "Open NBD connections.", "role")
+	faultsTotal   = figure("volume", "faults_total", "Faults that a volume's disk has reported, by kind.", "kind")
 	trouble       = figure("volume", "trouble", "1 while a volume has a trouble, such as a disk that fails.", "role")
 )
 
@@ -68,7 +69,7 @@ func figure(subject, name, help string, labels ...string) *prometheus.Desc {
 // Describe implements prometheus.Collector: the figures are what there is.
 func (figures) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		requestsTotal, requestErrors, requestBytes, requestTime, sizeBytes, allocated, clients, trouble,
+		requestsTotal, requestErrors, requestBytes, requestTime, sizeBytes, allocated, clients, trouble, faultsTotal,
 		repLag, repLagTime, repConnected, repInMode, repPoint, repThrottled, repSlowed, repShipped, repCopied, repRate, repResync, repETA, repOverflow,
 		standbyBacklog, standbyComplete, standbyPoint, standbyConnected, standbyTail,
 	} {
@@ -79,14 +80,17 @@ func (figures) Describe(ch chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector.
 func (f figures) Collect(ch chan<- prometheus.Metric) {
 	for _, st := range f.store.Volumes() {
-		collectVolume(ch, st)
-		if v, err := f.store.Volume(st.Name); err == nil {
-			collectRequests(ch, st.Name, v.Counters())
+		v, err := f.store.Volume(st.Name)
+		if err != nil {
+			collectVolume(ch, st, nil)
+			continue
 		}
+		collectVolume(ch, st, v.Alerts())
+		collectRequests(ch, st.Name, v.Counters())
 	}
 	for _, st := range f.external.List() {
-		collectVolume(ch, st)
 		if x, err := f.external.Disk(st.Name); err == nil {
+			collectVolume(ch, st, x.Alerts())
 			collectRequests(ch, st.Name, x.Counters())
 		}
 	}
@@ -103,7 +107,10 @@ func (f figures) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-func collectVolume(ch chan<- prometheus.Metric, st storage.Status) {
+func collectVolume(ch chan<- prometheus.Metric, st storage.Status, alerts []storage.Alert) {
+	for _, a := range alerts {
+		ch <- prometheus.MustNewConstMetric(faultsTotal, prometheus.CounterValue, float64(a.Count), st.Name, a.Kind)
+	}
 	for desc, value := range map[*prometheus.Desc]float64{
 		sizeBytes: float64(st.Size), allocated: float64(st.Allocated), clients: float64(st.Clients), trouble: truth(st.Err != ""),
 	} {

@@ -164,6 +164,7 @@ func (h *host) volumes(service string) []*pb.Volume {
 				addStandby(o, b)
 			}
 		}
+		o.Alert = h.alert(o)
 		out = append(out, o)
 	}
 	return append(out, h.externals(service)...)

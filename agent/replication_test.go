@@ -98,7 +98,21 @@ func (p *pair) protected(from, to *end, epoch uint64) *storage.Group {
 	if err := to.replicate(p.t.Context(), wish(p.service, epoch, epoch, pb.ReplicaRole_REPLICA_ROLE_STANDBY)); err != nil {
 		p.t.Fatal(err)
 	}
-	spec := storage.GroupSpec{Name: "shop", Epoch: epoch, Mode: p.service.GetStorage().GetMode(), Volumes: []string{"shop.root", "shop.log"}}
+	return p.group(from, to, epoch, "shop.root", "shop.log")
+}
+
+// protectedAs is protected for other volumes.
+func (p *pair) protectedAs(from, to *end, epoch uint64, volumes ...string) {
+	p.t.Helper()
+	if err := to.replicate(p.t.Context(), wish(p.service, epoch, epoch, pb.ReplicaRole_REPLICA_ROLE_STANDBY)); err != nil {
+		p.t.Fatal(err)
+	}
+	p.group(from, to, epoch, volumes...)
+}
+
+func (p *pair) group(from, to *end, epoch uint64, volumes ...string) *storage.Group {
+	p.t.Helper()
+	spec := storage.GroupSpec{Name: "shop", Epoch: epoch, Mode: p.service.GetStorage().GetMode(), Volumes: volumes}
 	g, err := from.store.Protect(p.t.Context(), spec, func(ctx context.Context) (net.Conn, error) {
 		b, err := to.store.Standby("shop")
 		if err != nil {

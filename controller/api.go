@@ -259,6 +259,10 @@ func (f *front) listServices(ctx context.Context) ([]*pb.Object, error) {
 	if err != nil {
 		return nil, err
 	}
+	agents, err := s.agents.all(ctx)
+	if err != nil {
+		return nil, err
+	}
 	out := make([]*pb.Object, 0, len(records))
 	for _, r := range records {
 		spec, err := r.spec()
@@ -276,6 +280,9 @@ func (f *front) listServices(ctx context.Context) ([]*pb.Object, error) {
 			Phase: r.Phase, Site: owner.Site, Host: owner.Host, Epoch: owner.Epoch, Message: r.Message,
 			ReplicaSite: r.Replica.Site, ReplicaHost: r.Replica.Host, ReplicaError: r.Replica.Error,
 		}
+		if status.GetMessage() == "" {
+			status.Message = troubleOf(agents, owner)
+		}
 		if status.Failover, err = r.lastFailover(); err != nil {
 			return nil, err
 		}
@@ -285,6 +292,18 @@ func (f *front) listServices(ctx context.Context) ([]*pb.Object, error) {
 		out = append(out, &pb.Object{Kind: &pb.Object_Service{Service: &pb.Service{Spec: spec, Status: status}}})
 	}
 	return out, nil
+}
+
+// troubleOf is what the owner's host says of a service's virtual server that should run and does not.
+func troubleOf(agents []agentState, owner cluster.Owner) string {
+	for _, a := range agents {
+		for _, h := range a.Holdings {
+			if a.Name == owner.Host && h.GetService() == owner.Service {
+				return h.GetTrouble()
+			}
+		}
+	}
+	return ""
 }
 
 func (f *front) listMigrations(ctx context.Context) ([]*pb.Object, error) {

@@ -45,7 +45,8 @@ func (f *front) listVolumes(ctx context.Context) ([]*pb.Object, error) {
 		}
 	}
 	for _, r := range alone {
-		if r.Service == "" && !has(all, r.Name, r.Host) {
+		told := func(v *pb.Volume) bool { return v.GetName() == r.Name && (r.Service != "" || v.GetHost() == r.Host) }
+		if !slices.ContainsFunc(all, told) {
 			all = append(all, r.missing(agents))
 		}
 	}
@@ -90,7 +91,7 @@ func (r volumeRecord) trouble() string { return r.Phase + because(r.Message) }
 
 // missing is a volume whose host says nothing of it.
 func (r volumeRecord) missing(agents []agentState) *pb.Volume {
-	v := &pb.Volume{Name: r.Name, Site: r.Site, Host: r.Host, Size: r.Size, Epoch: r.Epoch, Standalone: true, Phase: r.Phase, Error: r.trouble()}
+	v := &pb.Volume{Name: r.Name, Site: r.Site, Host: r.Host, Size: r.Size, Epoch: r.Epoch, Standalone: true, Service: r.Service, Phase: r.Phase, Error: r.trouble()}
 	for _, a := range agents {
 		switch {
 		case a.Name != r.Host:

@@ -75,7 +75,7 @@ type External struct {
 	gate         gate
 	role         atomic.Pointer[string]
 	disk         atomic.Pointer[disk.Disk] // nil unless it is used here
-	fault        atomic.Pointer[disk.Event]
+	faults       faultLog
 	counts       requestCounts
 	stop         chan struct{}
 

@@ -171,6 +171,6 @@ func aligned(n int) []byte {
 
 // hear takes what the disk has to tell.
 func (x *External) hear(e disk.Event) {
-	x.fault.Store(&e)
+	x.faults.note(e)
 	x.log.Error("an external disk reports", "event", e.String())
 }

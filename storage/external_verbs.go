@@ -352,6 +352,7 @@ func (x *External) Serve(socket string) error {
 
 // Status is a snapshot.
 func (x *External) Status() Status {
+	faults := x.faults.list(nil)
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	st := Status{
@@ -361,8 +362,8 @@ func (x *External) Status() Status {
 	if x.export != nil {
 		st.Clients = x.export.Clients()
 	}
-	if e := x.fault.Load(); e != nil && st.Err == "" {
-		st.Err = e.String()
+	if len(faults) > 0 && st.Err == "" {
+		st.Err = faults[0].Text
 	}
 	return st
 }

@@ -3,10 +3,12 @@
 package acceptance
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -123,5 +125,45 @@ func TestAVolumeOutlivesTheServicesThatUseIt(t *testing.T) {
 	w.must(t, "delete", "service", service, "--volumes")
 	if all := get[listOf[diskView]](t, w, "volumes").Items; len(all) != 0 {
 		t.Errorf("left: %+v", all)
+	}
+}
+
+// TestAGuestWhoseDiskIsFullIsStoppedUntilThereIsRoom fills the file system below an external disk, and makes it larger.
+func TestAGuestWhoseDiskIsFullIsStoppedUntilThereIsRoom(t *testing.T) {
+	w := up(t, "acc-full", "--bandwidth", "400mbit")
+	small := filepath.Join(t.TempDir(), "small")
+	if err := os.Mkdir(small, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mount("tmpfs", small, "tmpfs", 0, "size=1m"); err != nil {
+		t.Skipf("no small file system can be made: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(small, syscall.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	path := filepath.Join(small, "disk.raw")
+	if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, 64<<20)); err != nil {
+		t.Fatal(err)
+	}
+	w.must(t, "apply", "-f", manifest(t, shop.onDisk(w, "external: "+path)))
+	eventually(t, 2*time.Minute, func() string {
+		service := get[struct{ Status struct{ Message string } }](t, w, "service", service)
+		if !strings.Contains(service.Status.Message, "is stopped, and goes on by itself") {
+			return fmt.Sprintf("the guest is not stopped: %+v", service)
+		}
+		return ""
+	})
+	if out := w.must(t, "get", "volumes"); !strings.Contains(out, "alert: shop.data on west-host: the external disk has no room") {
+		t.Errorf("the alert is missing: %s", out)
+	}
+	if err := syscall.Mount("tmpfs", small, "tmpfs", syscall.MS_REMOUNT, "size=128m"); err != nil {
+		t.Fatal(err)
+	}
+	w.answering(t)
+	w.verify(t, w.writing(t))
+	if s := get[struct{ Status struct{ Message string } }](t, w, "service", service); s.Status.Message != "" {
+		t.Errorf("it goes on, and is said to be stopped: %+v", s)
 	}
 }

@@ -284,8 +284,10 @@ type Holding struct {
 	// The highest epoch that the agent has seen for it.
 	Epoch uint64 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// The state of the virtual server: absent, running, paused, incoming, loaded, postmigrate, dead.
-	Server        string    `protobuf:"bytes,3,opt,name=server,proto3" json:"server,omitempty"`
-	Volumes       []*Volume `protobuf:"bytes,4,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	Server  string    `protobuf:"bytes,3,opt,name=server,proto3" json:"server,omitempty"`
+	Volumes []*Volume `protobuf:"bytes,4,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	// Why the virtual server does not run although it should, and what to do; empty when all is well.
+	Trouble       string `protobuf:"bytes,5,opt,name=trouble,proto3" json:"trouble,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -346,6 +348,13 @@ func (x *Holding) GetVolumes() []*Volume {
 		return x.Volumes
 	}
 	return nil
+}
+
+func (x *Holding) GetTrouble() string {
+	if x != nil {
+		return x.Trouble
+	}
+	return ""
 }
 
 // Heartbeat is sent every second.
@@ -1423,12 +1432,13 @@ const file_godwit_v1_agent_proto_rawDesc = "" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x1a\n" +
 	"\bunderlay\x18\x02 \x01(\tR\bunderlay\x12*\n" +
 	"\x05facts\x18\x03 \x01(\v2\x14.godwit.v1.HostFactsR\x05facts\x12.\n" +
-	"\bholdings\x18\x04 \x03(\v2\x12.godwit.v1.HoldingR\bholdings\"~\n" +
+	"\bholdings\x18\x04 \x03(\v2\x12.godwit.v1.HoldingR\bholdings\"\x98\x01\n" +
 	"\aHolding\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x16\n" +
 	"\x06server\x18\x03 \x01(\tR\x06server\x12+\n" +
-	"\avolumes\x18\x04 \x03(\v2\x11.godwit.v1.VolumeR\avolumes\"g\n" +
+	"\avolumes\x18\x04 \x03(\v2\x11.godwit.v1.VolumeR\avolumes\x12\x18\n" +
+	"\atrouble\x18\x05 \x01(\tR\atrouble\"g\n" +
 	"\tHeartbeat\x12*\n" +
 	"\x05facts\x18\x01 \x01(\v2\x14.godwit.v1.HostFactsR\x05facts\x12.\n" +
 	"\bholdings\x18\x02 \x03(\v2\x12.godwit.v1.HoldingR\bholdings\"\xaf\x01\n" +
