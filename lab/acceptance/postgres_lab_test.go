@@ -117,7 +117,7 @@ func TestADatabaseSurvivesItsSite(t *testing.T) {
 
 func (w *world) commitUntilTheSiteIsLost(t *testing.T, from, mode string) {
 	t.Helper()
-	const rows = 100
+	const rows = 50
 	first := w.number(t, "SELECT count(*) FROM acknowledged")
 	before := w.number(t, "SELECT count(*) FROM pgbench_history")
 	numbers, bench := t.TempDir(), t.TempDir()
