@@ -41,13 +41,18 @@ func checkStorage(spec *pb.ServiceSpec) error {
 }
 
 // changeStorage stores how the volumes are to be replicated from now on. A migration under way goes on with what was.
-func (s *services) changeStorage(ctx context.Context, name string, asked *pb.StorageSpec) error {
+//
+// A service that was moved may be told to keep its replica where it was started. The site that the manifest says it is at is then the
+// other one of the two: with the old one there would be no other for the replica after a failover to it.
+func (s *services) changeStorage(ctx context.Context, name, from string, asked *pb.StorageSpec) error {
 	err := update(ctx, s.store, servicePrefix+name, func(r *serviceRecord) error {
 		spec, err := r.spec()
 		if err != nil {
 			return err
 		}
-		spec.Storage = asked
+		if spec.Storage = asked; asked.GetReplicateTo() == spec.GetSite() {
+			spec.Site = from
+		}
 		r.Spec, err = protojson.Marshal(spec)
 		return err
 	}, cluster.Compare{Key: activePrefix + name})

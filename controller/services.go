@@ -179,6 +179,7 @@ func (s *services) compare(ctx context.Context, spec *pb.ServiceSpec, existing s
 		return "", err
 	}
 	// The site of the manifest is where it was started; a migration does not make the manifest wrong.
+	from := spec.GetSite()
 	spec.Site, spec.Server.MachineType, spec.Server.CpuModel = old.GetSite(), old.Server.GetMachineType(), old.Server.GetCpuModel()
 	asked := spec.GetStorage()
 	spec.Storage = old.GetStorage()
@@ -187,7 +188,7 @@ func (s *services) compare(ctx context.Context, spec *pb.ServiceSpec, existing s
 	}
 	outcome := "unchanged"
 	if !proto.Equal(asked, old.GetStorage()) {
-		if err := s.changeStorage(ctx, spec.GetName(), asked); err != nil {
+		if err := s.changeStorage(ctx, spec.GetName(), from, asked); err != nil {
 			return "", err
 		}
 		outcome = "configured"

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -43,8 +42,8 @@ func emptyExt4(t *testing.T) string {
 
 // writer is a client that has the guest write on its files, one thing after the other, and notes what it is told.
 type writer struct {
-	cmd   *exec.Cmd
 	said  string // the file of what it was told
+	stop  func()
 	after told
 }
 
@@ -58,28 +57,9 @@ func (w *world) write(t *testing.T, after told) *writer {
 		n=$1 kept=$2
 		ask() { echo "$1" >&3 && IFS= read -r -t 20 answer <&3 && echo "$1 $answer" && [[ $answer == *done* ]]; }
 		while ask "write $((++n))"; do ((n % $3)) || ask "keep $((++kept))" || exit 1; done`
-	file, err := os.Create(filepath.Join(t.TempDir(), "said"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer file.Close()
-	c := &writer{said: file.Name(), after: after, cmd: w.command(t.Context(), "lab", "exec", "--name", w.name, "client", "bash", "-c", script, address,
-		fmt.Sprint(after.records), fmt.Sprint(after.kept), fmt.Sprint(recordsPerKept))}
-	c.cmd.Stdout, c.cmd.Stderr = file, os.Stderr
-	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := c.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.stop(t) })
+	c := &writer{after: after}
+	c.said, c.stop = w.background(t, t.TempDir(), script, fmt.Sprint(after.records), fmt.Sprint(after.kept), fmt.Sprint(recordsPerKept))
 	return c
-}
-
-// stop ends the client with all that it has started; once is enough.
-func (c *writer) stop(*testing.T) {
-	if c.cmd.ProcessState == nil {
-		_ = syscall.Kill(-c.cmd.Process.Pid, syscall.SIGKILL)
-		_ = c.cmd.Wait()
-	}
 }
 
 // told reads what the client was told so far.
@@ -238,7 +218,7 @@ func (w *world) loseTheSite(t *testing.T, from, mode string, before onDisk) onDi
 	}
 	w.strike(t, from)
 	was := c.told(t)
-	c.stop(t)
+	c.stop()
 	how := ""
 	switch mode {
 	case "async":

@@ -8,10 +8,12 @@ work=$(mktemp -d "$output.XXXXXX")
 trap 'rm -rf --one-file-system "$work"' EXIT
 root=$work/root
 
-# Left out is what nobody reads here: the database compiles no queries (jit), and LLVM is half of such a system.
+# Left out is what nobody reads here: the database compiles no queries (jit), for which it would have LLVM.
+unread='usr/lib/*/libLLVM* usr/lib/*/libz3* usr/lib/postgresql/*/lib/bitcode usr/lib/*/perl usr/share/perl usr/share/doc usr/share/man
+	usr/share/locale usr/share/i18n usr/share/info var/lib/apt/lists var/cache'
 mmdebstrap --quiet --variant=minbase --aptopt='Apt::Install-Recommends "false"' \
 	--setup-hook='mkdir -p "$1/etc/postgresql-common"; echo "create_main_cluster = false" >"$1/etc/postgresql-common/createcluster.conf"' \
-	--include=postgresql --customize-hook='rm -rf "$1"/usr/lib/*/libLLVM* "$1"/usr/share/{doc,man,locale,info} "$1"/var/lib/apt/lists' \
+	--include=postgresql --customize-hook="cd \"\$1\" && rm -rf ${unread//[[:space:]]/ }" \
 	"$(. /etc/os-release && echo "$VERSION_CODENAME")" "$root"
 
 install -m 755 "$(dirname "${BASH_SOURCE[0]}")/serve.sh" "$root/sbin/serve"
