@@ -124,7 +124,7 @@ type lonely struct {
 func fallInto(t *testing.T, word string, pass bool) *lonely {
 	l := &lonely{hole: newHole(t), moved: make(chan error, 1)}
 	nodes := startNodes(t, func(o *dvshost.NodeOptions) {
-		o.PeerTimeout, o.State = 250*time.Millisecond, t.TempDir()
+		o.PeerTimeout, o.State = 2*time.Second, t.TempDir() // a busy machine is not taken for a dead one
 		for n, address := range o.Peers {
 			o.Peers[n] = l.to(t, address)
 		}

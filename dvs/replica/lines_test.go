@@ -2,7 +2,9 @@ package replica_test
 
 import (
 	"bytes"
+	"fmt"
 	"maps"
+	"math/rand/v2"
 	"net"
 	"slices"
 	"strings"
@@ -45,8 +47,10 @@ func (c *cluster) tell() {
 	}
 }
 
+// freeAddr returns where one may listen later. The IP address is one that nobody else uses: of 127.0.0.1 any port may be somebody's own by then, for
+// connections that are made have theirs there.
 func freeAddr(t testing.TB) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", fmt.Sprintf("127.%d.%d.%d:0", 1+rand.IntN(254), rand.IntN(256), 1+rand.IntN(254)))
 	if err != nil {
 		t.Fatal(err)
 	}
