@@ -40,6 +40,9 @@ func (h *Host) UnderWay() []MovingInfo {
 	for k, movers := range h.movers {
 		for _, m := range movers {
 			s := m.seen()
+			if s.Terminal() {
+				continue // it is about to leave the list
+			}
 			since, _ := s.Entered(s.Phase)
 			all = append(all, MovingInfo{
 				Container: k.container, Name: k.name, To: m.to, Epoch: m.epoch, Phase: string(s.Phase), Since: since, Trouble: s.Trouble(),

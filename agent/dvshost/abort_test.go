@@ -124,7 +124,7 @@ type lonely struct {
 func fallInto(t *testing.T, word string, pass bool) *lonely {
 	l := &lonely{hole: newHole(t), moved: make(chan error, 1)}
 	nodes := startNodes(t, func(o *dvshost.NodeOptions) {
-		o.PeerTimeout, o.State = 250*time.Millisecond, t.TempDir()
+		o.PeerTimeout, o.State = 2*time.Second, t.TempDir() // a busy machine is not taken for a dead one
 		for n, address := range o.Peers {
 			o.Peers[n] = l.to(t, address)
 		}
@@ -234,6 +234,7 @@ func TestAMoveIsAbortedThoughItsDestinationIsGone(t *testing.T) {
 
 // What was aborted, and the destination was never told of, can be forgotten: a destination that comes back after all finds that out by itself.
 func TestAnAbortedMoveIsForgotten(t *testing.T) {
+	t.Parallel()
 	l := fallInto(t, "PUT /v1/pages", true)
 	l.phase(t, "converging")
 	if _, err := l.abort(t, false); err != nil {
@@ -299,6 +300,7 @@ func TestAMoveIsGivenUpAfterItsCommit(t *testing.T) {
 
 // A node that has begun again after the commit holds no copy any more: to give the move up frees the name, and says that the process is lost.
 func TestAMoveIsGivenUpByANodeThatBeganAgain(t *testing.T) {
+	t.Parallel()
 	l := fallInto(t, `"step":"endpoint/destination/commit"`, true)
 	l.phase(t, "committed")
 	l.a.stop()
@@ -325,6 +327,7 @@ func TestAMoveIsGivenUpByANodeThatBeganAgain(t *testing.T) {
 
 // Whoever is about to answer is not given up.
 func TestADestinationThatAnswersIsNotGivenUp(t *testing.T) {
+	t.Parallel()
 	l := fallInto(t, `"step":"endpoint/destination/commit"`, false)
 	l.phase(t, "committed")
 	l.end()

@@ -224,7 +224,7 @@ func (b *book) change(k key, f func(*entry) bool) error {
 		return nil
 	}
 	b.entries[k] = e
-	if b.file == nil {
+	if b.dir == "" {
 		return nil
 	}
 	if err := b.add(e); err != nil {
@@ -234,6 +234,9 @@ func (b *book) change(k key, f func(*entry) bool) error {
 }
 
 func (b *book) add(e entry) error {
+	if b.file == nil { // nothing may be promised any more
+		return os.ErrClosed
+	}
 	if b.size > 2*b.whole+bookSpare {
 		return b.rewrite()
 	}

@@ -89,10 +89,14 @@ func (h *Host) runReplicated(ctx context.Context, k key, module []byte, limits p
 			}
 		}
 		if err != nil {
-			return fmt.Errorf("node %s: %w", n, err)
+			err = fmt.Errorf("node %s: %w", n, err)
+			break
 		}
 	}
-	if err = h.Join(ctx, spec); err == nil {
+	if err == nil {
+		err = h.Join(ctx, spec)
+	}
+	if err == nil {
 		err = h.joined(ctx, spec)
 	}
 	if err != nil {

@@ -124,7 +124,7 @@ func (h *Host) Close() {
 	case <-ended:
 	case <-time.After(closeTime): // what is frozen waits for the end of its move
 		for _, p := range h.all() {
-			p.session.Close()
+			p.leave()
 		}
 		<-ended
 	}

@@ -105,7 +105,11 @@ func (h *Host) newMember(ctx context.Context, spec GroupSpec) (*member, error) {
 		return nil, err
 	}
 	close(m.ready)
-	m.wg.Go(m.invite)
+	for _, n := range others {
+		if p := h.o.Peers[n]; p != nil {
+			m.wg.Go(func() { m.invite(p) })
+		}
+	}
 	m.wg.Go(m.attend)
 	return m, nil
 }
@@ -177,26 +181,16 @@ func (m *member) dial(ctx context.Context, name string) (net.Conn, error) {
 	return p.Link(ctx, m.spec.ID, m.h.o.Name)
 }
 
-// invite has the others join, again and again: one of them may have begun again.
-func (m *member) invite() {
+// invite has another join, again and again: it may have begun again.
+func (m *member) invite(p *Peer) {
 	for {
-		for _, n := range m.spec.Nodes {
-			p := m.h.o.Peers[n]
-			if p == nil {
-				continue
-			}
-			ctx, cancel := context.WithTimeout(m.ctx, inviteTime)
-			err := p.Join(ctx, m.spec)
-			if errors.Is(err, ErrModule) {
-				if err = p.SendModule(ctx, m.module.Bytes()); err == nil {
-					err = p.Join(ctx, m.spec)
-				}
-			}
-			cancel()
-			if errors.Is(err, node.ErrOver) {
-				m.h.start(func() { m.h.endHere(context.WithoutCancel(m.ctx), m.spec) })
-				return
-			}
+		err := m.inviteOnce(p)
+		if errors.Is(err, ErrModule) && m.send(p) == nil {
+			err = m.inviteOnce(p)
+		}
+		if errors.Is(err, node.ErrOver) {
+			m.h.start(func() { m.h.endHere(context.WithoutCancel(m.ctx), m.spec) })
+			return
 		}
 		select {
 		case <-m.ctx.Done():
@@ -204,6 +198,19 @@ func (m *member) invite() {
 		case <-time.After(inviteEvery):
 		}
 	}
+}
+
+func (m *member) inviteOnce(p *Peer) error {
+	ctx, cancel := context.WithTimeout(m.ctx, inviteTime)
+	defer cancel()
+	return p.Join(ctx, m.spec)
+}
+
+// send sends the module, which takes the other some time to compile.
+func (m *member) send(p *Peer) error {
+	ctx, cancel := context.WithTimeout(m.ctx, prepareTime)
+	defer cancel()
+	return p.SendModule(ctx, m.module.Bytes())
 }
 
 // changed binds the endpoint when this replica is the one that answers. Another that binds later with a higher epoch ends that.

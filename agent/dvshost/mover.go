@@ -350,7 +350,7 @@ func (m *mover) giveUp(s *stepError) {
 	case migration.Gone:
 		cause = fmt.Errorf("%w: %w", errLost, s)
 		if m.p != nil {
-			m.p.session.Close()
+			m.p.leave()
 		} else {
 			m.leave()
 		}

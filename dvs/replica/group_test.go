@@ -126,12 +126,27 @@ func newGroupOn(t testing.TB, kind replica.Kind, swapped func(ctx context.Contex
 		g.start(n)
 	}
 	t.Cleanup(func() {
+		g.tell()
 		for _, n := range names {
 			g.kill(n)
 		}
 		g.wg.Wait()
 	})
 	return g
+}
+
+// tell shows who thinks what, if the test has failed.
+func (g *group) tell() {
+	if !g.t.Failed() {
+		return
+	}
+	held, _ := g.store.Load(context.Background())
+	g.t.Logf("the store holds %+v", held)
+	for _, n := range names {
+		if r := g.replica(n); r != nil {
+			g.t.Logf("%s: %+v, %v, %v", n, r.Last(), r.Members(), r.Err())
+		}
+	}
 }
 
 func (g *group) start(name string) {
@@ -213,6 +228,31 @@ func (g *group) partition(name string, cut bool) {
 	}
 }
 
+// cutOff cuts off who serves, and returns it when another one does. On a machine that is busy the others may have been too slow before, and be listed no
+// more: then they have to join first.
+func (g *group) cutOff() string {
+	g.t.Helper()
+	for {
+		was := g.serving()
+		if was == "" {
+			continue
+		}
+		g.partition(was, true)
+		alone := false
+		eventually(g.t, "another one to serve", func() bool {
+			held, _ := g.store.Load(context.Background())
+			alone = g.kind == replica.Passive && held.Primary.Name == was && len(held.Synced) == 1
+			now := g.serving()
+			return alone || now != "" && now != was
+		})
+		if !alone {
+			return was
+		}
+		g.partition(was, false)
+		g.full()
+	}
+}
+
 // serving returns who answers now, "" if nobody says so.
 func (g *group) serving() string {
 	g.mu.Lock()
@@ -234,7 +274,7 @@ func (g *group) replica(name string) *replica.Replica {
 
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("waited in vain for %s", what)
 		}
@@ -244,14 +284,6 @@ func eventually(t testing.TB, what string, ok func() bool) {
 // full waits until all replicas are synced.
 func (g *group) full() {
 	g.t.Helper()
-	defer func() {
-		if g.t.Failed() {
-			for n, r := range g.alive {
-				g.t.Logf("%s: %+v", n, r.Last())
-			}
-			g.t.Logf("%+v", &g.store.record)
-		}
-	}()
 	eventually(g.t, "a full group", func() bool {
 		r := g.replica(g.serving())
 		return r != nil && len(r.Members()) == len(names) && (g.kind == replica.Passive || g.agree())

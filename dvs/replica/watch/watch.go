@@ -52,7 +52,7 @@ type Options struct {
 	// Grace is how long silence lasts before it counts. Each candidate waits as long again for those before it.
 	Grace int64
 	// Calm is the pause after a change of primary before another may be asked for. It doubles with every change that comes within four of it,
-	// up to 16 times.
+	// up to 4 times: one that has really died after some changes must not be waited for much longer.
 	Calm int64
 }
 
@@ -99,7 +99,7 @@ func (w *Watcher) Record(c state.Record, now int64) []Decision {
 	}
 	if !first && old.Epoch != 0 {
 		if now-w.changed < 4*w.calm() {
-			w.quick = min(w.quick+1, 4)
+			w.quick = min(w.quick+1, 2)
 		} else {
 			w.quick = 0
 		}

@@ -140,7 +140,7 @@ func TestFlappingIsDamped(t *testing.T) {
 		}
 		return all
 	})
-	if changes < 5 || changes > 30 {
+	if changes < 20 || changes > 60 {
 		t.Errorf("%d changes in 200 times the calm", changes)
 	}
 }
