@@ -96,7 +96,7 @@ func (s *Session) Bind(ctx context.Context, name string, o BindOptions) (*Endpoi
 }
 
 func (s *Session) bind(ctx context.Context, name string, o BindOptions) (*Endpoint, error) {
-	name, o = s.o.startedAs(name, o)
+	name, o = s.startedAs(name, o)
 	if err := checkName(name); err != nil {
 		return nil, err
 	}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/godwit-project/godwit/dvs/endpoint"
+	"github.com/godwit-project/godwit/dvs/wire"
 )
 
 // The environment of a program that a node has started (godwit dvs run --native).
@@ -44,19 +45,44 @@ func started(path string, o Options) (string, Options) {
 }
 
 // startedAs fills in what the node that has started the program says of a name.
-func (o Options) startedAs(name string, b BindOptions) (string, BindOptions) {
+func (s *Session) startedAs(name string, b BindOptions) (string, BindOptions) {
 	if name == "" {
 		name = os.Getenv(EnvName)
 	}
 	if name == os.Getenv(EnvName) && os.Getenv(EnvMoves) == MovesState {
 		b.Standby = true
 	}
-	if o.whole && !b.Replicated {
+	if s.o.whole && !b.Replicated {
 		b.Pieces = nil
-		b.Snapshot = func() ([]byte, error) { return nil, nil } // the state is the process
+		b.Snapshot = s.leaveStreams // the state is the process
 		b.Restore = func([]byte) error { return nil }
 	}
 	return name, b
+}
+
+// leaveStreams gives up the connections to programs of other nodes, before an image of the process is taken: not every CRIU takes TCP in on every kernel,
+// and where the process goes they lead nowhere.
+func (s *Session) leaveStreams() ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range s.streams {
+		s.hangUpLocked(i)
+		_ = s.conn.Send(wire.Revoke{Channel: i}.Append(nil))
+	}
+	return nil, nil
+}
+
+// leavingLocked tells whether the process is about to be stopped for its image.
+func (s *Session) leavingLocked() bool {
+	if !s.o.whole {
+		return false
+	}
+	for _, e := range s.endpoints {
+		if e.move.stage >= freezing {
+			return true
+		}
+	}
+	return false
 }
 
 // arriveLocked is called when the session has found a node again. A process that was moved as a whole was frozen at another one: what its

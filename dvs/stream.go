@@ -31,7 +31,7 @@ func (s *Session) onStreamLocked(m wire.Stream) error {
 	if err != nil {
 		return err
 	}
-	if s.bell == nil || s.hearLocked(st) != nil {
+	if s.bell == nil || s.leavingLocked() || s.hearLocked(st) != nil {
 		st.Close()
 		_ = s.conn.Send(wire.Revoke{Channel: m.Channel}.Append(nil))
 		return nil

@@ -32,7 +32,7 @@ mkdir -p "$scratch"/{sources,state/lists/partial,cache/archives/partial,root}
 touch "$scratch/status"
 next_apt() {
 	timeout 120 apt-get -q -y -o Dir::Etc::SourceList=/dev/null -o Dir::Etc::SourceParts="$scratch/sources" -o Dir::State="$scratch/state" \
-		-o Dir::State::status="$scratch/status" -o Dir::Cache="$scratch/cache" -o APT::Sandbox::User=root -o Acquire::Retries=1 \
+		-o Dir::State::status="$scratch/status" -o Dir::Cache="$scratch/cache" -o APT::Sandbox::User=root -o Acquire::Retries=0 -o Acquire::http::Timeout=10 \
 		-o Acquire::Languages=none -o APT::Install-Recommends=false "$@"
 }
 

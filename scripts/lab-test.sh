@@ -20,6 +20,8 @@ lab_down() {
 trap lab_down EXIT
 trap 'exit 130' INT TERM
 
+scripts/criu.sh || step "no CRIU for the tests: see the lines above"
+
 # Only packages that have such tests: the others have been tested by check.sh.
 [[ $# -gt 0 ]] || mapfile -t packages < <(grep -rl --include='*_test.go' '^//go:build lab' ./*/ | xargs -n1 dirname | sort -u)
 step "lab tests"

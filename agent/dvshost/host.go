@@ -238,7 +238,15 @@ func (h *Host) Stop(ctx context.Context, container, name string) error {
 	if err != nil {
 		return err
 	}
-	return p.endpoint.Unbind(ctx)
+	if err := p.endpoint.Unbind(ctx); err != nil {
+		return err
+	}
+	select { // until then it is listed
+	case <-p.ended:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // List tells of all processes here, by name.

@@ -336,7 +336,10 @@ func residentMemory(pid int) int64 {
 
 // stop ends a program, if it is one.
 func (n *natives) stop(k key) bool {
-	p := n.find(k)
+	n.mu.Lock()
+	p := n.running[k]
+	delete(n.running, k)
+	n.mu.Unlock()
 	if p == nil {
 		return false
 	}

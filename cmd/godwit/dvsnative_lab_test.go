@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,12 +21,69 @@ import (
 	"github.com/godwit-project/godwit/server/native"
 )
 
-// This test's binary is godwit, too, for nodes in processes of their own.
+// This test's binary is godwit, too, for nodes in processes of their own, and a program that they run.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 2 && os.Args[1] == "dvs" {
-		main()
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case "dvs":
+			main()
+		case "asker":
+			err := askAndServe(context.Background(), os.Args[2:])
+			fmt.Println(err)
+			os.Exit(1)
+		}
 	}
 	os.Exit(m.Run())
+}
+
+// askAndServe is a program that asks a tally to add one, again and again, in calls of its session, which moves do not wait for; and tells how often it
+// did, and what was wrong. It binds more names too.
+func askAndServe(ctx context.Context, more []string) error {
+	session, err := dvs.Connect(ctx, "", dvs.Options{})
+	if err != nil {
+		return err
+	}
+	for _, name := range more {
+		if _, err := session.Bind(ctx, name, dvs.BindOptions{}); err != nil {
+			return err
+		}
+	}
+	e, err := session.Bind(ctx, "", dvs.BindOptions{})
+	if err != nil {
+		return err
+	}
+	var (
+		count atomic.Int64
+		fault atomic.Pointer[string]
+		stop  atomic.Bool
+	)
+	asked := make(chan struct{})
+	go func() {
+		defer close(asked)
+		for !stop.Load() {
+			reply, err := session.SendRec(ctx, "tally", []byte("add 1"))
+			if n := count.Add(1); err != nil || string(reply) != fmt.Sprint(n) {
+				text := fmt.Sprintf("request %d was answered %q, %v", n, reply, err)
+				fault.Store(&text)
+				return
+			}
+		}
+	}()
+	for {
+		m, err := e.Receive(ctx, dvs.Any)
+		if err != nil {
+			return err
+		}
+		if string(m.Payload) == "stop" {
+			stop.Store(true)
+			<-asked
+		}
+		reply := fmt.Sprint(count.Load())
+		if f := fault.Load(); f != nil {
+			reply = "fault: " + *f
+		}
+		_ = e.Reply(m, []byte(reply))
+	}
 }
 
 // needCRIU skips the test where whole processes cannot be moved, and says why.
@@ -75,6 +133,7 @@ func startNodeProcess(t *testing.T, socket string, words ...string) dvsTest {
 	return d
 }
 
+// twoNodeProcesses starts two nodes.
 func twoNodeProcesses(t *testing.T) (a, b dvsTest) {
 	t.Helper()
 	directory := t.TempDir()
@@ -180,4 +239,63 @@ func TestAWholeProcessMovesWhileItIsAsked(t *testing.T) {
 			t.Error(out)
 		}
 	}
+}
+
+// What a program asks others in calls that a move does not wait for is done once as well.
+func TestWhatAWholeProcessAsksIsDoneOnce(t *testing.T) {
+	needCRIU(t)
+	a, b := twoNodeProcesses(t)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.want("", "run", "--native", buildTally(t), "--container", "shop", "--name", "tally")
+	a.want("", "run", "--native", "--criu", self, "--container", "shop", "--name", "asker", "--", "asker")
+	from := a
+	for i := range 6 {
+		before := from.want("", "call", "shop", "asker", "count")
+		for from.want("", "call", "shop", "asker", "count") == before {
+		}
+		from.want("asker", "migrate", "shop", "asker", "--to", []string{"b", "a"}[i%2])
+		from = []dvsTest{b, a}[i%2]
+	}
+	count := b.want("", "call", "shop", "asker", "stop")
+	if sum := b.want("", "call", "shop", "tally", "get"); sum != count || strings.Contains(count, "fault") {
+		t.Errorf("the program has asked %s times, the sum is %s", count, sum)
+	}
+	t.Logf("asked %s times", count)
+}
+
+// A move that fails at the destination, when the program is stopped already, is taken back: the program goes on, and its clients do not notice more
+// than a pause. It says why, and where.
+func TestAWholeProcessThatCannotBeRestoredGoesOn(t *testing.T) {
+	needCRIU(t)
+	real := os.Getenv(native.EnvCRIU)
+	if real == "" {
+		real = "criu"
+	}
+	broken := filepath.Join(t.TempDir(), "criu")
+	script := "#!/bin/sh\n[ \"$1\" != restore ] && exec " + real + " \"$@\"\necho 'Error (here): no room' >\"$3/$5\"\nexit 1\n"
+	if err := os.WriteFile(broken, []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv(native.EnvCRIU, broken)
+	a, b := twoNodeProcesses(t)
+	a.want("", "run", "--native", "--criu", buildTally(t), "--container", "shop", "--name", "tally")
+	clients := startAdders(t, a.socket, b.socket)
+	for range 3 {
+		clients.more(50)
+		a.refused(exitFailure, "no room", "migrate", "shop", "tally", "--to", "b")
+	}
+	clients.more(50)
+	clients.end(a)
+	if out := b.want("", "ps", "-o", "json"); strings.Contains(out, "tally") {
+		t.Errorf("at the destination there is %s", out)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.want("", "run", "--native", "--criu", self, "--container", "shop", "--name", "one", "--", "asker", "two")
+	a.refused(exitFailure, "binds one name", "migrate", "shop", "one", "--to", "b")
 }

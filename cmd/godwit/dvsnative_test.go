@@ -70,7 +70,7 @@ func TestDVSNative(t *testing.T) {
 	}
 	b.want("7", "call", "shop", "tally", "get")
 	a.want("", "stop", "shop", "tally")
-	a.refused(exitFailure, "no process is bound", "call", "shop", "tally", "get", "--timeout", "20ms")
+	a.unbound("shop", "tally")
 }
 
 // What cannot be run as a native program is refused, with what to do about it.
