@@ -211,6 +211,9 @@ func (j *Journal) Put(vol int, off, length int64, data []byte) error {
 
 // Lose adds to the epoch under way that a range, of whole blocks, has no right content any more. The disks must be [Condemner]s.
 func (j *Journal) Lose(vol int, off, length int64) error {
+	if vol < 0 || vol >= len(j.disks) || off%block != 0 || length%block != 0 && off+length != j.disks[vol].Size() {
+		return fmt.Errorf("%w: loss of %d bytes at %d of volume %d, which are no whole blocks", ErrOrder, length, off, vol)
+	}
 	return j.put(&record{kind: kindLost, vol: uint16(vol), off: off, length: length}, nil)
 }
 
