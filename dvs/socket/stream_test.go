@@ -207,7 +207,7 @@ func FuzzStream(f *testing.F) {
 				s.Place(func(_ wire.Encoded, n int) []byte { into = make([]byte, n); return into })
 			}
 			err := from.Send(want)
-			for e := (wire.Encoded)(nil); e == nil && err == nil; {
+			for e := wire.Encoded(nil); e == nil && err == nil; {
 				if e, err = s.Receive(); s.Landed() {
 					e = append(e, into...)
 				}
