@@ -14,7 +14,7 @@ func BenchmarkTwoNodes(b *testing.B) {
 	c := startCluster(b, "a", "b")
 	c.serve(b, "a", "kv", false, 0)
 	server := start(b, "server")
-	addr := freeAddr(b)
+	addr := freeAddr()
 	server.must(b, "netrpc", request{Socket: addr})
 	for _, clients := range []int{1, 8, 64} {
 		b.Run(fmt.Sprintf("net-rpc/%d", clients), func(b *testing.B) {

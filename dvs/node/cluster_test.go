@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -32,7 +33,7 @@ func startCluster(t testing.TB, names ...string) *cluster {
 		timeout: linkTimeout, epoch: 100,
 	}
 	for _, name := range names {
-		c.addr[name] = freeAddr(t)
+		c.addr[name] = freeAddr()
 		c.socket[name] = filepath.Join(dir, name)
 	}
 	for _, name := range names {
@@ -47,18 +48,16 @@ func startCluster(t testing.TB, names ...string) *cluster {
 	return c
 }
 
-// freeAddr returns an address at which a child can listen, also again. It is one of loopback that belongs to this process: connections
-// of others, which begin at 127.0.0.1, cannot have taken the port meanwhile.
-func freeAddr(t testing.TB) string {
-	t.Helper()
+// freePorts counts the ports that freeAddr has given out.
+var freePorts atomic.Uint32
+
+// freeAddr returns an address at which a child can listen, also again: nobody else takes it meanwhile. The address of loopback is this process's own,
+// and the kernel gives ports below 32768 to nobody who does not ask for them.
+func freeAddr() string {
+	const first, count = 10_000, 20_000
 	pid := os.Getpid()
 	own := net.IPv4(127, byte(64+pid>>16&63), byte(pid>>8), byte(pid))
-	l, err := net.Listen("tcp", net.JoinHostPort(own.String(), "0"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
+	return net.JoinHostPort(own.String(), fmt.Sprint(first+freePorts.Add(1)%count))
 }
 
 func (c *cluster) startNode(t testing.TB, name string) {

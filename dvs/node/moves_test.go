@@ -136,9 +136,10 @@ func TestLine14And16WhatWaitsMovesAlong(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	_, err := connect(t, a.path, dvs.Options{}).SendRec(dvs.NoWait(patient(t)), "s", nil)
+	late := connect(t, a.path, dvs.Options{})
+	_, err := late.SendRec(dvs.NoWait(patient(t)), "s", nil)
 	wantErr(t, err, dvs.ErrMigrating)
-	_, err = connect(t, a.path, dvs.Options{}).SendRec(limit(t, 50*time.Millisecond), "s", nil)
+	_, err = late.SendRec(limit(t, 50*time.Millisecond), "s", nil)
 	wantErr(t, err, dvs.ErrMigrating, dvs.ErrTimeout) // line 7: also while the peer migrates
 	do(t, b, 7, commitNew, "a")
 	do(t, a, 7, commitOld, "b")
@@ -334,6 +335,7 @@ func TestLine20APartitionMakesNoSecondOwner(t *testing.T) {
 	taken := standby(t, b, &there)
 	echo(t, e)
 	atA, atB := connect(t, a.path, dvs.Options{}), connect(t, b.path, dvs.Options{})
+	eventuallyBound(t, atA, "s")
 	eventuallyBound(t, atB, "s")
 	do(t, b, 5, prepareProcess, "a")
 	do(t, a, 5, quiesceEndpoint, "b")

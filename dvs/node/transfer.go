@@ -50,6 +50,7 @@ func (l *link) write(c net.Conn, turn int) {
 		if sent != nil {
 			out = p.pack(out, sent.b)
 		}
+		l.wrote.Add(uint64(len(out))) // before: whoever is answered may look
 		began := time.Now()
 		_, err := c.Write(out)
 		p.wrote(len(out), time.Since(began))
@@ -57,7 +58,6 @@ func (l *link) write(c net.Conn, turn int) {
 			_ = c.Close()
 			return
 		}
-		l.wrote.Add(uint64(len(out)))
 		if cap(out) > 4*linkBatch {
 			out = nil
 		}

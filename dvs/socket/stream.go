@@ -19,7 +19,7 @@ const (
 	streamBuffer = 256 << 10
 	recordSize   = 64 << 10 // what is sealed at a time
 	recordHead   = 4
-	placeFrom    = 32 << 10  // a shorter frame is received as it is
+	placeFrom    = 32 << 10 // a shorter frame is received as it is
 	shortRead    = 4 << 10
 	rawMost      = 256 << 10 // what is read or written at once: others may have to wait for it, to collect garbage
 )

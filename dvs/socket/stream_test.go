@@ -10,7 +10,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/godwit-project/godwit/dvs/endpoint"
 	"github.com/godwit-project/godwit/dvs/socket"
 	"github.com/godwit-project/godwit/dvs/wire"
 )
@@ -92,17 +91,17 @@ func TestAStreamPutsPayloadsInTheirPlace(t *testing.T) {
 		for _, divert := range []bool{false, true} {
 			t.Run(fmt.Sprint(length, " diverted ", divert), func(t *testing.T) {
 				a, b := ends(t, [wire.SecretSize]byte{})
-				payload := bytes.Repeat([]byte("payload."), length/8+1)[:length]
-				reply := endpoint.Reply{To: 1, Caller: 2, Seq: 3, Payload: payload}
+				reply := frame(wire.ReplyHead-5+length, 7)
+				payload := reply[wire.ReplyHead:]
 				var into []byte
 				b.Place(func(head wire.Encoded, n int) []byte {
-					if m, err := wire.ParseReply(head.Body()); err != nil || m.Seq != 3 || n != length {
+					if m, err := wire.ParseReply(head.Body()); err != nil || m.Seq != 0x0707070707070707 || n != length {
 						t.Errorf("%+v, %v, %d bytes", m, err, n)
 					}
 					into = make([]byte, n)
 					return into
 				})
-				if err := errors.Join(a.SendParts(wire.AppendReplyHead(nil, reply), payload), a.Hold(frame(50, 9))); err != nil {
+				if err := errors.Join(a.SendParts(reply[:wire.ReplyHead], payload), a.Hold(frame(50, 9))); err != nil {
 					t.Fatal(err)
 				}
 				want := payload
@@ -208,7 +207,7 @@ func FuzzStream(f *testing.F) {
 				s.Place(func(_ wire.Encoded, n int) []byte { into = make([]byte, n); return into })
 			}
 			err := from.Send(want)
-			for e := (wire.Encoded)(nil); e == nil && err == nil; {
+			for e := wire.Encoded(nil); e == nil && err == nil; {
 				if e, err = s.Receive(); s.Landed() {
 					e = append(e, into...)
 				}
