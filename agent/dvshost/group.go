@@ -94,7 +94,7 @@ func (h *Host) runReplicated(ctx context.Context, k key, module []byte, limits p
 		}
 	}
 	if err == nil {
-		err = h.Join(ctx, spec)
+		err = h.Join(spec)
 	}
 	if err == nil {
 		err = h.joined(ctx, spec)

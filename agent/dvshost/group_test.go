@@ -76,7 +76,7 @@ func TestAReplicatedProcessOutlivesARestartOfAllItsNodes(t *testing.T) {
 	// full waits until all three have the state, and returns who answers.
 	full := func() string {
 		t.Helper()
-		for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 			for name, n := range nodes {
 				all, err := n.List(patient(t))
 				if err == nil && len(all) == 1 && all[0].State == "answering" && all[0].Replicas == 3 {

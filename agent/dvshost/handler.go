@@ -78,7 +78,7 @@ func (h *Host) PeerHandler() http.Handler {
 	}))
 	m.HandleFunc("GET /v1/group/link", h.handleLink)
 	m.HandleFunc("POST /v1/group/found", h.ofGroup(func(_ context.Context, g GroupSpec) error { return h.Found(g) }))
-	m.HandleFunc("POST /v1/group/join", h.ofGroup(h.Join))
+	m.HandleFunc("POST /v1/group/join", h.ofGroup(func(_ context.Context, g GroupSpec) error { return h.Join(g) }))
 	m.HandleFunc("POST /v1/group/ask", asked(func(ctx context.Context, q GroupAsk) (any, error) {
 		if err := h.mayAsk(ctx, q); err != nil {
 			return nil, err

@@ -142,7 +142,7 @@ func (n *testNode) run(t testing.TB, container, name string, module []byte) {
 
 func (n *testNode) ask(t testing.TB, container, name, request string) string {
 	t.Helper()
-	b, err := n.Call(patient(t), container, name, []byte(request), "30s")
+	b, err := n.Call(patient(t), container, name, []byte(request), "1m")
 	if err != nil {
 		t.Fatalf("%q: %v", request, err)
 	}

@@ -46,8 +46,8 @@ type member struct {
 	endpoint *dvs.Endpoint // the newest
 }
 
-// Join starts this node's part in a group, unless it is there.
-func (h *Host) Join(ctx context.Context, spec GroupSpec) error {
+// Join starts this node's part in a group, unless it is there. It goes on when who asked gives up: where it takes longer than that it would never be there.
+func (h *Host) Join(spec GroupSpec) error {
 	h.joining.Lock()
 	defer h.joining.Unlock()
 	h.mu.Lock()
@@ -63,7 +63,7 @@ func (h *Host) Join(ctx context.Context, spec GroupSpec) error {
 	case there != nil:
 		return fmt.Errorf("join %s: %w", spec.key(), dvs.ErrNameUsed)
 	}
-	m, err := h.newMember(ctx, spec)
+	m, err := h.newMember(h.ctx, spec)
 	if err != nil {
 		return fmt.Errorf("join %s: %w", spec.key(), err)
 	}
@@ -145,7 +145,7 @@ func (m *member) fail(err error) {
 			return
 		case <-time.After(inviteEvery):
 		}
-		if err := h.Join(h.ctx, m.spec); err != nil {
+		if err := h.Join(m.spec); err != nil {
 			h.o.Log.Info("DVS replica not begun again", "endpoint", m.spec.key(), "err", err)
 		}
 	})
