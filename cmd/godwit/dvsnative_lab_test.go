@@ -103,7 +103,7 @@ func needCRIU(t *testing.T) {
 func startNodeProcess(t *testing.T, socket string, words ...string) dvsTest {
 	t.Helper()
 	d := dvsTest{t, socket}
-	cmd := exec.Command("/proc/self/exe", append([]string{"dvs", "node", "--log-level", "info", "--socket", socket}, words...)...)
+	cmd := exec.Command("/proc/self/exe", append([]string{"dvs", "node", "--log-level", "info", "--socket", socket, "--native"}, words...)...)
 	log, err := os.Create(socket + ".log")
 	if err != nil {
 		t.Fatal(err)
