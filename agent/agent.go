@@ -18,7 +18,6 @@ import (
 	pb "github.com/godwit-project/godwit/api/godwit/v1"
 	"github.com/godwit-project/godwit/cluster/identity"
 	"github.com/godwit-project/godwit/migration"
-	"github.com/godwit-project/godwit/storage"
 	"github.com/godwit-project/godwit/wan"
 )
 
@@ -54,7 +53,9 @@ type worker interface {
 	replicate(ctx context.Context, r *pb.ReplicateService) error
 	// volume does what an operator asks of a service's volumes.
 	volume(ctx context.Context, t *pb.VolumeTask, report func(*pb.TaskProgress)) (*pb.VolumeResult, error)
-	// observe says what is true of a service here.
+	// place makes a volume that stands alone what it is to be.
+	place(ctx context.Context, p *pb.PlaceVolume) error
+	// observe says what is true of a service here, or, with "", which volumes stand alone; nil if there is nothing.
 	observe(ctx context.Context, service string) *pb.Holding
 	// facts says what this machine has.
 	facts(ctx context.Context) *pb.HostFacts
@@ -111,7 +112,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	meter, budget := new(wan.Meter), wan.NewBudget(o.WANLimit)
 	var w worker
 	var accept wan.Accept
-	var measured *storage.Store
+	var measured *figures
 	notices := make(chan *pb.Notice, 64)
 	if who.Kind == identity.Edge {
 		w, err = openEdge(ctx, o, logger)
@@ -124,7 +125,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		w = h
 		if err == nil {
 			accept = h.accept
-			measured = h.store
+			measured = &figures{store: h.store, external: h.external}
 		}
 	}
 	if err != nil {
@@ -139,7 +140,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	streams := &wan.Listener{TLS: incoming, Meter: meter, Budget: budget, Accept: accept, Logger: logger}
 	g.Go(func() error { return streams.Serve(ctx, listener) })
 	if o.Metrics != "" && measured != nil {
-		g.Go(func() error { return serveFigures(ctx, o.Metrics, readers, measured) })
+		g.Go(func() error { return serveFigures(ctx, o.Metrics, readers, *measured) })
 	}
 
 	var running sync.WaitGroup

@@ -86,6 +86,8 @@ func (e *edge) stop(ctx context.Context, s *pb.StopService) error {
 
 func (e *edge) replicate(context.Context, *pb.ReplicateService) error { return errNoVolumes }
 
+func (e *edge) place(context.Context, *pb.PlaceVolume) error { return errNoVolumes }
+
 func (e *edge) volume(context.Context, *pb.VolumeTask, func(*pb.TaskProgress)) (*pb.VolumeResult, error) {
 	return nil, errNoVolumes
 }

@@ -51,7 +51,7 @@ func (h *host) promote(ctx context.Context, b *storage.Standby, spec *pb.Service
 
 // promoted finds all volumes to be primaries of the epoch.
 func (h *host) promoted(spec *pb.ServiceSpec, epoch uint64) error {
-	for _, v := range spec.GetVolumes() {
+	for _, v := range lying(spec) {
 		have, err := h.store.Volume(volumeName(spec.GetName(), v))
 		if err != nil {
 			return err
@@ -65,7 +65,7 @@ func (h *host) promoted(spec *pb.ServiceSpec, epoch uint64) error {
 
 // former says whether volumes of the service are here that were the owner's under an older epoch.
 func (h *host) former(r *pb.ReplicateService) bool {
-	for _, spec := range r.GetService().GetVolumes() {
+	for _, spec := range lying(r.GetService()) {
 		v, err := h.store.Volume(volumeName(r.GetService().GetName(), spec))
 		if err != nil {
 			continue
@@ -104,7 +104,7 @@ func (h *host) demote(ctx context.Context, r *pb.ReplicateService) error {
 	service := r.GetService()
 	name := service.GetName()
 	var volumes []string
-	for _, v := range service.GetVolumes() {
+	for _, v := range lying(service) {
 		volumes = append(volumes, volumeName(name, v))
 	}
 	b, err := h.store.Demote(ctx, name, volumes, r.GetEpoch(), tailSnapshot(r.GetEpoch()), keepTail)

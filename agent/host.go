@@ -43,7 +43,11 @@ type host struct {
 	net      *network.Host
 	unwatch  func()
 	imports  sync.Mutex
+	external *storage.Externals
+	reviver  *reviver
+	slow     slowness
 	checks   checkLines
+	shelf    *book // of the volumes that stand alone: Serial and Home are the newest wish, and the newest that was fulfilled
 
 	life       context.Context // ends with close
 	end        context.CancelFunc
@@ -72,7 +76,13 @@ func openHost(ctx context.Context, c hostConfig) (_ *host, err error) {
 			return nil, fmt.Errorf("agent directory: %w", err)
 		}
 	}
+	if h.shelf, err = openBook(filepath.Join(c.dir, "shelf")); err != nil {
+		return nil, err
+	}
 	if h.store, err = storage.Open(filepath.Join(c.dir, "volumes"), storage.Options{Logger: c.logger}); err != nil {
+		return nil, err
+	}
+	if h.external, err = storage.OpenExternals(filepath.Join(c.dir, externalDir), storage.Options{Logger: c.logger}); err != nil {
 		return nil, err
 	}
 	if h.net, err = network.NewHost(network.HostOptions{Logger: c.logger, Dir: filepath.Join(c.dir, "network")}); err != nil {
@@ -83,6 +93,8 @@ func openHost(ctx context.Context, c hostConfig) (_ *host, err error) {
 	}
 	h.unwatch = h.platform.Watch(h.changed)
 	h.resumeReplication(ctx)
+	h.reviver = &reviver{status: h.platform.Status, start: h.goOn, free: h.store.Free, logger: c.logger}
+	h.background.Go(h.reviveAll)
 	return h, nil
 }
 
@@ -99,6 +111,9 @@ func (h *host) close() error {
 	}
 	if h.net != nil {
 		errs = append(errs, h.net.Close())
+	}
+	if h.external != nil {
+		errs = append(errs, h.external.Close())
 	}
 	if h.store != nil {
 		errs = append(errs, h.store.Close())
@@ -153,7 +168,7 @@ func (h *host) start(ctx context.Context, s *pb.StartService) error {
 	}
 	for _, v := range spec.GetVolumes() {
 		if blob := s.GetRefill()[v.GetName()]; blob != "" {
-			v = &pb.VolumeSpec{Name: v.GetName(), Size: v.GetSize(), Image: blob}
+			v = &pb.VolumeSpec{Name: v.GetName(), Size: v.GetSize(), Volume: v.GetVolume(), Image: blob}
 		}
 		if err := h.startVolume(ctx, name, v, s.GetEpoch()); err != nil {
 			return fmt.Errorf("start %s: %w", name, err)
@@ -189,9 +204,14 @@ func (h *host) start(ctx context.Context, s *pb.StartService) error {
 }
 
 func (h *host) startVolume(ctx context.Context, service string, spec *pb.VolumeSpec, epoch uint64) error {
+	if spec.GetExternal() != "" {
+		return h.useExternal(ctx, service, spec, epoch)
+	}
 	name := volumeName(service, spec)
 	v, err := h.store.Volume(name)
-	if errors.Is(err, storage.ErrNotFound) {
+	if spec.GetVolume() != "" {
+		v, err = h.attach(spec, epoch)
+	} else if errors.Is(err, storage.ErrNotFound) {
 		if err := h.importing(service, spec, spec.GetImage() != ""); err != nil {
 			return err
 		}
@@ -236,21 +256,25 @@ func (h *host) stop(ctx context.Context, s *pb.StopService) error {
 	if err := h.endReplication(ctx, name, s.GetEpoch()); err != nil {
 		return err
 	}
-	for _, v := range s.GetSpec().GetVolumes() {
-		if err := h.store.Delete(ctx, volumeName(name, v), s.GetEpoch()); err != nil {
-			return err
-		}
-	}
-	return nil
+	return h.leave(ctx, s)
 }
 
-// observe says what is here of a service; nil if nothing is.
+// observe says what is here of a service, or (with "") the volumes that stand alone; nil if nothing is.
 func (h *host) observe(ctx context.Context, service string) *pb.Holding {
 	holding := &pb.Holding{Service: service, Server: server.StateAbsent}
+	if service == "" {
+		if holding.Volumes = h.volumes(""); len(holding.GetVolumes()) == 0 {
+			return nil
+		}
+		return holding
+	}
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	if st, err := h.platform.Status(ctx, service); err == nil {
 		holding.Server = st.State
+		if st.Stalled {
+			holding.Trouble = "the virtual server is stopped, and goes on by itself when it can: " + st.Err + ": godwit get volumes says what to do"
+		}
 	}
 	holding.Volumes = h.volumes(service)
 	if holding.Server == server.StateAbsent && len(holding.Volumes) == 0 {
@@ -287,7 +311,13 @@ func (h *host) machine(ctx context.Context, spec *pb.ServiceSpec) (server.Machin
 
 func (h *host) socket(volume string) string { return filepath.Join(h.dir, "nbd", volume) }
 
-func volumeName(service string, v *pb.VolumeSpec) string { return service + "." + v.GetName() }
+// volumeName is what the store calls a volume of a service. One that stands alone has its own name, which has no dot.
+func volumeName(service string, v *pb.VolumeSpec) string {
+	if v.GetVolume() != "" {
+		return v.GetVolume()
+	}
+	return service + "." + v.GetName()
+}
 
 func attachmentOf(spec *pb.ServiceSpec) (network.Attachment, error) {
 	addresses, err := addressesOf(spec)

@@ -65,10 +65,10 @@ func (h *host) nothing(context.Context, *pb.MigrationStep, func(*pb.TaskProgress
 	return nil, nil
 }
 
-// eachVolume runs f for all volumes of the service at the same time. A volume that is not here is an error.
+// eachVolume runs f for all volumes of the service that lie here at the same time. A volume that is not here is an error.
 func (h *host) eachVolume(ctx context.Context, s *pb.MigrationStep, f func(context.Context, *storage.Volume) error) error {
 	g, ctx := errgroup.WithContext(ctx)
-	for _, spec := range s.GetService().GetVolumes() {
+	for _, spec := range lying(s.GetService()) {
 		g.Go(func() error {
 			v, err := h.store.Volume(volumeName(s.GetService().GetName(), spec))
 			if err != nil {
@@ -81,7 +81,10 @@ func (h *host) eachVolume(ctx context.Context, s *pb.MigrationStep, f func(conte
 }
 
 func (h *host) prepareReplicas(ctx context.Context, s *pb.MigrationStep, _ func(*pb.TaskProgress)) (*pb.StepFigures, error) {
-	for _, spec := range s.GetService().GetVolumes() {
+	if err := h.awaitExternal(ctx, s); err != nil {
+		return nil, err
+	}
+	for _, spec := range lying(s.GetService()) {
 		name := volumeName(s.GetService().GetName(), spec)
 		v, err := h.store.CreateReplica(ctx, storage.Spec{Name: name, Size: spec.GetSize()}, s.GetEpoch())
 		if err != nil {
@@ -123,14 +126,18 @@ func (h *host) copied(s *pb.MigrationStep) *pb.TaskProgress {
 }
 
 func (h *host) synchronizeVolumes(ctx context.Context, s *pb.MigrationStep, _ func(*pb.TaskProgress)) (*pb.StepFigures, error) {
-	return nil, h.eachVolume(ctx, s, func(ctx context.Context, v *storage.Volume) error {
-		return v.Synchronize(ctx, s.GetEpoch())
+	return nil, both(ctx, func(ctx context.Context) error {
+		return h.eachVolume(ctx, s, func(ctx context.Context, v *storage.Volume) error { return v.Synchronize(ctx, s.GetEpoch()) })
+	}, func(ctx context.Context) error {
+		return h.eachExternal(ctx, s, func(ctx context.Context, x *storage.External) error { return x.Sync(ctx) })
 	})
 }
 
 func (h *host) fenceVolumes(ctx context.Context, s *pb.MigrationStep, _ func(*pb.TaskProgress)) (*pb.StepFigures, error) {
-	err := h.eachVolume(ctx, s, func(ctx context.Context, v *storage.Volume) error {
-		return v.Fence(ctx, s.GetEpoch())
+	err := both(ctx, func(ctx context.Context) error {
+		return h.eachVolume(ctx, s, func(ctx context.Context, v *storage.Volume) error { return v.Fence(ctx, s.GetEpoch()) })
+	}, func(ctx context.Context) error {
+		return h.eachExternal(ctx, s, func(ctx context.Context, x *storage.External) error { return x.Fence(ctx, s.GetEpoch()) })
 	})
 	f := new(pb.StepFigures)
 	for _, spec := range s.GetService().GetVolumes() {
@@ -148,8 +155,10 @@ func (h *host) drainedVolumes(ctx context.Context, s *pb.MigrationStep, _ func(*
 }
 
 func (h *host) promoteVolumes(ctx context.Context, s *pb.MigrationStep, _ func(*pb.TaskProgress)) (*pb.StepFigures, error) {
-	return nil, h.eachVolume(ctx, s, func(ctx context.Context, v *storage.Volume) error {
-		return v.Promote(ctx, s.GetEpoch())
+	return nil, both(ctx, func(ctx context.Context) error {
+		return h.eachVolume(ctx, s, func(ctx context.Context, v *storage.Volume) error { return v.Promote(ctx, s.GetEpoch()) })
+	}, func(ctx context.Context) error {
+		return h.eachExternal(ctx, s, func(ctx context.Context, x *storage.External) error { return x.Promote(ctx, s.GetEpoch()) })
 	})
 }
 
@@ -160,15 +169,20 @@ func (h *host) forgetReplication(ctx context.Context, s *pb.MigrationStep, _ fun
 }
 
 func (h *host) unfenceVolumes(ctx context.Context, s *pb.MigrationStep, _ func(*pb.TaskProgress)) (*pb.StepFigures, error) {
-	return nil, h.eachVolume(ctx, s, func(ctx context.Context, v *storage.Volume) error {
-		return v.Unfence(ctx, s.GetEpoch())
+	return nil, both(ctx, func(ctx context.Context) error {
+		return h.eachVolume(ctx, s, func(ctx context.Context, v *storage.Volume) error { return v.Unfence(ctx, s.GetEpoch()) })
+	}, func(ctx context.Context) error {
+		return h.eachExternal(ctx, s, func(ctx context.Context, x *storage.External) error { return x.Unfence(ctx, s.GetEpoch()) })
 	})
 }
 
 // deleteVolumes removes what the source kept, after Commit, or what the destination got, at Abort.
 func (h *host) deleteVolumes(ctx context.Context, s *pb.MigrationStep, _ func(*pb.TaskProgress)) (*pb.StepFigures, error) {
 	f := &pb.StepFigures{WanBytes: h.meter.Bytes(s.GetService().GetName(), s.GetEpoch())}
-	for _, spec := range s.GetService().GetVolumes() {
+	if err := h.forgetExternal(s.GetService(), s.GetEpoch()); err != nil {
+		return nil, err
+	}
+	for _, spec := range lying(s.GetService()) {
 		if err := h.store.Delete(ctx, volumeName(s.GetService().GetName(), spec), s.GetEpoch()); err != nil {
 			return nil, err
 		}
@@ -309,6 +323,9 @@ func (h *host) shutAll(ctx context.Context, s *pb.MigrationStep) error {
 	g.Go(func() error { return h.net.SetGate(ctx, s.GetService().GetName(), network.GateShut) })
 	g.Go(func() error {
 		return h.eachVolume(ctx, s, func(ctx context.Context, v *storage.Volume) error { return v.Shut(ctx, s.GetEpoch()) })
+	})
+	g.Go(func() error {
+		return h.eachExternal(ctx, s, func(ctx context.Context, x *storage.External) error { return x.Shut(ctx, s.GetEpoch()) })
 	})
 	return g.Wait()
 }

@@ -16,7 +16,10 @@ import (
 )
 
 // figures reports on the volumes of a host at the moment of a scrape, in Prometheus' format. docs/metrics.md lists them.
-type figures struct{ store *storage.Store }
+type figures struct {
+	store    *storage.Store
+	external *storage.Externals
+}
 
 // The figures of one volume's clients.
 var (
@@ -27,6 +30,7 @@ var (
 	sizeBytes     = figure("volume", "size_bytes", "Size of a volume.", "role")
 	allocated     = figure("volume", "allocated_bytes", "What a volume's base occupies.", "role")
 	clients       = figure("volume", "clients", "Open NBD connections.", "role")
+	faultsTotal   = figure("volume", "faults_total", "Faults that a volume's disk has reported, by kind.", "kind")
 	trouble       = figure("volume", "trouble", "1 while a volume has a trouble, such as a disk that fails.", "role")
 )
 
@@ -65,7 +69,7 @@ func figure(subject, name, help string, labels ...string) *prometheus.Desc {
 // Describe implements prometheus.Collector: the figures are what there is.
 func (figures) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		requestsTotal, requestErrors, requestBytes, requestTime, sizeBytes, allocated, clients, trouble,
+		requestsTotal, requestErrors, requestBytes, requestTime, sizeBytes, allocated, clients, trouble, faultsTotal,
 		repLag, repLagTime, repConnected, repInMode, repPoint, repThrottled, repSlowed, repShipped, repCopied, repRate, repResync, repETA, repOverflow,
 		standbyBacklog, standbyComplete, standbyPoint, standbyConnected, standbyTail,
 	} {
@@ -76,13 +80,18 @@ func (figures) Describe(ch chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector.
 func (f figures) Collect(ch chan<- prometheus.Metric) {
 	for _, st := range f.store.Volumes() {
-		for desc, value := range map[*prometheus.Desc]float64{
-			sizeBytes: float64(st.Size), allocated: float64(st.Allocated), clients: float64(st.Clients), trouble: truth(st.Err != ""),
-		} {
-			ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, st.Name, st.Role)
+		v, err := f.store.Volume(st.Name)
+		if err != nil {
+			collectVolume(ch, st, nil)
+			continue
 		}
-		if v, err := f.store.Volume(st.Name); err == nil {
-			collectRequests(ch, st.Name, v.Counters())
+		collectVolume(ch, st, v.Alerts())
+		collectRequests(ch, st.Name, v.Counters())
+	}
+	for _, st := range f.external.List() {
+		if x, err := f.external.Disk(st.Name); err == nil {
+			collectVolume(ch, st, x.Alerts())
+			collectRequests(ch, st.Name, x.Counters())
 		}
 	}
 	for _, g := range f.store.Groups() {
@@ -95,6 +104,17 @@ func (f figures) Collect(ch chan<- prometheus.Metric) {
 		} {
 			ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, b.Name)
 		}
+	}
+}
+
+func collectVolume(ch chan<- prometheus.Metric, st storage.Status, alerts []storage.Alert) {
+	for _, a := range alerts {
+		ch <- prometheus.MustNewConstMetric(faultsTotal, prometheus.CounterValue, float64(a.Count), st.Name, a.Kind)
+	}
+	for desc, value := range map[*prometheus.Desc]float64{
+		sizeBytes: float64(st.Size), allocated: float64(st.Allocated), clients: float64(st.Clients), trouble: truth(st.Err != ""),
+	} {
+		ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, st.Name, st.Role)
 	}
 }
 
@@ -147,17 +167,17 @@ func seconds(t time.Time) float64 {
 }
 
 // serveFigures answers GET /metrics on the address, over mutual TLS, until ctx ends.
-func serveFigures(ctx context.Context, address string, conf *tls.Config, store *storage.Store) error {
+func serveFigures(ctx context.Context, address string, conf *tls.Config, kept figures) error {
 	l, err := net.Listen("tcp", address)
 	if err != nil {
 		return fmt.Errorf("listen for metrics: %w", err)
 	}
-	return answerFigures(ctx, tls.NewListener(l, conf), store)
+	return answerFigures(ctx, tls.NewListener(l, conf), kept)
 }
 
-func answerFigures(ctx context.Context, l net.Listener, store *storage.Store) error {
+func answerFigures(ctx context.Context, l net.Listener, kept figures) error {
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(figures{store})
+	registry.MustRegister(kept)
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: patience, BaseContext: func(net.Listener) context.Context { return ctx }}

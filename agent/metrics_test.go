@@ -25,7 +25,7 @@ func (e *end) scrape() string {
 	}
 	ctx, cancel := context.WithCancel(e.t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- answerFigures(ctx, l, e.store) }()
+	go func() { ended <- answerFigures(ctx, l, figures{store: e.store, external: e.external}) }()
 	res, err := http.Get("http://" + l.Addr().String() + "/metrics")
 	if err != nil {
 		e.t.Fatal(err)

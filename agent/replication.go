@@ -54,7 +54,7 @@ func (h *host) protect(ctx context.Context, r *pb.ReplicateService) error {
 		Name: service.GetName(), Epoch: r.GetEpoch(), Mode: asked.GetMode(),
 		Limits: storage.Limits{Bytes: asked.GetMaxLagBytes(), Lag: time.Duration(asked.GetMaxLagMs()) * time.Millisecond},
 	}
-	for _, v := range service.GetVolumes() {
+	for _, v := range lying(service) {
 		spec.Volumes = append(spec.Volumes, volumeName(service.GetName(), v))
 	}
 	_, err := h.store.Protect(ctx, spec, h.dialReplica(r))
@@ -81,7 +81,11 @@ func (h *host) dialReplica(r *pb.ReplicateService) storage.Dialer {
 func (h *host) standBy(ctx context.Context, r *pb.ReplicateService) error {
 	service := r.GetService()
 	if h.former(r) {
-		if err := h.fenceServer(ctx, service.GetName(), r.GetEpoch()); err != nil {
+		err := h.fenceServer(ctx, service.GetName(), r.GetEpoch())
+		if err == nil {
+			err = h.forgetExternal(service, r.GetEpoch())
+		}
+		if err != nil {
 			return err
 		}
 		return h.demote(ctx, r)
@@ -93,7 +97,7 @@ func (h *host) standBy(ctx context.Context, r *pb.ReplicateService) error {
 // volumesOf are the volumes of a service as the store knows them.
 func volumesOf(service *pb.ServiceSpec) []storage.Spec {
 	var volumes []storage.Spec
-	for _, v := range service.GetVolumes() {
+	for _, v := range lying(service) {
 		volumes = append(volumes, storage.Spec{Name: volumeName(service.GetName(), v), Size: v.GetSize()})
 	}
 	return volumes
@@ -134,28 +138,43 @@ func (h *host) acceptGroup(_ context.Context, hello wan.Hello, _ tls.ConnectionS
 	}, nil
 }
 
-// volumes reports on the volumes of a service, with what their group or standby says.
+// isOf says whether a volume is a replica of that standby.
+func (h *host) isOf(volume, standby string) bool {
+	v, err := h.store.Volume(volume)
+	return err == nil && v.Standby() == standby
+}
+
+// volumes reports on the volumes of a service, or (with "") on those that stand alone, with what their group or standby says.
 func (h *host) volumes(service string) []*pb.Volume {
 	var out []*pb.Volume
 	groups, standbys := h.store.Groups(), h.store.Standbys()
 	for _, v := range h.store.Volumes() {
-		owner, _, _ := strings.Cut(v.Name, ".")
-		if owner != service {
+		if owner, _, _ := cutName(v.Name); owner != service {
 			continue
 		}
 		o := viewVolume(v)
-		o.Service = service
+		o.Service, o.Backing = service, backingFile
 		for _, g := range groups {
 			if slices.Contains(g.Volumes, v.Name) {
 				addGroup(o, g)
 			}
 		}
 		for _, b := range standbys {
-			if b.Name == service && v.Role == storage.RoleReplica {
+			if h.isOf(v.Name, b.Name) {
 				addStandby(o, b)
 			}
 		}
+		o.Alert = h.alert(o)
 		out = append(out, o)
 	}
-	return out
+	return append(out, h.externals(service)...)
+}
+
+// cutName finds the service and the volume of a name of the store; one that stands alone is of no service.
+func cutName(name string) (service, volume string, ofService bool) {
+	service, volume, ofService = strings.Cut(name, ".")
+	if !ofService {
+		return "", name, false
+	}
+	return service, volume, true
 }

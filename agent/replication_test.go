@@ -40,15 +40,23 @@ func openEnd(t *testing.T, dir string) *end {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e.host = &host{hostConfig: hostConfig{dir: dir, book: book, logger: logger}, store: store}
-	t.Cleanup(func() { _ = store.Close() })
+	shelf, err := openBook(filepath.Join(dir, "shelf"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	external, err := storage.OpenExternals(filepath.Join(dir, "external"), storage.Options{Logger: logger})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.host = &host{hostConfig: hostConfig{dir: dir, book: book, logger: logger}, store: store, shelf: shelf, external: external}
+	t.Cleanup(func() { _ = errors.Join(external.Close(), store.Close()) })
 	return e
 }
 
 // restart is what a killed and a new agent do.
 func (e *end) restart() *end {
 	e.t.Helper()
-	if err := e.store.Close(); err != nil {
+	if err := errors.Join(e.external.Close(), e.store.Close()); err != nil {
 		e.t.Fatal(err)
 	}
 	return openEnd(e.t, e.dir)
@@ -90,7 +98,21 @@ func (p *pair) protected(from, to *end, epoch uint64) *storage.Group {
 	if err := to.replicate(p.t.Context(), wish(p.service, epoch, epoch, pb.ReplicaRole_REPLICA_ROLE_STANDBY)); err != nil {
 		p.t.Fatal(err)
 	}
-	spec := storage.GroupSpec{Name: "shop", Epoch: epoch, Mode: p.service.GetStorage().GetMode(), Volumes: []string{"shop.root", "shop.log"}}
+	return p.group(from, to, epoch, "shop.root", "shop.log")
+}
+
+// protectedAs is protected for other volumes.
+func (p *pair) protectedAs(from, to *end, epoch uint64, volumes ...string) {
+	p.t.Helper()
+	if err := to.replicate(p.t.Context(), wish(p.service, epoch, epoch, pb.ReplicaRole_REPLICA_ROLE_STANDBY)); err != nil {
+		p.t.Fatal(err)
+	}
+	p.group(from, to, epoch, volumes...)
+}
+
+func (p *pair) group(from, to *end, epoch uint64, volumes ...string) *storage.Group {
+	p.t.Helper()
+	spec := storage.GroupSpec{Name: "shop", Epoch: epoch, Mode: p.service.GetStorage().GetMode(), Volumes: volumes}
 	g, err := from.store.Protect(p.t.Context(), spec, func(ctx context.Context) (net.Conn, error) {
 		b, err := to.store.Standby("shop")
 		if err != nil {
@@ -156,7 +178,7 @@ func random(n int) []byte {
 
 func (e *end) volumeOf(name string) *pb.Volume {
 	e.t.Helper()
-	for _, v := range e.volumes("shop") {
+	for _, v := range append(e.volumes("shop"), e.volumes("")...) {
 		if v.GetName() == name {
 			return v
 		}

@@ -24,7 +24,7 @@ func (h *host) restart(ctx context.Context, s *pb.StartService) error {
 // reshape makes the volumes as large as they are to be, and notes which are to be filled anew.
 func (h *host) reshape(ctx context.Context, s *pb.StartService) error {
 	service := s.GetService()
-	for _, v := range service.GetVolumes() {
+	for _, v := range lying(service) {
 		if err := h.store.Grow(ctx, volumeName(service.GetName(), v), v.GetSize()); err != nil {
 			return err
 		}

@@ -166,5 +166,8 @@ func (s *sessions) holdings(ctx context.Context) []*pb.Holding {
 		s.book.view(name, func(e entry) { h.Service, h.Epoch = name, e.Journal.Epoch })
 		all = append(all, h)
 	}
+	if h := s.worker.observe(ctx, ""); h != nil {
+		all = append(all, h)
+	}
 	return all
 }

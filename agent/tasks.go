@@ -131,6 +131,8 @@ func (t *tasks) take(ctx context.Context, m *pb.SessionResponse) {
 		t.spawn(func() { t.ended(m.GetId(), t.stop(task.Stop)) })
 	case *pb.SessionResponse_Replicate:
 		t.spawn(func() { t.ended(m.GetId(), t.replicate(task.Replicate)) })
+	case *pb.SessionResponse_Place:
+		t.spawn(func() { t.ended(m.GetId(), t.place(task.Place)) })
 	case *pb.SessionResponse_Volume:
 		t.spawn(func() { t.volume(m.GetId(), task.Volume) })
 	default:
@@ -350,6 +352,14 @@ func (t *tasks) replicate(r *pb.ReplicateService) error {
 		return err
 	}
 	return t.worker.replicate(t.ctx, r)
+}
+
+// place has one wish for a volume that stands alone carried out at a time. No service's name has a slash.
+func (t *tasks) place(p *pb.PlaceVolume) error {
+	st := t.of("volumes/" + p.GetName())
+	st.placing.Lock()
+	defer st.placing.Unlock()
+	return t.worker.place(t.ctx, p)
 }
 
 // volume carries out what an operator asks, and answers with what it found.

@@ -72,7 +72,7 @@ func (w *fakeWorker) step(ctx context.Context, s *pb.MigrationStep, id migration
 	return e.figures, e.err
 }
 
-func (w *fakeWorker) place(what string, epoch uint64) error {
+func (w *fakeWorker) noted(what string, epoch uint64) error {
 	c := &call{what: what, epoch: epoch, end: make(chan ending, 1)}
 	w.begun <- c
 	return w.await(c).err
@@ -88,19 +88,23 @@ func (w *fakeWorker) await(c *call) ending {
 }
 
 func (w *fakeWorker) start(_ context.Context, s *pb.StartService) error {
-	return w.place("start", s.GetEpoch())
+	return w.noted("start", s.GetEpoch())
 }
 
 func (w *fakeWorker) stop(_ context.Context, s *pb.StopService) error {
-	return w.place("stop", s.GetEpoch())
+	return w.noted("stop", s.GetEpoch())
 }
 
 func (w *fakeWorker) replicate(_ context.Context, r *pb.ReplicateService) error {
-	return w.place("replicate", r.GetSerial())
+	return w.noted("replicate", r.GetSerial())
+}
+
+func (w *fakeWorker) place(_ context.Context, p *pb.PlaceVolume) error {
+	return w.noted("place", p.GetEpoch())
 }
 
 func (w *fakeWorker) volume(context.Context, *pb.VolumeTask, func(*pb.TaskProgress)) (*pb.VolumeResult, error) {
-	return nil, w.place("volume", 0)
+	return nil, w.noted("volume", 0)
 }
 func (w *fakeWorker) observe(context.Context, string) *pb.Holding { return nil }
 func (w *fakeWorker) facts(context.Context) *pb.HostFacts         { return nil }

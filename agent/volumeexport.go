@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -43,13 +44,25 @@ func (h *host) export(ctx context.Context, t *pb.VolumeTask, report func(*pb.Tas
 	if err := errors.Join(err, <-sent); err != nil {
 		return nil, fmt.Errorf("export volume %s of service %s: %w", t.GetVolume(), t.GetService(), err)
 	}
-	return &pb.VolumeResult{Size: from.Size(), Consistent: t.GetSnapshot() != ""}, nil
+	return &pb.VolumeResult{Size: from.Size(), Consistent: t.GetSnapshot() != "" || t.GetService() == "" && h.unused(t)}, nil
+}
+
+// unused says that a volume that stands alone has had no user until now.
+func (h *host) unused(t *pb.VolumeTask) bool {
+	v, err := h.store.Volume(t.GetVolume())
+	return err == nil && v.Status().Socket == ""
 }
 
 // contentOf opens what is to be sent.
 func (h *host) contentOf(t *pb.VolumeTask) (from content, done func(), err error) {
 	name := t.GetService() + "." + t.GetVolume()
+	if len(t.GetNames()) == 1 {
+		name = t.GetNames()[0]
+	}
 	if t.GetSnapshot() == "" {
+		if x, err := h.external.Disk(name); err == nil {
+			return x, func() {}, nil
+		}
 		v, err := h.store.Volume(name)
 		return v, func() {}, err
 	}
@@ -108,19 +121,21 @@ func (h *host) transfer(ctx context.Context, name string, body io.Reader) error 
 func (h *host) scrub(ctx context.Context, t *pb.VolumeTask, report func(*pb.TaskProgress)) (*pb.VolumeResult, error) {
 	var volumes []*storage.Volume
 	total, before := int64(0), int64(0)
-	for _, held := range h.volumes(t.GetService()) {
-		if !named(t, held.GetName()) {
-			continue
-		}
+	meant, err := h.meant(t)
+	if err != nil {
+		return nil, err
+	}
+	meant = slices.DeleteFunc(meant, func(v *pb.Volume) bool { return v.GetBacking() == backingExternal })
+	if len(meant) == 0 {
+		return nil, errors.New("external disks have no checksums here: what keeps them verifies them")
+	}
+	for _, held := range meant {
 		v, err := h.store.Volume(held.GetName())
 		if err != nil {
 			return nil, err
 		}
 		volumes = append(volumes, v)
 		total += v.Size()
-	}
-	if len(volumes) == 0 {
-		return nil, fmt.Errorf("volume %s of service %s is not here", t.GetVolume(), t.GetService())
 	}
 	out := &pb.VolumeResult{Local: true}
 	for _, v := range volumes {

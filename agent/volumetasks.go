@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -42,21 +43,37 @@ func (h *host) volume(ctx context.Context, t *pb.VolumeTask, report func(*pb.Tas
 
 // named says whether a task is about a volume of the store.
 func named(t *pb.VolumeTask, volume string) bool {
-	return t.GetVolume() == "" || volume == t.GetService()+"."+t.GetVolume()
+	if len(t.GetNames()) > 0 {
+		return slices.Contains(t.GetNames(), volume)
+	}
+	service, name, _ := strings.Cut(volume, ".")
+	return service == t.GetService() && (t.GetVolume() == "" || t.GetVolume() == name)
+}
+
+// meant are the volumes that a task is about.
+func (h *host) meant(t *pb.VolumeTask) ([]*pb.Volume, error) {
+	all := h.volumes("")
+	if t.GetService() != "" {
+		all = append(all, h.volumes(t.GetService())...)
+	}
+	all = slices.DeleteFunc(all, func(v *pb.Volume) bool { return !named(t, v.GetName()) })
+	switch {
+	case len(all) > 0:
+		return all, nil
+	case t.GetService() == "":
+		return nil, fmt.Errorf("volume %s is not here", t.GetVolume())
+	}
+	return nil, fmt.Errorf("volume %s of service %s is not here", t.GetVolume(), t.GetService())
 }
 
 // locate says where the raw bases lie.
 func (h *host) locate(t *pb.VolumeTask) (*pb.VolumeResult, error) {
+	all, err := h.meant(t)
 	out := new(pb.VolumeResult)
-	for _, v := range h.volumes(t.GetService()) {
-		if named(t, v.GetName()) {
-			out.Files = append(out.Files, &pb.VolumeFile{Volume: v.GetName(), Path: v.GetPath(), Size: v.GetSize()})
-		}
+	for _, v := range all {
+		out.Files = append(out.Files, &pb.VolumeFile{Volume: v.GetName(), Path: v.GetPath(), Size: v.GetSize()})
 	}
-	if len(out.GetFiles()) == 0 {
-		return nil, fmt.Errorf("volume %s of service %s is not here", t.GetVolume(), t.GetService())
-	}
-	return out, nil
+	return out, err
 }
 
 // verify compares both ends, of all volumes of the service: they are compared in epochs of the group. Without a replica, or if

@@ -116,10 +116,39 @@ func (c *Client) Service(ctx context.Context, name string) (*godwitv1.Service, e
 	return nil, &Error{Op: "get service " + name, Message: "not found", Code: connect.CodeNotFound, Hint: "'godwit get services' lists them"}
 }
 
-// Delete removes an object and returns when it is gone.
+// Delete removes an object and returns when it is gone. Volumes that stand alone, and that a service used, stay.
 func (c *Client) Delete(ctx context.Context, kind, name string) error {
 	_, err := c.calls.Delete(ctx, connect.NewRequest(&godwitv1.DeleteRequest{Kind: kind, Name: name}))
 	return c.explain(ctx, "delete "+kind+" "+name, err)
+}
+
+// DeleteWithVolumes removes a service with all volumes that it uses.
+func (c *Client) DeleteWithVolumes(ctx context.Context, service string) error {
+	_, err := c.calls.Delete(ctx, connect.NewRequest(&godwitv1.DeleteRequest{Kind: "service", Name: service, Volumes: true}))
+	return c.explain(ctx, "delete service "+service, err)
+}
+
+// CreateVolume makes a volume that stands alone, and returns when that is decided; the outcome is created or unchanged.
+func (c *Client) CreateVolume(ctx context.Context, request *godwitv1.CreateVolumeRequest) (outcome string, err error) {
+	answer, err := c.calls.CreateVolume(ctx, connect.NewRequest(request))
+	if err != nil {
+		return "", c.explain(ctx, "create volume "+request.GetName(), err)
+	}
+	return answer.Msg.GetOutcome(), nil
+}
+
+// Volume returns the volume that stands alone of that name.
+func (c *Client) Volume(ctx context.Context, name string) (*godwitv1.Volume, error) {
+	objects, err := c.Get(ctx, "volume", name)
+	if err != nil {
+		return nil, err
+	}
+	for _, object := range objects {
+		if volume := object.GetVolume(); volume.GetName() == name && volume.GetRole() != "replica" {
+			return volume, nil
+		}
+	}
+	return nil, &Error{Op: "get volume " + name, Message: "not found", Code: connect.CodeNotFound, Hint: "'godwit get volumes' lists them"}
 }
 
 // Migrate starts a migration, or only checks it (DryRun), and returns at once.

@@ -67,6 +67,13 @@ addresses:
 				Server: &godwitv1.ServerSpec{Cpus: 1, Memory: 512 << 20, Kernel: blob, Initrd: "/i"},
 			}},
 		},
+		"OK volumes that stand alone and external ones, which boot": {
+			"kind: Service\nname: a\nsite: b\nserver: {memory: 64MiB}\nvolumes: [{name: root, volume: archive}, {name: data, external: /mnt/nfs/a.raw}]\n",
+			[]*godwitv1.ServiceSpec{{
+				Name: "a", Site: "b", Network: "default", Server: &godwitv1.ServerSpec{Cpus: 1, Memory: 64 << 20},
+				Volumes: []*godwitv1.VolumeSpec{{Name: "root", Volume: "archive"}, {Name: "data", External: "/mnt/nfs/a.raw"}},
+			}},
+		},
 		"OK two addresses of both families": {
 			"kind: Service\nname: a\nsite: b\nserver: {memory: 64MiB, kernel: /k}\nnetwork: red\naddresses: [192.0.2.1, '2001:db8::1']\n",
 			[]*godwitv1.ServiceSpec{{
@@ -118,6 +125,16 @@ func TestManifestErrorsNamePlaceFieldAndCause(t *testing.T) {
 		"bad crooked memory":      {with("256MiB", "33000001"), `m:4:27: server.memory: want a multiple of 1 MiB, got 33000001 bytes`},
 		"bad huge volume":         {with("2GiB", "99999999999TiB"), `m:5:30: volumes[0].size: "99999999999TiB" is too large`},
 		"bad list for a size":     {with("2GiB", "[1]"), `m:5:30: volumes[0].size: want a size, such as 256MiB, got a list`},
+		"bad size of another":     {with("image: debian.qcow2", "volume: archive"), `m:5:24: volumes[0].size: is that of the volume that is named: leave it out`},
+		"bad image of another":    {with("size: 2GiB, image: debian.qcow2", "image: i, volume: archive"), `m:5:24: volumes[0].image: is that of the volume that is named: leave it out`},
+		"bad size of an external": {with("image: debian.qcow2", "external: /mnt/a"), `m:5:24: volumes[0].size: is that of the external disk: leave it out`},
+		"bad both":                {with("size: 2GiB, image: debian.qcow2", "volume: archive, external: /mnt/a"), `m:5:41: volumes[0].external: a volume is either external or one that stands alone`},
+		"bad neither":             {with("size: 2GiB, ", ""), `m:5:11: volumes[0].size: is missing`},
+		"bad name of another":     {with("size: 2GiB, image: debian.qcow2", "volume: shop.root"), `m:5:32: volumes[0].volume: "shop.root" is no name: want up to 40 of a-z, 0-9 and - with a letter or a digit at both ends`},
+		"bad external path":       {with("size: 2GiB, image: debian.qcow2", "external: nfs/a"), `m:5:34: volumes[0].external: "nfs/a" is no absolute path, without dots, of a disk that all hosts reach`},
+		"bad external dots":       {with("size: 2GiB, image: debian.qcow2", "external: /mnt/../a"), `m:5:34: volumes[0].external: "/mnt/../a" is no absolute path, without dots, of a disk that all hosts reach`},
+		"bad external twice":      {with("size: 2GiB, image: debian.qcow2}", "external: /a}, {name: b, external: /a}"), `m:5:39: volumes[1].external: /a stands here twice`},
+		"bad volume twice":        {with("size: 2GiB, image: debian.qcow2}", "volume: a}, {name: b, volume: a}"), `m:5:36: volumes[1].volume: a stands here twice`},
 		"bad volumes":             {with("[{name: root, size: 2GiB, image: debian.qcow2}]", "root"), `m:5:10: volumes: want a list, got the string "root"`},
 		"bad twin volumes":        {with("image: debian.qcow2}]", "image: i}, {name: root, size: 1GiB}]"), `m:5:47: volumes[1].name: there are two volumes "root"`},
 		"bad address":             {with("203.0.113.10", "203.0.113.300"), `m:6:13: addresses[0]: "203.0.113.300" is no address, such as 203.0.113.10`},
@@ -177,7 +194,7 @@ func FuzzParseManifest(f *testing.F) {
 			if server == nil || server.GetCpus() < 1 || server.GetMemory() < minMemory {
 				t.Errorf("bad server accepted: %v", server)
 			}
-			if server.GetKernel() == "" && (len(spec.GetVolumes()) == 0 || spec.GetVolumes()[0].GetImage() == "") {
+			if server.GetKernel() == "" && (len(spec.GetVolumes()) == 0 || isEmpty(spec.GetVolumes()[0])) {
 				t.Errorf("nothing to boot accepted: %v", spec)
 			}
 		}

@@ -67,7 +67,7 @@ func (d *decoder) bootable(spec *godwitv1.ServiceSpec, server, volumes ast.Node)
 	switch {
 	case volumes == nil:
 		d.fail(server, "server.kernel", "is missing, and there is no volume to boot from")
-	case len(spec.GetVolumes()) > 0 && spec.GetVolumes()[0].GetImage() == "" && isSequence(volumes):
+	case len(spec.GetVolumes()) > 0 && isEmpty(spec.GetVolumes()[0]) && isSequence(volumes):
 		d.fail(volumes, "volumes[0].image", "is missing: without server.kernel the first volume boots")
 	case len(spec.GetVolumes()) == 0 && isSequence(volumes):
 		d.fail(volumes, "volumes", "is empty: without server.kernel the first volume boots")
@@ -117,11 +117,18 @@ func (d *decoder) volumes(node ast.Node, path string) []*godwitv1.VolumeSpec {
 	seen := map[string]bool{}
 	d.sequence(node, path, func(item ast.Node, path string) {
 		volume := &godwitv1.VolumeSpec{}
-		d.mapping(item, path, []field{
+		isMapping := d.mapping(item, path, []field{
 			{name: "name", required: true, read: d.name(&volume.Name)},
-			{name: "size", required: true, read: d.size(&volume.Size, minVolume, volumeStep)},
+			{name: "size", read: d.size(&volume.Size, minVolume, volumeStep)},
 			{name: "image", read: d.path(&volume.Image)},
+			{name: "volume", read: d.name(&volume.Volume)},
+			{name: "external", read: d.shared(&volume.External)},
 		})
+		if isMapping {
+			d.content(item, path)
+		}
+		d.once(item, join(path, "volume"), volume.GetVolume(), seen)
+		d.once(item, join(path, "external"), volume.GetExternal(), seen)
 		if volume.GetName() != "" && seen[volume.GetName()] {
 			d.fail(item, join(path, "name"), "there are two volumes %q", volume.GetName())
 		}
@@ -132,6 +139,40 @@ func (d *decoder) volumes(node ast.Node, path string) []*godwitv1.VolumeSpec {
 		d.fail(node, path, "a service has at most %d volumes, got %d", maxVolumes, len(volumes))
 	}
 	return volumes
+}
+
+// content checks that it is said once where the content and the size of a volume come from.
+func (d *decoder) content(item ast.Node, path string) {
+	alone, external := hasField(item, "volume"), hasField(item, "external")
+	if alone && external {
+		d.fail(keyOf(item, "external"), join(path, "external"), "a volume is either external or one that stands alone")
+		return
+	}
+	for _, name := range []string{"size", "image"} {
+		switch {
+		case alone && hasField(item, name):
+			d.fail(keyOf(item, name), join(path, name), "is that of the volume that is named: leave it out")
+		case external && hasField(item, name):
+			d.fail(keyOf(item, name), join(path, name), "is that of the external disk: leave it out")
+		case name == "size" && !alone && !external && !hasField(item, name):
+			d.fail(item, join(path, name), "is missing")
+		}
+	}
+}
+
+// once refuses that two volumes of a service are one disk.
+func (d *decoder) once(item ast.Node, path, disk string, seen map[string]bool) {
+	if key := "disk " + disk; disk != "" {
+		if seen[key] {
+			d.fail(item, path, "%s stands here twice", disk)
+		}
+		seen[key] = true
+	}
+}
+
+// isEmpty says that a volume begins as zeroes.
+func isEmpty(v *godwitv1.VolumeSpec) bool {
+	return v.GetImage() == "" && v.GetVolume() == "" && v.GetExternal() == ""
 }
 
 func (d *decoder) addresses(node ast.Node, path string) []string {
@@ -199,6 +240,20 @@ func (d *decoder) path(into *string) func(ast.Node, string) {
 	}
 }
 
+// shared reads the path of a disk on the hosts.
+func (d *decoder) shared(into *string) func(ast.Node, string) {
+	return func(node ast.Node, path string) {
+		text, ok := d.text(node, path)
+		switch {
+		case !ok:
+		case !filepath.IsAbs(text) || filepath.Clean(text) != text:
+			d.fail(node, path, "%q is no absolute path, without dots, of a disk that all hosts reach", shorten(text))
+		default:
+			*into = text
+		}
+	}
+}
+
 func (d *decoder) line(into *string) func(ast.Node, string) {
 	return func(node ast.Node, path string) {
 		text, ok := d.text(node, path)
@@ -213,7 +268,10 @@ func (d *decoder) line(into *string) func(ast.Node, string) {
 	}
 }
 
-func hasField(node ast.Node, name string) bool {
+func hasField(node ast.Node, name string) bool { return keyOf(node, name) != nil }
+
+// keyOf is the key of a mapping's field; nil when it has none of that name.
+func keyOf(node ast.Node, name string) ast.Node {
 	var values []*ast.MappingValueNode
 	switch at := node.(type) {
 	case *ast.MappingNode:
@@ -223,10 +281,10 @@ func hasField(node ast.Node, name string) bool {
 	}
 	for _, value := range values {
 		if key, ok := value.Key.(*ast.StringNode); ok && key.Value == name {
-			return true
+			return key
 		}
 	}
-	return false
+	return nil
 }
 
 func isSequence(node ast.Node) bool {

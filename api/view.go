@@ -89,8 +89,11 @@ type ServerView struct {
 // VolumeSpecView is a VolumeSpec.
 type VolumeSpecView struct {
 	Name  string `json:"name"`
-	Size  int64  `json:"size"`
+	Size  int64  `json:"size,omitempty"`
 	Image string `json:"image,omitempty"`
+	// Volume is one that stands alone, External the path of a disk that all sites reach: then there is no size here.
+	Volume   string `json:"volume,omitempty"`
+	External string `json:"external,omitempty"`
 }
 
 // StorageView is a StorageSpec, as a manifest has it.
@@ -181,6 +184,11 @@ type VolumeView struct {
 	Path      string  `json:"path"`
 	Clients   int32   `json:"clients"`
 	Error     string  `json:"error"`
+	// Standalone: made by itself; Phase is of such a volume. Backing is where its bytes are, Alert what is to be done about what.
+	Standalone bool   `json:"standalone"`
+	Phase      string `json:"phase"`
+	Backing    string `json:"backing"`
+	Alert      string `json:"alert"`
 }
 
 // View returns the view of an object, or nil for an object of a kind that this version does not know.
@@ -238,7 +246,11 @@ func ViewService(service *godwitv1.Service) ServiceView {
 		},
 	}
 	for _, volume := range spec.GetVolumes() {
-		out.Volumes = append(out.Volumes, VolumeSpecView{Name: volume.GetName(), Size: volume.GetSize(), Image: volume.GetImage()})
+		view := VolumeSpecView{Name: volume.GetName(), Size: volume.GetSize(), Image: volume.GetImage(), Volume: volume.GetVolume(), External: volume.GetExternal()}
+		if volume.GetVolume() != "" {
+			view.Size = 0
+		}
+		out.Volumes = append(out.Volumes, view)
 	}
 	if s := spec.GetStorage(); s != nil {
 		out.Storage = &StorageView{ReplicateTo: s.GetReplicateTo(), Mode: s.GetMode(), MaxLagBytes: s.GetMaxLagBytes()}
@@ -292,6 +304,7 @@ func volumeView(volume *godwitv1.Volume) VolumeView {
 		Overflow: volume.GetOverflow(), Resyncing: volume.GetResyncing(), Copied: volume.GetCopied(), Rate: volume.GetRate(),
 		EtaMs: volume.GetEtaMs(), Shipped: volume.GetShipped(), Backlog: volume.GetBacklog(), Tail: volume.GetTail(),
 		Path: volume.GetPath(), Clients: volume.GetClients(), Error: volume.GetError(),
+		Standalone: volume.GetStandalone(), Phase: volume.GetPhase(), Backing: volume.GetBacking(), Alert: volume.GetAlert(),
 	}
 }
 

@@ -67,18 +67,18 @@ func TestTheViewsOfJSONKeepTheirFields(t *testing.T) {
 		"service": {
 			&godwitv1.Object{Kind: &godwitv1.Object_Service{Service: &godwitv1.Service{Spec: &godwitv1.ServiceSpec{
 				Server:  &godwitv1.ServerSpec{Kernel: "k", Initrd: "i", CommandLine: "c", MachineType: "m", CpuModel: "c", Mac: "m"},
-				Volumes: []*godwitv1.VolumeSpec{{Image: "i"}},
+				Volumes: []*godwitv1.VolumeSpec{{Image: "i", Size: 1, External: "/e"}},
 				Storage: &godwitv1.StorageSpec{MaxLagMs: 1, MaxLagBytes: 1},
 			}}}},
 			"addresses kind name network server server.commandLine server.cpuModel server.cpus server.initrd server.kernel server.mac " +
 				"server.machineType server.memory site status status.epoch status.host status.message status.migration status.phase " +
 				"status.replicaError status.replicaHost status.replicaSite status.site storage storage.maxLag storage.maxLagBytes storage.mode " +
-				"storage.replicateTo volumes volumes.image volumes.name volumes.size",
+				"storage.replicateTo volumes volumes.external volumes.image volumes.name volumes.size",
 		},
 		"volume": {
 			&godwitv1.Object{Kind: &godwitv1.Object_Volume{Volume: &godwitv1.Volume{PointTime: now}}},
-			"allocated backlog clients complete connected copied epoch error etaMs host kind lag lagMs mode name overflow path point pointTime " +
-				"rate resyncing role service shipped site size slowedMs tail throttled wanted",
+			"alert allocated backing backlog clients complete connected copied epoch error etaMs host kind lag lagMs mode name overflow path phase point pointTime " +
+				"rate resyncing role service shipped site size slowedMs standalone tail throttled wanted",
 		},
 		"migration": {
 			&godwitv1.Object{Kind: &godwitv1.Object_Migration{Migration: &godwitv1.Migration{

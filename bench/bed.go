@@ -48,7 +48,7 @@ func measure(ctx context.Context, o options, say func(string, ...any)) (r *resul
 		}
 	}
 	if !o.lineOnly {
-		if r.disks, err = measureDisks(ctx, o.binary, say); err != nil {
+		if r.disks, err = measureDisks(ctx, o, say); err != nil {
 			return nil, err
 		}
 	}

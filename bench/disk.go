@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 
@@ -81,15 +83,43 @@ type diskResults struct {
 }
 
 // measureDisks lets the servers serve equal files, and takes turns between them.
-func measureDisks(ctx context.Context, godwit string, say func(string, ...any)) (r diskResults, err error) {
+func measureDisks(ctx context.Context, o options, say func(string, ...any)) (r diskResults, err error) {
+	if err = r.measurePeers(ctx, o, say); err == nil {
+		r.groups, err = measureGroups(ctx, o.rows, say)
+	}
+	return r, err
+}
+
+// rowChoice says which rows are to be measured.
+type rowChoice struct{ match *regexp.Regexp }
+
+func (c rowChoice) wants(name string) bool { return c.match == nil || c.match.MatchString(name) }
+
+// choose returns which of the loads are wanted, by their numbers.
+func (c rowChoice) choose(kind string, loads []diskLoad) (wanted []int) {
+	for i, row := range loads {
+		if c.wants(kind + ": " + row.name) {
+			wanted = append(wanted, i)
+		}
+	}
+	return wanted
+}
+
+func (r *diskResults) measurePeers(ctx context.Context, o options, say func(string, ...any)) (err error) {
+	r.rates = make([][diskServers]figures, len(diskLoads))
+	rows := o.rows.choose("disks", diskLoads)
+	if len(rows) == 0 {
+		return nil
+	}
 	for _, program := range []string{"fio", "qemu-nbd", "nbdkit"} {
 		if _, err := exec.LookPath(program); err != nil {
-			return diskResults{missing: program + " is not installed"}, nil
+			*r = diskResults{missing: program + " is not installed"}
+			return nil
 		}
 	}
 	dir, err := os.MkdirTemp("", "godwit-bench-*")
 	if err != nil {
-		return r, fmt.Errorf("measure the disks: %w", err)
+		return fmt.Errorf("measure the disks: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	var files, sockets [diskServers]string
@@ -97,16 +127,16 @@ func measureDisks(ctx context.Context, godwit string, say func(string, ...any)) 
 		files[i] = filepath.Join(dir, fmt.Sprintf("%d.raw", i))
 		sockets[i] = filepath.Join(dir, fmt.Sprintf("%d.sock", i))
 		if err := fillFile(files[i], diskSize); err != nil {
-			return r, fmt.Errorf("make a disk to measure: %w", err)
+			return fmt.Errorf("make a disk to measure: %w", err)
 		}
-		stop, err := startDiskServer(ctx, server.command(godwit, files[i], sockets[i]), sockets[i])
+		stop, err := startDiskServer(ctx, server.command(o.binary, files[i], sockets[i]), sockets[i])
 		if err != nil {
-			return r, fmt.Errorf("start %s: %w", server.name, err)
+			return fmt.Errorf("start %s: %w", server.name, err)
 		}
 		defer stop()
 	}
-	r.rates = make([][diskServers]figures, len(diskLoads))
-	for i, row := range diskLoads {
+	for _, i := range rows {
+		row := diskLoads[i]
 		say("disks: %s", row.name)
 		for round := range diskRounds {
 			for turn := range diskServers { // another one first each time
@@ -116,14 +146,13 @@ func measureDisks(ctx context.Context, godwit string, say func(string, ...any)) 
 					err = settle(files[at]) // what it has written shall not slow the next
 				}
 				if err != nil {
-					return r, fmt.Errorf("%s of %s: %w", row.name, diskServerList[at].name, err)
+					return fmt.Errorf("%s of %s: %w", row.name, diskServerList[at].name, err)
 				}
 				r.rates[i][at] = append(r.rates[i][at], rate)
 			}
 		}
 	}
-	r.groups, err = measureGroups(ctx, say)
-	return r, err
+	return nil
 }
 
 // fillFile makes a file full of noise, all of it on the disk.
@@ -221,7 +250,7 @@ func ratesIn(out []byte) (rate float64, median time.Duration, err error) {
 func (r *diskResults) markdown() string {
 	const title = "### One volume beside its peers\n\n"
 	if r.rates == nil {
-		return title + "Not measured: " + r.missing + ".\n"
+		return title + "Not measured: " + cmp.Or(r.missing, "something else was") + ".\n\n" + r.groups.markdown()
 	}
 	head := []string{"over NBD on a unix socket"}
 	for _, server := range diskServerList {

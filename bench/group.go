@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -19,10 +20,6 @@ const (
 	groupSize   = 256 << 20
 	groupRTT    = 20 * time.Millisecond
 	groupRounds = 5
-
-	copySize = 2 << 30
-	copyRate = 25e6 // bytes per second
-	copyPart = 100  // of what the volume holds, one in so many blocks is changed
 
 	manyVolumes = 10
 	manySize    = 1 << 30
@@ -55,25 +52,21 @@ type groupResults struct {
 	medians [][groupColumns]figures // of a write, in milliseconds
 	missing string
 
-	first, again copied
-	memory       figures // bytes
-}
-
-// copied is what a copy took.
-type copied struct {
-	content, line float64 // bytes that had to be there in the end, and that went over the line
-	took          time.Duration
+	first, again [copyColumns][]copied
+	noCopy       [copyColumns]string // why there are none
+	memory       figures             // bytes
 }
 
 // measureGroups measures replication beside the same volume without, and QEMU's mirror.
-func measureGroups(ctx context.Context, say func(string, ...any)) (r groupResults, err error) {
+func measureGroups(ctx context.Context, rows rowChoice, say func(string, ...any)) (r groupResults, err error) {
+	r.rates, r.medians = make([][groupColumns]figures, len(groupLoads)), make([][groupColumns]figures, len(groupLoads))
 	for _, program := range []string{"fio", "qemu-nbd", "qemu-storage-daemon"} {
 		if _, err := exec.LookPath(program); err != nil {
 			return groupResults{missing: program + " is not installed"}, nil
 		}
 	}
-	for _, part := range []func(context.Context, func(string, ...any), *groupResults) error{measureModes, measureCopies, measureMany} {
-		if err := part(ctx, say, &r); err != nil {
+	for _, part := range []func(context.Context, rowChoice, func(string, ...any), *groupResults) error{measureModes, measureCopies, measureMany} {
+		if err := part(ctx, rows, say, &r); err != nil {
 			return r, fmt.Errorf("measure replication: %w", err)
 		}
 	}
@@ -206,7 +199,11 @@ func (b *groupBed) socket(i int) string { return b.near.end.socket(i) }
 func (b *groupBed) settle() error { return settle(filepath.Join(b.dir, "disk-0", "base.raw")) }
 
 // measureModes puts the same loads on one volume in every mode, and on a file that QEMU mirrors, taking turns.
-func measureModes(ctx context.Context, say func(string, ...any), r *groupResults) (err error) {
+func measureModes(ctx context.Context, rows rowChoice, say func(string, ...any), r *groupResults) (err error) {
+	wanted := rows.choose("replication", groupLoads)
+	if len(wanted) == 0 {
+		return nil
+	}
 	bed, err := startGroup(1, groupSize, 0, true)
 	if err != nil {
 		return err
@@ -220,8 +217,8 @@ func measureModes(ctx context.Context, say func(string, ...any), r *groupResults
 		return err
 	}
 	defer func() { err = errors.Join(err, mirror.stop()) }()
-	r.rates, r.medians = make([][groupColumns]figures, len(groupLoads)), make([][groupColumns]figures, len(groupLoads))
-	for i, row := range groupLoads {
+	for _, i := range wanted {
+		row := groupLoads[i]
 		say("replication: %s", row.name)
 		for round := range groupRounds {
 			for turn := range groupColumns {
@@ -247,55 +244,12 @@ func measureModes(ctx context.Context, say func(string, ...any), r *groupResults
 	return nil
 }
 
-// measureCopies has a volume that is half full of what compresses copied, and copied again after a part of it was changed.
-func measureCopies(ctx context.Context, say func(string, ...any), r *groupResults) (err error) {
-	say("replication: copy a volume of %d MiB", copySize>>20)
-	bed, err := startGroup(1, copySize, copyRate, false)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, bed.stop()) }()
-	const full = copySize / 2
-	if _, _, err := runFio(ctx, bed.socket(0), full, "--rw=write", "--bs=1M", "--iodepth=4",
-		"--refill_buffers", "--buffer_compress_percentage=66", "--buffer_compress_chunk=4k"); err != nil {
-		return err
-	}
-	if err := bed.settle(); err != nil {
-		return err
-	}
-	if r.first, err = bed.copy(full); err != nil {
-		return err
-	}
-	if _, err := bed.near.obey("local"); err != nil {
-		return err
-	}
-	if _, _, err := runFio(ctx, bed.socket(0), full, "--rw=randwrite", "--bs=4k", "--iodepth=4", "--norandommap=0",
-		fmt.Sprintf("--io_size=%d", full/copyPart), "--refill_buffers", "--buffer_compress_percentage=66"); err != nil {
-		return err
-	}
-	r.again, err = bed.copy(full / copyPart)
-	return err
-}
-
-// copy brings the far end up to date.
-func (b *groupBed) copy(content float64) (c copied, err error) {
-	before, err := b.far.number("carried")
-	if err != nil {
-		return c, err
-	}
-	began := time.Now()
-	if _, err := b.near.obey("async"); err != nil {
-		return c, err
-	}
-	c.took, c.content = time.Since(began), content
-	after, err := b.far.number("carried")
-	c.line = after - before
-	return c, err
-}
-
 // measureMany looks at the memory of a process whose volumes were all written to and replicated.
-func measureMany(ctx context.Context, say func(string, ...any), r *groupResults) (err error) {
-	say("replication: %d volumes in one process", manyVolumes)
+func measureMany(ctx context.Context, rows rowChoice, say func(string, ...any), r *groupResults) (err error) {
+	if !rows.wants("replication: memory") {
+		return nil
+	}
+	say("replication: memory of a process with %d volumes", manyVolumes)
 	bed, err := startGroup(manyVolumes, manySize, 0, true)
 	if err != nil {
 		return err
@@ -321,8 +275,8 @@ func measureMany(ctx context.Context, say func(string, ...any), r *groupResults)
 func (r *groupResults) markdown() string {
 	const title = "### A volume with a replica %v away\n\n"
 	head := fmt.Sprintf(title, groupRTT)
-	if r.missing != "" {
-		return head + "Not measured: " + r.missing + ".\n"
+	if r.missing != "" || r.rates == nil {
+		return head + "Not measured: " + cmp.Or(r.missing, "something else was") + ".\n"
 	}
 	table := [][]string{append([]string{"over NBD on a unix socket"}, groupHeads[:]...)}
 	for i, row := range groupLoads {
@@ -344,25 +298,13 @@ func (r *groupResults) markdown() string {
 		{"sync to `blockdev-mirror`, depth 1", ratio(r.rates[shallow][groupSync], r.rates[shallow][groupMirror]), ""},
 		{"sync to `blockdev-mirror`, depth 32", ratio(r.rates[deep][groupSync], r.rates[deep][groupMirror]), ""},
 	}
-	return head + tableText(table) + "\n" + tableText(claims) + "\n" + r.copiesText()
+	return head + tableText(table) + "\n" + tableText(claims) + "\n" + r.copiesText() + r.memoryText()
 }
 
-func (r *groupResults) copiesText() string {
-	const mega = 1e6
-	rows := [][]string{{fmt.Sprintf("over a line of %.0f MB/s", copyRate/mega), "content", "on the line", "took", "content per second"}}
-	for i, c := range []copied{r.first, r.again} {
-		name := []string{
-			fmt.Sprintf("first copy of %d GiB, half full of what compresses", copySize>>30),
-			fmt.Sprintf("after %d %% of that was written over, in blocks of 4 KiB", 100/copyPart),
-		}[i]
-		rows = append(rows, []string{
-			name, fmt.Sprintf("%.1f MB", c.content/mega), fmt.Sprintf("%.1f MB", c.line/mega), fmt.Sprintf("%.1f s", c.took.Seconds()),
-			fmt.Sprintf("%.0f MB/s", c.content/mega/c.took.Seconds()),
-		})
-	}
+func (r *groupResults) memoryText() string {
 	memory := "–"
 	if n := len(r.memory); n > 0 {
-		memory = fmt.Sprintf("%.0f MB", r.memory[n-1]/mega)
+		memory = fmt.Sprintf("%.0f MB", r.memory[n-1]/1e6)
 	}
-	return tableText(rows) + fmt.Sprintf("\nMemory of its own of a process that replicates %d volumes, all of them just written to: %s.\n", manyVolumes, memory)
+	return fmt.Sprintf("\nMemory of its own of a process that replicates %d volumes, all of them just written to: %s.\n", manyVolumes, memory)
 }

@@ -30,11 +30,13 @@ type groupEnd struct {
 	Dir  string
 	Near bool
 	// Link is the socket at which the far end listens; a round trip over it takes RTT, and it carries Rate bytes per second each way,
-	// any number when 0. With To, the far end is no standby but the line to the server at that socket.
-	Link string
-	To   string
-	RTT  time.Duration
-	Rate int64
+	// any number when 0. With To, the far end is no standby but the line to the server at that socket; with Shell, each connection is
+	// to a command of its own (see farShellCommand).
+	Link  string
+	To    string
+	Shell bool
+	RTT   time.Duration
+	Rate  int64
 	// Volumes of Size bytes; the near end serves each at Dir/disk-N.sock.
 	Volumes int
 	Size    int64
@@ -54,6 +56,13 @@ func serveGroupEnd(argument string, in io.Reader, out io.Writer) (err error) {
 	var e groupEnd
 	if err := json.Unmarshal([]byte(argument), &e); err != nil {
 		return err
+	}
+	if e.Shell {
+		return e.serveLine(in, out, func(context.Context) (net.Conn, error) {
+			near, far := net.Pipe()
+			go func() { _ = carryOut(far) }() // ends with the connection
+			return near, nil
+		})
 	}
 	if e.To != "" {
 		return e.serveLine(in, out, func(context.Context) (net.Conn, error) { return net.Dial("unix", e.To) })
@@ -113,13 +122,18 @@ func (e *groupEnd) serveLine(in io.Reader, out io.Writer, dial func(context.Cont
 
 // line carries bytes one way, each half a round trip later and no faster than the rate.
 func (e *groupEnd) line(to io.WriteCloser, from io.Reader, carried *atomic.Int64) {
+	const most = 64 << 10 // bytes at once, so that the rate is even
 	type parcel struct {
 		due time.Time
-		p   []byte
+		p   *[most]byte
+		n   int
 	}
-	const most = 64 << 10                // bytes at once, so that the rate is even
-	const maxLate = 5 * time.Millisecond // what the line catches up when it was not woken in time
+	const (
+		maxLate = 5 * time.Millisecond // what the line catches up when it was not woken in time
+		waiting = 1 << 20              // bytes for which the line is not free yet, as TCP keeps some
+	)
 	under := make(chan parcel, 1<<10)
+	free := sync.Pool{New: func() any { return new([most]byte) }}
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		broken := false
@@ -130,28 +144,30 @@ func (e *groupEnd) line(to io.WriteCloser, from io.Reader, carried *atomic.Int64
 				_ = unix.Nanosleep(&t, nil)
 			}
 			if !broken {
-				_, err := to.Write(m.p)
+				_, err := to.Write(m.p[:m.n])
 				broken = err != nil
 			}
+			free.Put(m.p)
 		}
 	})
-	free := time.Now() // when the line has sent what it was given
+	idle := time.Now() // when the line has sent what it was given
 	for {
-		p := make([]byte, most)
-		n, err := from.Read(p)
+		p, _ := free.Get().(*[most]byte)
+		n, err := from.Read(p[:])
 		carried.Add(int64(n))
 		now := time.Now()
 		if e.Rate > 0 {
-			if late := now.Add(-maxLate); free.Before(late) {
-				free = late
+			if late := now.Add(-maxLate); idle.Before(late) {
+				idle = late
 			}
-			free = free.Add(time.Duration(float64(n) / float64(e.Rate) * float64(time.Second)))
-			if free.After(now) {
-				now = free
+			idle = idle.Add(time.Duration(float64(n) / float64(e.Rate) * float64(time.Second)))
+			if idle.After(now) {
+				now = idle
 			}
-			time.Sleep(time.Until(free)) // what has no room on the line waits at the near end
+			ahead := time.Duration(waiting / float64(e.Rate) * float64(time.Second))
+			time.Sleep(time.Until(idle.Add(-ahead))) // the rest waits at the near end
 		}
-		under <- parcel{now.Add(e.RTT / 2), p[:n]}
+		under <- parcel{now.Add(e.RTT / 2), p, n}
 		if err != nil {
 			break
 		}

@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"syscall"
 	"time"
 )
@@ -23,6 +24,13 @@ import (
 func main() {
 	if len(os.Args) == 3 && os.Args[1] == farEndCommand {
 		if err := serveFarEnd(os.Args[2]); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	if len(os.Args) > 2 && os.Args[1] == farShellCommand {
+		if err := serveFarShell(os.Args[2:], os.Stdin, os.Stdout); err != nil {
 			fmt.Fprintln(os.Stderr, "bench:", err)
 			os.Exit(1)
 		}
@@ -59,6 +67,8 @@ type options struct {
 	lineOnly bool
 	// disksOnly leaves everything but the disks out, and the document alone.
 	disksOnly bool
+	// rows are those of the disks that are measured.
+	rows rowChoice
 }
 
 func parse(args []string, complaints io.Writer) (options, error) {
@@ -70,19 +80,26 @@ func parse(args []string, complaints io.Writer) (options, error) {
 	flags.StringVar(&o.doc, "doc", "docs/benchmarks.md", "the document whose tables are replaced; empty for none")
 	flags.BoolVar(&o.lineOnly, "line", false, "measure the lab's line only, and leave the document alone")
 	flags.BoolVar(&o.disksOnly, "disks", false, "measure one volume beside its peers only (needs no root), and leave the document alone")
+	rows := flags.String("rows", "", "with -disks: measure only what this regular expression matches, as the program names it while it runs")
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
 	if o.lineOnly || o.disksOnly {
 		o.doc = ""
 	}
+	if *rows != "" && !o.disksOnly {
+		return o, errors.New("read the command line: -rows is of use with -disks only")
+	}
 	if flags.NArg() > 0 {
-		return o, fmt.Errorf("read the command line: %q is no flag; there are -n, -line, -disks, -godwit, -doc", flags.Arg(0))
+		return o, fmt.Errorf("read the command line: %q is no flag; there are -n, -line, -disks, -rows, -godwit, -doc", flags.Arg(0))
 	}
 	if o.rounds < 1 {
 		return o, fmt.Errorf("read the command line: -n %d: at least one round is needed", o.rounds)
 	}
 	var err error
+	if o.rows.match, err = regexp.Compile(*rows); err != nil {
+		return o, fmt.Errorf("read the command line: -rows: %w", err)
+	}
 	o.binary, err = filepath.Abs(o.binary)
 	return o, err
 }
@@ -102,7 +119,7 @@ func start(ctx context.Context, args []string, out, progress io.Writer) error {
 		fmt.Fprintf(progress, "%6s  %s\n", time.Since(began).Round(time.Second), fmt.Sprintf(format, a...))
 	}
 	if o.disksOnly {
-		disks, err := measureDisks(ctx, o.binary, say)
+		disks, err := measureDisks(ctx, o, say)
 		if err != nil {
 			return err
 		}

@@ -53,11 +53,11 @@ func startMirror(ctx context.Context, bed *groupBed) (m *mirror, err error) {
 		return m, err
 	}
 	m.stops = append(m.stops, stop)
-	return m, m.begin(ctx, control)
+	return m, mirrorUntilReady(ctx, control, "write-blocking")
 }
 
-// begin returns when both files are equal, and each write waits for both.
-func (m *mirror) begin(ctx context.Context, control string) (err error) {
+// mirrorUntilReady has the storage daemon mirror its node disk to its node far, and returns when both are equal.
+func mirrorUntilReady(ctx context.Context, control, copyMode string) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	q, err := openQMP(ctx, control)
@@ -67,7 +67,7 @@ func (m *mirror) begin(ctx context.Context, control string) (err error) {
 	defer func() { err = errors.Join(err, q.close()) }()
 	mark := q.mark()
 	if err := q.call(ctx, "blockdev-mirror", map[string]any{
-		"job-id": "mirror", "device": "disk", "target": "far", "sync": "full", "copy-mode": "write-blocking",
+		"job-id": "mirror", "device": "disk", "target": "far", "sync": "full", "copy-mode": copyMode,
 	}, nil); err != nil {
 		return err
 	}

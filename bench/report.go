@@ -27,7 +27,7 @@ func (r *results) conditionsText() string {
 	var out strings.Builder
 	c := r.conditions
 	if c.busy() {
-		fmt.Fprintf(&out, "**Preliminary**: the machine was busy with other things (load %.1f on %d processors when the run began). "+
+		fmt.Fprintf(&out, "**Preliminary**: the machine was busy with other things (%.1f of %d processors when the run began). "+
 			"Ratios hold better than times.\n\n", c.load, c.cpus)
 	}
 	accelerator := strings.ToUpper(r.machine.accelerator)
@@ -38,7 +38,7 @@ func (r *results) conditionsText() string {
 		{"condition", ""},
 		{"date", c.when.Format(time.DateOnly + " 15:04 UTC")},
 		{"machine", fmt.Sprintf("%d processors, %s", c.cpus, c.processor)},
-		{"load when the run began", fmt.Sprintf("%.2f", c.load)},
+		{"busy with other things when the run began", fmt.Sprintf("%.2f processors", c.load)},
 		{"kernel", c.kernel},
 		{"QEMU", c.qemu},
 		{"accelerator", accelerator},

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	pb "github.com/godwit-project/godwit/api/godwit/v1"
@@ -66,14 +65,32 @@ func (f *front) Get(ctx context.Context, req *connect.Request[pb.GetRequest]) (*
 	return connect.NewResponse(&pb.GetResponse{Objects: objects}), nil
 }
 
+// CreateVolume implements the API.
+func (f *front) CreateVolume(ctx context.Context, req *connect.Request[pb.CreateVolumeRequest]) (*connect.Response[pb.CreateVolumeResponse], error) {
+	if err := mayOperate(ctx); err != nil {
+		return nil, err
+	}
+	outcome, err := f.services.volumes.create(ctx, req.Msg)
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&pb.CreateVolumeResponse{Outcome: outcome}), nil
+}
+
 func (f *front) Delete(ctx context.Context, req *connect.Request[pb.DeleteRequest]) (*connect.Response[pb.DeleteResponse], error) {
 	if err := mayOperate(ctx); err != nil {
 		return nil, err
 	}
-	if kind := req.Msg.GetKind(); kind != "service" {
-		return nil, invalid("a %s cannot be deleted: only services can", kind)
+	var err error
+	switch kind := req.Msg.GetKind(); kind {
+	case "service":
+		err = f.services.delete(ctx, req.Msg.GetName(), req.Msg.GetVolumes())
+	case "volume":
+		err = f.services.volumes.delete(ctx, req.Msg.GetName())
+	default:
+		err = invalid("a %s cannot be deleted: only services and volumes can", kind)
 	}
-	if err := f.services.delete(ctx, req.Msg.GetName()); err != nil {
+	if err != nil {
 		return nil, err
 	}
 	return connect.NewResponse(new(pb.DeleteResponse)), nil
@@ -132,11 +149,11 @@ func (f *front) CreateToken(ctx context.Context, req *connect.Request[pb.CreateT
 	return connect.NewResponse(&pb.CreateTokenResponse{Token: token}), nil
 }
 
-// objects lists a kind, or the one object that is named.
+// objects lists a kind, or the one object that is named; of a volume, all copies.
 func (f *front) objects(ctx context.Context, kind, name string) ([]*pb.Object, error) {
 	kind = strings.TrimSuffix(kind, "s")
 	listers := map[string]func(context.Context) ([]*pb.Object, error){
-		"site": f.sites, "host": f.hosts, "edge": f.edges, "service": f.listServices, "volume": f.volumes, "migration": f.listMigrations,
+		"site": f.sites, "host": f.hosts, "edge": f.edges, "service": f.listServices, "volume": f.listVolumes, "migration": f.listMigrations,
 	}
 	lister, ok := listers[kind]
 	if !ok {
@@ -146,12 +163,11 @@ func (f *front) objects(ctx context.Context, kind, name string) ([]*pb.Object, e
 	if err != nil || name == "" {
 		return all, err
 	}
-	for _, o := range all {
-		if nameOf(o) == name {
-			return []*pb.Object{o}, nil
-		}
+	named := slices.DeleteFunc(all, func(o *pb.Object) bool { return nameOf(o) != name })
+	if len(named) == 0 {
+		return nil, notFound(kind, name)
 	}
-	return nil, notFound(kind, name)
+	return named, nil
 }
 
 func nameOf(o *pb.Object) string {
@@ -243,6 +259,10 @@ func (f *front) listServices(ctx context.Context) ([]*pb.Object, error) {
 	if err != nil {
 		return nil, err
 	}
+	agents, err := s.agents.all(ctx)
+	if err != nil {
+		return nil, err
+	}
 	out := make([]*pb.Object, 0, len(records))
 	for _, r := range records {
 		spec, err := r.spec()
@@ -260,6 +280,9 @@ func (f *front) listServices(ctx context.Context) ([]*pb.Object, error) {
 			Phase: r.Phase, Site: owner.Site, Host: owner.Host, Epoch: owner.Epoch, Message: r.Message,
 			ReplicaSite: r.Replica.Site, ReplicaHost: r.Replica.Host, ReplicaError: r.Replica.Error,
 		}
+		if status.GetMessage() == "" {
+			status.Message = troubleOf(agents, owner)
+		}
 		if status.Failover, err = r.lastFailover(); err != nil {
 			return nil, err
 		}
@@ -271,40 +294,16 @@ func (f *front) listServices(ctx context.Context) ([]*pb.Object, error) {
 	return out, nil
 }
 
-// volumes are what the connected hosts say that they have: a volume that is being moved is there twice, once as replica.
-func (f *front) volumes(ctx context.Context) ([]*pb.Object, error) {
-	agents, err := f.services.agents.all(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var out []*pb.Object
+// troubleOf is what the owner's host says of a service's virtual server that should run and does not.
+func troubleOf(agents []agentState, owner cluster.Owner) string {
 	for _, a := range agents {
 		for _, h := range a.Holdings {
-			for _, held := range h.GetVolumes() {
-				v := proto.Clone(held).(*pb.Volume) // the session's own is read by others
-				v.Site, v.Host = a.Site, a.Name
-				out = append(out, &pb.Object{Kind: &pb.Object_Volume{Volume: v}})
+			if a.Name == owner.Host && h.GetService() == owner.Service {
+				return h.GetTrouble()
 			}
 		}
 	}
-	left, err := f.services.leftovers(ctx, "")
-	if err != nil {
-		return nil, err
-	}
-	for _, l := range left {
-		volumes, err := l.volumes()
-		if err != nil {
-			return nil, err
-		}
-		for _, v := range volumes {
-			if !slices.ContainsFunc(out, func(o *pb.Object) bool {
-				return o.GetVolume().GetName() == v.GetName() && o.GetVolume().GetHost() == v.GetHost()
-			}) {
-				out = append(out, &pb.Object{Kind: &pb.Object_Volume{Volume: v}})
-			}
-		}
-	}
-	return out, nil
+	return ""
 }
 
 func (f *front) listMigrations(ctx context.Context) ([]*pb.Object, error) {

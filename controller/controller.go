@@ -119,8 +119,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	defer background.Wait()
 	a := newAgents(store, o.Logger)
 	b := &blobs{dir: uploads, logger: o.Logger}
-	s := &services{store: store, agents: a, blobs: b, logger: o.Logger, work: ctx, wg: &background}
-	s.mu.busy = make(map[string]bool)
+	s := newServices(ctx, &background, store, a, b, o.Logger)
 	m := &migrations{store: store, agents: a, services: s, guard: lead.Guard(), logger: o.Logger, work: ctx, wg: &background}
 	m.mu.runners = make(map[string]*runner)
 	w := &watchman{agents: a, services: s, migrations: m, logger: o.Logger}

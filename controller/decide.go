@@ -11,6 +11,20 @@ import (
 	"github.com/godwit-project/godwit/cluster"
 )
 
+// agreeTries is how often something is planned anew because of what came between.
+const agreeTries = 5
+
+// agree plans and decides, in try. What is noted about a service in the background (that its replica is made, say) may come between
+// the two, and is nobody's conflict: then both are made anew.
+func agree(try func() error) error {
+	for tries := 1; ; tries++ {
+		err := try()
+		if err == nil || connect.CodeOf(err) != connect.CodeAborted || tries == agreeTries {
+			return err
+		}
+	}
+}
+
 // stored reads a service of which something is to be decided, and the revision of its record.
 func (m *migrations) stored(ctx context.Context, name string) (r serviceRecord, spec *pb.ServiceSpec, rev int64, err error) {
 	rev, err = load(ctx, m.store, servicePrefix+name, &r)
@@ -33,15 +47,16 @@ func (m *migrations) owned(ctx context.Context, name string, rev int64) (cluster
 	return owner, []cluster.Compare{{Key: servicePrefix + name, Revision: rev}, {Key: cluster.OwnerKey(name), Revision: ownerRev}}, err
 }
 
-// decide stores what is decided of a service, if it is still not being migrated and the conditions hold.
+// decide stores what is decided of a service, if it is still not being migrated and the conditions hold. Who can plan anew calls it
+// within agree.
 func (m *migrations) decide(ctx context.Context, name string, unchanged []cluster.Compare, ops []cluster.Op) error {
 	_, err := m.store.Txn(ctx, append([]cluster.Compare{m.guard, {Key: activePrefix + name}}, unchanged...), ops)
 	if errors.Is(err, cluster.ErrConflict) {
-		return changedMeanwhile(name)
+		return changedMeanwhile("service", name)
 	}
 	return err
 }
 
-func changedMeanwhile(service string) error {
-	return connect.NewError(connect.CodeAborted, fmt.Errorf("service %s was changed by somebody else at the same moment\nhint: try again", service))
+func changedMeanwhile(kind, name string) error {
+	return connect.NewError(connect.CodeAborted, fmt.Errorf("%s %s was changed by somebody else at the same moment\nhint: try again", kind, name))
 }

@@ -41,7 +41,14 @@ type takeover struct {
 //
 // That the old site is dead is the operator's word. What it still acknowledges until it is told is set aside there.
 func (m *migrations) failover(ctx context.Context, req *pb.FailoverRequest) (*pb.Failover, error) {
-	f, err := m.agreeFailover(ctx, req)
+	var f *pb.Failover
+	err := agree(func() error {
+		t, err := m.planFailover(ctx, req)
+		if err == nil {
+			f, err = t.failover, m.decideFailover(ctx, t)
+		}
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -49,26 +56,6 @@ func (m *migrations) failover(ctx context.Context, req *pb.FailoverRequest) (*pb
 	m.services.reconcile(req.GetService())
 	return f, nil
 }
-
-// agreeFailover plans and decides. What is noted about a service in the background may come between the two; then both are made anew.
-func (m *migrations) agreeFailover(ctx context.Context, req *pb.FailoverRequest) (*pb.Failover, error) {
-	for tries := 1; ; tries++ {
-		t, err := m.planFailover(ctx, req)
-		if err != nil {
-			return nil, err
-		}
-		err = m.decideFailover(ctx, t)
-		if err == nil {
-			return t.failover, nil
-		}
-		if connect.CodeOf(err) != connect.CodeAborted || tries == failoverTries {
-			return nil, err
-		}
-	}
-}
-
-// failoverTries is how often a failover is planned anew because of what came between.
-const failoverTries = 5
 
 func (m *migrations) planFailover(ctx context.Context, req *pb.FailoverRequest) (t takeover, err error) {
 	name := req.GetService()
@@ -86,8 +73,11 @@ func (m *migrations) planFailover(ctx context.Context, req *pb.FailoverRequest) 
 	if t.from, err = m.services.placeOf(ctx, owner.Site, owner.Host); err != nil {
 		return t, err
 	}
-	replica := t.record.Replica
 	answers := m.agents.hasSession(owner.Host)
+	replica, err := m.target(ctx, t.spec, owner, t.record.Replica, req)
+	if err != nil {
+		return t, err
+	}
 	switch to := req.GetToSite(); {
 	case replica.Host == "":
 		return t, precondition("service %s has no replica that could take over%s\nhint: 'storage: {replicateTo: SITE}' in its manifest asks for one, and has to be there before the site is lost", name, because(replica.Error))
@@ -97,6 +87,9 @@ func (m *migrations) planFailover(ctx context.Context, req *pb.FailoverRequest) 
 		return t, precondition("the replica of service %s is at site %s, not at %s\nhint: godwit failover %s --to %s", name, replica.Site, to, name, replica.Site)
 	case answers && !req.GetForce() && req.GetSnapshot() == "":
 		return t, precondition("the agent of %s answers, so the service has not lost its site\nhint: 'godwit migrate %s --to %s' moves it without losing anything; --force fails it over all the same", owner.Host, name, replica.Site)
+	}
+	if err := unfenced(t.spec, owner.Host, answers, req); err != nil {
+		return t, err
 	}
 	t.failover = &pb.Failover{
 		FromSite: owner.Site, FromHost: owner.Host, ToSite: replica.Site, ToHost: replica.Host, Forced: answers, Mode: t.spec.GetStorage().GetMode(),
@@ -127,12 +120,12 @@ func (m *migrations) hasSnapshot(ctx context.Context, t takeover) error {
 
 // ready says why the replica cannot take over, and notes how far it is.
 func (m *migrations) ready(ctx context.Context, t takeover) error {
-	name, replica := t.spec.GetName(), t.record.Replica
-	at, err := m.services.placeOf(ctx, replica.Site, replica.Host)
+	name, to := t.spec.GetName(), t.failover.GetToHost()
+	at, err := m.services.placeOf(ctx, t.failover.GetToSite(), to)
 	if err != nil {
 		return err
 	}
-	host, err := m.agents.connectedAgent(ctx, replica.Host)
+	host, err := m.agents.connectedAgent(ctx, to)
 	if err == nil {
 		_, err = m.agents.connectedAgent(ctx, at.Edge)
 	}
@@ -140,26 +133,26 @@ func (m *migrations) ready(ctx context.Context, t takeover) error {
 		return err
 	}
 	if why := unfit(&pb.ServiceSpec{Server: t.spec.GetServer()}, host.Facts); why != "" {
-		return precondition("host %s cannot run service %s: %s", replica.Host, name, why)
+		return precondition("host %s cannot run service %s: %s", to, name, why)
 	}
-	for _, v := range t.spec.GetVolumes() {
-		held := host.volume(name, v.GetName())
+	for _, v := range copied(t.spec.GetVolumes()) {
+		held := host.volume(hostName(name, v))
 		switch {
 		case held.GetRole() != "replica":
-			return precondition("host %s has no replica of volume %s of service %s\nhint: godwit get volumes", replica.Host, v.GetName(), name)
+			return precondition("host %s has no replica of volume %s of service %s\nhint: godwit get volumes", to, v.GetName(), name)
 		case !held.GetComplete():
-			return precondition("the replica of service %s at %s is incomplete: its first copy was never finished, and there is nothing to start from", name, replica.Host)
+			return precondition("the replica of service %s at %s is incomplete: its first copy was never finished, and there is nothing to start from", name, to)
 		}
 		t.failover.Point, t.failover.PointTime = held.GetPoint(), held.GetPointTime()
 	}
 	return nil
 }
 
-// volume is what a host says of one; empty when it has none of that name.
-func (a agentState) volume(service, volume string) *pb.Volume {
+// volume is what a host says of one, by the name that it has there; empty when there is none.
+func (a agentState) volume(name string) *pb.Volume {
 	for _, h := range a.Holdings {
 		for _, v := range h.GetVolumes() {
-			if h.GetService() == service && v.GetName() == service+"."+volume {
+			if v.GetName() == name {
 				return v
 			}
 		}
@@ -171,7 +164,11 @@ func (a agentState) volume(service, volume string) *pb.Volume {
 func (m *migrations) decideFailover(ctx context.Context, t takeover) error {
 	name, f := t.spec.GetName(), t.failover
 	why := fmt.Sprintf("the service was failed over to %s", f.GetToSite())
-	host, err := m.services.leave(ctx, t.spec, t.from.Host, t.from.Site, demote, why)
+	replicated, what := t.record.Replica.Host != "", demote
+	if !replicated {
+		what = removeAll
+	}
+	host, err := m.services.leave(ctx, t.spec, t.from.Host, t.from.Site, what, why)
 	if err != nil {
 		return err
 	}
@@ -187,8 +184,10 @@ func (m *migrations) decideFailover(ctx context.Context, t takeover) error {
 	if r.Failover, err = protojson.Marshal(f); err != nil {
 		return fmt.Errorf("encode failover of service %s: %w", name, err)
 	}
-	r.Phase, r.Message, r.Promote, r.Restore = serviceStarting, "failed over from "+f.GetFromSite(), true, f.GetSnapshot()
-	r.Replica = replicaRecord{Site: f.GetFromSite(), Host: f.GetFromHost()}
+	r.Phase, r.Message, r.Promote, r.Restore = serviceStarting, "failed over from "+f.GetFromSite(), replicated, f.GetSnapshot()
+	if replicated {
+		r.Replica = replicaRecord{Site: f.GetFromSite(), Host: f.GetFromHost()}
+	}
 	ops := make([]cluster.Op, 0, 4)
 	for _, l := range []leftoverRecord{host, edge} {
 		op, err := l.op()

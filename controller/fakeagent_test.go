@@ -215,11 +215,25 @@ func (a *fakeAgent) carryOut(ctx context.Context, s *fakeSession, m *pb.SessionR
 		}
 	case *pb.SessionResponse_Replicate:
 		err = a.pass(ctx, "replicate "+task.Replicate.GetRole().String())
+	case *pb.SessionResponse_Place:
+		p := task.Place
+		what := fmt.Sprint("place ", p.GetName(), " ", p.GetSize(), p.GetImage())
+		if p.GetRemove() {
+			what = "remove " + p.GetName()
+		}
+		if err = a.pass(ctx, what); err == nil {
+			a.shelves(p)
+			s.send(ctx, a.heartbeat())
+		}
 	case *pb.SessionResponse_Volume:
 		err = a.pass(ctx, task.Volume.GetVerb().String())
 		r.Volume = &pb.VolumeResult{Compared: 7, Snapshots: []*pb.VolumeSnapshot{{Name: "before", Point: 3}}}
 	case *pb.SessionResponse_Stop:
-		if err = a.pass(ctx, "stop"); err == nil {
+		what := "stop"
+		if task.Stop.GetKeep() && len(task.Stop.GetSpec().GetVolumes()) > 0 && task.Stop.GetSpec().GetVolumes()[0].GetVolume() != "" {
+			what = "stop and keep"
+		}
+		if err = a.pass(ctx, what); err == nil {
 			err = a.stale(task.Stop)
 		}
 		if err == nil {
@@ -319,6 +333,22 @@ func (a *fakeAgent) keeps(service string, complete bool) {
 	a.holdings = append(a.holdings, &pb.Holding{Service: service, Server: "absent", Volumes: []*pb.Volume{{
 		Name: service + ".root", Service: service, Role: "replica", Mode: "standby", Complete: complete, Point: 7,
 	}}})
+}
+
+// shelves does with a volume that stands alone what is wished.
+func (a *fakeAgent) shelves(p *pb.PlaceVolume) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	shelf := &pb.Holding{}
+	rest := slices.Clone(a.holdings)
+	if at := slices.IndexFunc(rest, func(h *pb.Holding) bool { return h.GetService() == "" }); at >= 0 {
+		shelf, rest = proto.Clone(rest[at]).(*pb.Holding), slices.Delete(rest, at, at+1)
+	}
+	shelf.Volumes = slices.DeleteFunc(shelf.GetVolumes(), func(v *pb.Volume) bool { return v.GetName() == p.GetName() })
+	if !p.GetRemove() {
+		shelf.Volumes = append(shelf.Volumes, &pb.Volume{Name: p.GetName(), Size: p.GetSize(), Role: "primary", Mode: "local", Epoch: p.GetEpoch()})
+	}
+	a.holdings = append(rest, shelf)
 }
 
 // setHolding is called with mu held.

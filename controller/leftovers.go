@@ -234,9 +234,9 @@ func (l leftoverRecord) volumes() ([]*pb.Volume, error) {
 		fate = "made the replica"
 	}
 	var out []*pb.Volume
-	for _, v := range spec.GetVolumes() {
+	for _, v := range copied(spec.GetVolumes()) {
 		out = append(out, &pb.Volume{
-			Name: l.Service + "." + v.GetName(), Service: l.Service, Site: l.Site, Host: l.Agent, Size: v.GetSize(), Role: roleLeftover, Epoch: l.Epoch,
+			Name: hostName(l.Service, v), Standalone: v.GetVolume() != "", Service: l.Service, Site: l.Site, Host: l.Agent, Size: v.GetSize(), Role: roleLeftover, Epoch: l.Epoch,
 			Error: strings.Join([]string{"to be", fate, "when", l.Agent, "is back:", l.Why}, " "),
 		})
 	}

@@ -90,6 +90,7 @@ var (
 	overflow    = volumeGauge("overflow", "1 when the link was down for so long that changes are only remembered.")
 	resyncing   = volumeGauge("resyncing", "1 while the replica catches up.")
 	shipped     = volumeGauge("shipped_bytes_total", "What went over the link.")
+	alerted     = volumeGauge("alert", "1 while something is to be done about a volume: godwit get volumes says what.")
 	backlog     = volumeGauge("backlog_bytes", "What a replica has not applied to its disks.")
 )
 
@@ -106,7 +107,7 @@ func collectVolume(ch chan<- prometheus.Metric, v *pb.Volume, site string) {
 	for desc, value := range map[*prometheus.Desc]float64{
 		lag: float64(v.GetLag()), lagSeconds: v.GetLagMs() / 1000, volumePoint: point, connected: truth(v.GetConnected()),
 		throttled: float64(v.GetThrottled()), slowed: v.GetSlowedMs() / 1000, overflow: truth(v.GetOverflow()),
-		resyncing: truth(v.GetResyncing()), shipped: float64(v.GetShipped()), backlog: float64(v.GetBacklog()),
+		resyncing: truth(v.GetResyncing()), alerted: truth(v.GetAlert() != ""), shipped: float64(v.GetShipped()), backlog: float64(v.GetBacklog()),
 	} {
 		ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, v.GetName(), site, v.GetRole(), v.GetMode())
 	}
@@ -123,7 +124,7 @@ func truth(is bool) float64 {
 func (*inventory) Describe(ch chan<- *prometheus.Desc) {
 	ch <- agentUp
 	ch <- service
-	for _, desc := range []*prometheus.Desc{lag, lagSeconds, volumePoint, connected, throttled, slowed, overflow, resyncing, shipped, backlog} {
+	for _, desc := range []*prometheus.Desc{lag, lagSeconds, volumePoint, connected, throttled, slowed, overflow, resyncing, alerted, shipped, backlog} {
 		ch <- desc
 	}
 }

@@ -129,7 +129,7 @@ func (m *migrations) claim(ctx context.Context, rec *migrationRecord, unchanged 
 func (m *migrations) busy(ctx context.Context, service string) error {
 	o, err := m.store.Get(ctx, activePrefix+service)
 	if err != nil {
-		return changedMeanwhile(service)
+		return changedMeanwhile("service", service)
 	}
 	return precondition("service %s is being migrated already, by %s\nhint: wait for it (godwit get migration %s), or godwit migration abort %s", service, o.Value, o.Value, o.Value)
 }
@@ -150,7 +150,7 @@ func (m *migrations) plan(ctx context.Context, req *pb.MigrateRequest) (migratio
 	if req.GetToSite() == owner.Site {
 		return rec, nil, precondition("service %s is at site %s already", name, owner.Site)
 	}
-	host, edge, err := m.services.choose(ctx, spec, req.GetToSite())
+	host, edge, err := m.services.choose(ctx, spec, req.GetToSite(), "")
 	if err != nil {
 		return rec, nil, err
 	}

@@ -7,14 +7,20 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	pb "github.com/godwit-project/godwit/api/godwit/v1"
 )
 
-// choose finds a host and the edge of a site for a service. site is spec's own when empty. The errors say which host
-// was refused for what.
-func (s *services) choose(ctx context.Context, spec *pb.ServiceSpec, site string) (host, edge agentState, err error) {
+// choose finds a host and the edge of a site for a service. site is spec's own when empty; at, if it is not, the host where all
+// volumes of it are that stand alone. The errors say which host was refused for what.
+func (s *services) choose(ctx context.Context, spec *pb.ServiceSpec, site, at string) (host, edge agentState, err error) {
 	if site == "" {
 		site = spec.GetSite()
+	}
+	if at != "" {
+		spec = proto.Clone(spec).(*pb.ServiceSpec)
+		spec.Volumes = slices.DeleteFunc(spec.GetVolumes(), func(v *pb.VolumeSpec) bool { return v.GetVolume() != "" }) // they have their place
 	}
 	all, err := s.agents.all(ctx)
 	if err != nil {
@@ -29,7 +35,7 @@ func (s *services) choose(ctx context.Context, spec *pb.ServiceSpec, site string
 		}
 		if a.Kind == "edge" {
 			edges = append(edges, a)
-		} else {
+		} else if at == "" || a.Name == at {
 			hosts = append(hosts, a)
 		}
 	}
@@ -41,15 +47,15 @@ func (s *services) choose(ctx context.Context, spec *pb.ServiceSpec, site string
 		slices.Sort(known)
 		return host, edge, invalid("site %q is not known; known: %s\nhint: a site exists when a host of it has joined (godwit token create --role host --site %s --name NAME)", site, strings.Join(known, ", "), site)
 	}
-	if edge, err = pick("edge", site, edges, func(agentState) string { return "" }); err != nil {
+	if edge, err = pick("edge", site, "service", edges, func(agentState) string { return "" }); err != nil {
 		return host, edge, err
 	}
-	host, err = pick("host", site, hosts, func(a agentState) string { return unfit(spec, a.Facts) })
+	host, err = pick("host", site, "service", hosts, func(a agentState) string { return unfit(spec, a.Facts) })
 	return host, edge, err
 }
 
 // pick returns the first agent that is connected and fit, or an error that says why each is not.
-func pick(kind, site string, candidates []agentState, unfit func(agentState) string) (agentState, error) {
+func pick(kind, site, what string, candidates []agentState, unfit func(agentState) string) (agentState, error) {
 	if len(candidates) == 0 {
 		return agentState{}, precondition("site %s has no %s\nhint: godwit token create --role %s --site %s --name NAME, then godwit join there", site, kind, kind, site)
 	}
@@ -65,7 +71,7 @@ func pick(kind, site string, candidates []agentState, unfit func(agentState) str
 		}
 		return a, nil
 	}
-	return agentState{}, precondition("no %s of site %s can take the service: %s\nhint: godwit get %ss -o wide shows what each has; where an agent is down, start it (systemctl start godwit-agent)", kind, site, strings.Join(reasons, "; "), kind)
+	return agentState{}, precondition("no %s of site %s can take the %s: %s\nhint: godwit get %ss -o wide shows what each has; where an agent is down, start it (systemctl start godwit-agent)", kind, site, what, strings.Join(reasons, "; "), kind)
 }
 
 // unfit says why a host with these facts cannot run the service; empty when it can.

@@ -21,6 +21,8 @@ const (
 	migrationPrefix = "/godwit/objects/migrations/"
 	activePrefix    = "/godwit/objects/active/"    // SERVICE → name of the migration under way: at most one
 	addressPrefix   = "/godwit/objects/addresses/" // NETWORK/ADDRESS → service
+	externalPrefix  = "/godwit/objects/external"   // PATH, which begins with a slash → service
+	volumePrefix    = "/godwit/objects/volumes/"   // NAME → a volume that stands alone
 	leftoverPrefix  = "/godwit/objects/leftovers/" // SERVICE/AGENT → what that agent has still to do for it
 )
 
@@ -58,6 +60,8 @@ type serviceRecord struct {
 	// another content.
 	Restart bool              `json:"restart,omitempty"`
 	Refill  map[string]string `json:"refill,omitempty"`
+	// Discard says that a service that is being deleted takes its volumes along that stand alone.
+	Discard bool `json:"discard,omitempty"`
 	// Failover is the protojson of the last one.
 	Failover json.RawMessage `json:"failover,omitempty"`
 }

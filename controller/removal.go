@@ -6,14 +6,17 @@ import (
 	"fmt"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	pb "github.com/godwit-project/godwit/api/godwit/v1"
 	"github.com/godwit-project/godwit/cluster"
 )
 
-// delete marks the service and waits until everything that was made for it is gone.
-func (s *services) delete(ctx context.Context, name string) error {
+// delete marks the service and waits until everything that was made for it is gone; with volumes also those that stand alone and
+// that it uses.
+func (s *services) delete(ctx context.Context, name string, volumes bool) error {
 	err := update(ctx, s.store, servicePrefix+name, func(r *serviceRecord) error {
-		r.Phase = serviceDeleting
+		r.Phase, r.Discard = serviceDeleting, r.Discard || volumes
 		return nil
 	}, cluster.Compare{Key: activePrefix + name})
 	switch {
@@ -24,16 +27,21 @@ func (s *services) delete(ctx context.Context, name string) error {
 	case err != nil:
 		return err
 	}
-	changes := s.store.Watch(ctx, servicePrefix+name, 0)
-	s.reconcile(name)
+	return awaitGone(ctx, s.store, servicePrefix+name, func() { s.reconcile(name) })
+}
+
+// awaitGone returns when there is no record any more, and has somebody work on that meanwhile.
+func awaitGone(ctx context.Context, store *cluster.Store, key string, work func()) error {
+	changes := store.Watch(ctx, key, 0)
+	work()
 	for {
-		if _, err := s.store.Get(ctx, servicePrefix+name); errors.Is(err, cluster.ErrNotFound) {
+		if _, err := store.Get(ctx, key); errors.Is(err, cluster.ErrNotFound) {
 			return nil
 		}
 		select {
 		case <-changes:
 		case <-time.After(time.Second):
-			s.reconcile(name)
+			work()
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -41,8 +49,8 @@ func (s *services) delete(ctx context.Context, name string) error {
 }
 
 // remove takes the service away from its owner's host and edge, then from the store.
-func (s *services) remove(ctx context.Context, spec *pb.ServiceSpec, replica replicaRecord) error {
-	name := spec.GetName()
+func (s *services) remove(ctx context.Context, spec *pb.ServiceSpec, r serviceRecord) error {
+	name, replica := spec.GetName(), r.Replica
 	owner, ownerRev, err := s.store.Owner(ctx, name)
 	if err != nil {
 		return err
@@ -58,10 +66,13 @@ func (s *services) remove(ctx context.Context, spec *pb.ServiceSpec, replica rep
 	}
 	task := &pb.SessionResponse{Task: &pb.SessionResponse_Stop{Stop: &pb.StopService{Service: name, Epoch: epoch, Spec: spec}}}
 	// The edge first: nobody shall be led to a machine that is going away.
-	for _, agent := range []string{at.Edge, at.Host} {
-		if err := s.agents.call(ctx, agent, task); err != nil {
-			return err
-		}
+	if err := s.agents.call(ctx, at.Edge, task); err != nil {
+		return err
+	}
+	atHome := proto.Clone(task).(*pb.SessionResponse)
+	atHome.GetStop().Keep = !r.Discard
+	if err := s.agents.call(ctx, at.Host, atHome); err != nil {
+		return err
 	}
 	ops, err := s.removeReplica(ctx, spec, replica, task)
 	if err != nil {
@@ -71,7 +82,14 @@ func (s *services) remove(ctx context.Context, spec *pb.ServiceSpec, replica rep
 	if err != nil {
 		return err
 	}
-	ops = append(append(ops, inherited...), cluster.Op{Key: servicePrefix + name, Delete: true}, cluster.Op{Key: cluster.OwnerKey(name), Delete: true})
+	detached, err := s.volumes.detach(ctx, spec, owner, epoch, r.Discard)
+	if err != nil {
+		return err
+	}
+	ops = append(append(append(ops, inherited...), detached...), cluster.Op{Key: servicePrefix + name, Delete: true}, cluster.Op{Key: cluster.OwnerKey(name), Delete: true})
+	for _, key := range externalKeys(spec) {
+		ops = append(ops, cluster.Op{Key: key, Delete: true})
+	}
 	for _, a := range spec.GetAddresses() {
 		ops = append(ops, cluster.Op{Key: addressPrefix + spec.GetNetwork() + "/" + a, Delete: true})
 	}

@@ -34,20 +34,25 @@ func checkStorage(spec *pb.ServiceSpec) error {
 		return invalid("storage.mode is %q: want async, flush or sync", s.GetMode())
 	case s.GetMaxLagMs() < 0 || s.GetMaxLagBytes() < 0:
 		return invalid("storage: maxLag and maxLagBytes cannot be negative")
-	case len(spec.GetVolumes()) == 0:
-		return invalid("storage: service %s has no volume to replicate", spec.GetName())
+	case len(copied(spec.GetVolumes())) == 0:
+		return invalid("storage: service %s has no volume to replicate: external ones are reached from both sites", spec.GetName())
 	}
 	return nil
 }
 
 // changeStorage stores how the volumes are to be replicated from now on. A migration under way goes on with what was.
-func (s *services) changeStorage(ctx context.Context, name string, asked *pb.StorageSpec) error {
+//
+// A service that was moved may be told to keep its replica where it was started. The site that the manifest says it is at is then the
+// other one of the two: with the old one there would be no other for the replica after a failover to it.
+func (s *services) changeStorage(ctx context.Context, name, from string, asked *pb.StorageSpec) error {
 	err := update(ctx, s.store, servicePrefix+name, func(r *serviceRecord) error {
 		spec, err := r.spec()
 		if err != nil {
 			return err
 		}
-		spec.Storage = asked
+		if spec.Storage = asked; asked.GetReplicateTo() == spec.GetSite() {
+			spec.Site = from
+		}
 		r.Spec, err = protojson.Marshal(spec)
 		return err
 	}, cluster.Compare{Key: activePrefix + name})
@@ -107,7 +112,7 @@ func (s *services) replicateTo(ctx context.Context, spec *pb.ServiceSpec, owner 
 		return nil
 	}
 	if have.Host == "" {
-		host, _, err := s.choose(ctx, &pb.ServiceSpec{Name: spec.GetName(), Server: new(pb.ServerSpec), Volumes: spec.GetVolumes()}, site)
+		host, _, err := s.choose(ctx, &pb.ServiceSpec{Name: spec.GetName(), Server: new(pb.ServerSpec), Volumes: copied(spec.GetVolumes())}, site, "")
 		if err != nil {
 			return err
 		}

@@ -8,6 +8,7 @@ import (
 
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
 
 	pb "github.com/godwit-project/godwit/api/godwit/v1"
 	"github.com/godwit-project/godwit/cluster"
@@ -18,7 +19,7 @@ func (f *front) ChangeVolume(ctx context.Context, req *connect.Request[pb.Change
 	if err := mayOperate(ctx); err != nil {
 		return nil, err
 	}
-	unchanged, err := f.migrations.changeVolume(ctx, req.Msg)
+	unchanged, err := f.migrations.changeVolume(ctx, proto.Clone(req.Msg).(*pb.ChangeVolumeRequest))
 	if err != nil {
 		return nil, err
 	}
@@ -26,22 +27,36 @@ func (f *front) ChangeVolume(ctx context.Context, req *connect.Request[pb.Change
 }
 
 // changeVolume has a service started anew, where it is and under a new epoch, with a volume that is larger or has another content.
-// The epoch tells the agent whether it has done so already: the content of a running guest is never replaced twice.
+// The epoch tells the agent whether it has done so already: the content of a running guest is never replaced twice. A volume that no
+// service uses is changed without that.
 func (m *migrations) changeVolume(ctx context.Context, req *pb.ChangeVolumeRequest) (unchanged bool, err error) {
+	if req.GetService() == "" {
+		var alone volumeRecord
+		if alone, req.Service, req.Volume, err = m.services.used(ctx, req.GetVolume()); err != nil {
+			return false, err
+		}
+		if req.GetService() == "" {
+			return m.services.volumes.change(ctx, alone, req)
+		}
+	}
 	name := req.GetService()
 	c, err := m.planChange(ctx, req)
 	if err != nil || c.unchanged {
 		return c.unchanged, err
 	}
-	// The replica has the old size, or follows writes: it is made anew afterwards, by comparing what can be.
-	if err := m.services.unreplicate(ctx, name); err != nil {
-		return false, err
-	}
 	defer m.services.reconcile(name)
-	if c, err = m.planChange(ctx, req); err != nil {
-		return false, err
-	}
-	return false, m.decideChange(ctx, req, c)
+	return false, agree(func() error {
+		// The replica has the old size, or follows writes: it is made anew afterwards, by comparing what can be.
+		err := m.services.unreplicate(ctx, name)
+		if err != nil {
+			return err
+		}
+		c, err := m.planChange(ctx, req)
+		if err != nil {
+			return err
+		}
+		return m.decideChange(ctx, req, c)
+	})
 }
 
 // change is a change of a volume that may be decided.
@@ -69,23 +84,16 @@ func (m *migrations) planChange(ctx context.Context, req *pb.ChangeVolumeRequest
 		return c, err
 	}
 	host, err := m.agents.connectedAgent(ctx, c.owner.Host)
-	more := req.GetSize() - c.volume.GetSize()
 	switch {
 	case err != nil:
 		return c, err
 	case c.record.Phase != serviceRunning && c.record.Phase != serviceFailed:
 		return c, precondition("service %s is %s: %s\nhint: wait until it runs: godwit get service %s --watch", name, c.record.Phase, c.record.Message, name)
-	case req.GetSize()%4096 != 0 || req.GetSize() < 0:
-		return c, invalid("size is %d bytes: want a positive multiple of 4096", req.GetSize())
-	case req.GetSize() > 0 && more < 0:
-		return c, invalid("volume %s/%s has %d bytes: volumes grow only", name, req.GetVolume(), c.volume.GetSize())
-	case more > host.Facts.GetDiskFree():
-		return c, precondition("host %s has %d MiB free, %d MiB more are needed\nhint: make room there, or migrate the service to a host that has it", host.Name, host.Facts.GetDiskFree()>>20, more>>20)
-	case req.GetImage() != "" && !m.services.blobs.has(req.GetImage()):
-		return c, invalid("no blob %q has been uploaded", req.GetImage())
+	case c.volume.GetExternal() != "":
+		return c, precondition("volume %s/%s is external: what is at %s is not Godwit's to change", name, req.GetVolume(), c.volume.GetExternal())
 	}
-	c.unchanged = req.GetImage() == "" && more <= 0
-	return c, nil
+	c.unchanged, err = m.services.volumes.mayChange(name+"/"+req.GetVolume(), c.volume.GetSize(), req, host)
+	return c, err
 }
 
 func (m *migrations) decideChange(ctx context.Context, req *pb.ChangeVolumeRequest, c change) error {
@@ -116,7 +124,11 @@ func (m *migrations) decideChange(ctx context.Context, req *pb.ChangeVolumeReque
 	if err != nil {
 		return err
 	}
-	ops := []cluster.Op{{Key: servicePrefix + name, Value: record}, {Key: cluster.OwnerKey(name), Value: value}}
+	ops, err := m.services.volumes.resized(ctx, c.volume)
+	if err != nil {
+		return err
+	}
+	ops = append(ops, cluster.Op{Key: servicePrefix + name, Value: record}, cluster.Op{Key: cluster.OwnerKey(name), Value: value})
 	if err := m.decide(ctx, name, c.unmoved, ops); err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"path"
 	"strings"
 	"sync"
 	"time"
@@ -26,18 +27,24 @@ const startTimeout = 10 * time.Minute
 // services creates, starts and deletes services. What is wanted stands in the store; reconcile makes it true, and may be
 // repeated at any time, by any controller.
 type services struct {
-	store  *cluster.Store
-	agents *agents
-	blobs  *blobs
-	logger *slog.Logger
+	store   *cluster.Store
+	agents  *agents
+	blobs   *blobs
+	volumes *volumes
+	logger  *slog.Logger
 
-	work context.Context // ends with the controller
-	wg   *sync.WaitGroup
+	work  context.Context // ends with the controller
+	wg    *sync.WaitGroup
+	turns *turns
+}
 
-	mu struct {
-		sync.Mutex
-		busy map[string]bool // services that a reconcile works on; true: once more, because something has changed since
-	}
+// newServices wires them to the volumes that stand alone.
+func newServices(work context.Context, wg *sync.WaitGroup, store *cluster.Store, a *agents, b *blobs, logger *slog.Logger) *services {
+	s := &services{store: store, agents: a, blobs: b, logger: logger, work: work, wg: wg}
+	s.turns = &turns{settle: s.settle, kind: "service", logger: logger, work: work, wg: wg}
+	s.volumes = &volumes{store: store, agents: a, blobs: b, logger: logger}
+	s.volumes.turns = &turns{settle: s.volumes.settle, kind: "volume", logger: logger, work: work, wg: wg}
+	return s
 }
 
 // invalid is the error of a field that cannot be as it is.
@@ -50,7 +57,7 @@ func precondition(format string, args ...any) error {
 }
 
 // check finds what is wrong with a specification by itself, and fills in what users may leave out.
-func (s *services) check(spec *pb.ServiceSpec) error {
+func (s *services) check(ctx context.Context, spec *pb.ServiceSpec) error {
 	if !api.IsName(spec.GetName()) {
 		return invalid("name %q: want lower-case letters, digits and dashes, at most 40, not beginning or ending with a dash", spec.GetName())
 	}
@@ -78,6 +85,9 @@ func (s *services) check(spec *pb.ServiceSpec) error {
 			return invalid("%s: no blob %q has been uploaded", field, blob)
 		}
 	}
+	if err := s.volumes.fill(ctx, spec.GetVolumes()); err != nil {
+		return err
+	}
 	if err := s.checkVolumes(spec.GetVolumes()); err != nil {
 		return err
 	}
@@ -95,19 +105,28 @@ func (s *services) check(spec *pb.ServiceSpec) error {
 }
 
 func (s *services) checkVolumes(volumes []*pb.VolumeSpec) error {
-	seen := make(map[string]bool)
+	seen, used := make(map[string]bool), make(map[string]bool)
 	for _, v := range volumes {
+		disk := v.GetVolume() + v.GetExternal()
 		switch {
 		case !api.IsName(v.GetName()):
 			return invalid("volumes: name %q: want lower-case letters, digits and dashes", v.GetName())
 		case seen[v.GetName()]:
 			return invalid("volumes: the name %q is there twice", v.GetName())
-		case v.GetSize() <= 0 || v.GetSize()%4096 != 0:
+		case disk != "" && used[disk]:
+			return invalid("volume %s: %s is there twice", v.GetName(), disk)
+		case v.GetExternal() != "" && (v.GetVolume() != "" || v.GetImage() != "" || v.GetSize() != 0):
+			return invalid("volume %s is external: it has the size and the content that it has", v.GetName())
+		case v.GetExternal() != "" && (!path.IsAbs(v.GetExternal()) || path.Clean(v.GetExternal()) != v.GetExternal()):
+			return invalid("volume %s: external is %q: want an absolute path, without dots", v.GetName(), v.GetExternal())
+		case v.GetVolume() != "" && v.GetImage() != "":
+			return invalid("volume %s is volume %s, which has its content\nhint: godwit volume import FILE %s replaces that", v.GetName(), v.GetVolume(), v.GetVolume())
+		case v.GetExternal() == "" && (v.GetSize() <= 0 || v.GetSize()%4096 != 0):
 			return invalid("volume %s: size is %d bytes: want a positive multiple of 4096", v.GetName(), v.GetSize())
 		case v.GetImage() != "" && !s.blobs.has(v.GetImage()):
 			return invalid("volume %s: no blob %q has been uploaded", v.GetName(), v.GetImage())
 		}
-		seen[v.GetName()] = true
+		seen[v.GetName()], used[disk] = true, true
 	}
 	return nil
 }
@@ -121,7 +140,7 @@ func macOf(network, name string) string {
 // apply creates the service, or says that it is there as asked.
 func (s *services) apply(ctx context.Context, asked *pb.ServiceSpec) (outcome string, err error) {
 	spec := proto.Clone(asked).(*pb.ServiceSpec)
-	if err := s.check(spec); err != nil {
+	if err := s.check(ctx, spec); err != nil {
 		return "", err
 	}
 	var existing serviceRecord
@@ -132,14 +151,18 @@ func (s *services) apply(ctx context.Context, asked *pb.ServiceSpec) (outcome st
 	case !errors.Is(err, cluster.ErrNotFound):
 		return "", err
 	}
-	host, edge, err := s.choose(ctx, spec, "")
+	attaching, err := s.volumes.free(ctx, spec)
+	if err != nil {
+		return "", err
+	}
+	host, edge, err := s.choose(ctx, spec, "", attaching.host)
 	if err != nil {
 		return "", err
 	}
 	if err := pin(spec, host); err != nil {
 		return "", err
 	}
-	if err := s.create(ctx, spec, host, edge); err != nil {
+	if err := s.create(ctx, spec, host, edge, attaching); err != nil {
 		return "", err
 	}
 	s.reconcile(spec.GetName())
@@ -156,6 +179,7 @@ func (s *services) compare(ctx context.Context, spec *pb.ServiceSpec, existing s
 		return "", err
 	}
 	// The site of the manifest is where it was started; a migration does not make the manifest wrong.
+	from := spec.GetSite()
 	spec.Site, spec.Server.MachineType, spec.Server.CpuModel = old.GetSite(), old.Server.GetMachineType(), old.Server.GetCpuModel()
 	asked := spec.GetStorage()
 	spec.Storage = old.GetStorage()
@@ -164,7 +188,7 @@ func (s *services) compare(ctx context.Context, spec *pb.ServiceSpec, existing s
 	}
 	outcome := "unchanged"
 	if !proto.Equal(asked, old.GetStorage()) {
-		if err := s.changeStorage(ctx, spec.GetName(), asked); err != nil {
+		if err := s.changeStorage(ctx, spec.GetName(), from, asked); err != nil {
 			return "", err
 		}
 		outcome = "configured"
@@ -176,7 +200,7 @@ func (s *services) compare(ctx context.Context, spec *pb.ServiceSpec, existing s
 }
 
 // create writes the service, its addresses and its owner in one step.
-func (s *services) create(ctx context.Context, spec *pb.ServiceSpec, host, edge agentState) error {
+func (s *services) create(ctx context.Context, spec *pb.ServiceSpec, host, edge agentState, attaching attachment) error {
 	epoch, err := s.store.NextEpoch(ctx)
 	if err != nil {
 		return err
@@ -195,10 +219,14 @@ func (s *services) create(ctx context.Context, spec *pb.ServiceSpec, host, edge 
 	}
 	compares := []cluster.Compare{{Key: servicePrefix + spec.GetName()}, {Key: cluster.OwnerKey(spec.GetName())}}
 	ops := []cluster.Op{{Key: servicePrefix + spec.GetName(), Value: record}, {Key: cluster.OwnerKey(spec.GetName()), Value: owner}}
+	compares, ops = append(compares, attaching.unchanged...), append(ops, attaching.ops...)
 	for _, a := range spec.GetAddresses() {
 		key := addressPrefix + spec.GetNetwork() + "/" + a
 		compares = append(compares, cluster.Compare{Key: key})
 		ops = append(ops, cluster.Op{Key: key, Value: []byte(spec.GetName())})
+	}
+	for _, key := range externalKeys(spec) {
+		compares, ops = append(compares, cluster.Compare{Key: key}), append(ops, cluster.Op{Key: key, Value: []byte(spec.GetName())})
 	}
 	if _, err := s.store.Txn(ctx, compares, ops); err != nil {
 		if !errors.Is(err, cluster.ErrConflict) {
@@ -217,6 +245,14 @@ func (s *services) explainConflict(ctx context.Context, spec *pb.ServiceSpec) er
 			return connect.NewError(connect.CodeAlreadyExists, fmt.Errorf("address %s belongs to service %s already, in network %s\nhint: choose another address, or delete that service", a, o.Value, spec.GetNetwork()))
 		}
 	}
+	if _, err := s.volumes.free(ctx, spec); err != nil {
+		return err
+	}
+	for _, key := range externalKeys(spec) {
+		if o, err := s.store.Get(ctx, key); err == nil {
+			return connect.NewError(connect.CodeAlreadyExists, fmt.Errorf("external disk %s is in use by service %s\nhint: one service uses it at a time", strings.TrimPrefix(key, externalPrefix), o.Value))
+		}
+	}
 	return connect.NewError(connect.CodeAborted, fmt.Errorf("service %s was changed by somebody else at the same moment\nhint: apply again", spec.GetName()))
 }
 
@@ -231,35 +267,7 @@ func pin(spec *pb.ServiceSpec, host agentState) error {
 }
 
 // reconcile works, in the background, on making the service what the store says. One at a time per service.
-func (s *services) reconcile(name string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.work.Err() != nil {
-		return
-	}
-	if _, at := s.mu.busy[name]; at {
-		s.mu.busy[name] = true
-		return
-	}
-	s.mu.busy[name] = false
-	s.wg.Add(1)
-	go func() {
-		defer s.wg.Done()
-		for again := true; again; {
-			err := s.settle(s.work, name)
-			s.mu.Lock()
-			if again = s.mu.busy[name] && s.work.Err() == nil; again {
-				s.mu.busy[name] = false
-			} else {
-				delete(s.mu.busy, name)
-			}
-			s.mu.Unlock()
-			if err != nil && s.work.Err() == nil {
-				s.logger.Error("service could not be made as wanted", "service", name, "err", err)
-			}
-		}
-	}()
-}
+func (s *services) reconcile(name string) { s.turns.take(name) }
 
 // settle starts what is to start and removes what is to go.
 func (s *services) settle(ctx context.Context, name string) error {
@@ -288,7 +296,7 @@ func (s *services) settle(ctx context.Context, name string) error {
 	case serviceRunning:
 		return s.replicate(ctx, name, spec, r.Replica)
 	case serviceDeleting:
-		return s.remove(ctx, spec, r.Replica)
+		return s.remove(ctx, spec, r)
 	}
 	return nil
 }
@@ -302,6 +310,9 @@ func (s *services) start(ctx context.Context, spec *pb.ServiceSpec, wanted servi
 	at, err := s.placeOf(ctx, owner.Site, owner.Host)
 	if err == nil {
 		err = s.sweepAt(ctx, name, at.Host, at.Edge)
+	}
+	if err == nil && len(externalKeys(spec)) > 0 {
+		err = s.sweep(ctx, name) // nobody else may write to its disks, as far as anybody answers
 	}
 	if err == nil {
 		task := &pb.SessionResponse{Task: &pb.SessionResponse_Start{Start: &pb.StartService{
@@ -346,7 +357,7 @@ func (s *services) resume(ctx context.Context) error {
 			s.reconcile(spec.GetName())
 		}
 	}
-	return nil
+	return s.volumes.resume(ctx, "")
 }
 
 // look compares, in the background, what an agent runs with what its host owns, and starts what is missing. Services
@@ -392,6 +403,9 @@ func (s *services) lookAt(ctx context.Context, agent string) error {
 		for _, h := range a.Holdings {
 			alive[h.GetService()] = h.GetServer() != "absent" && h.GetServer() != "dead" && h.GetServer() != ""
 		}
+	}
+	if err := s.volumes.resume(ctx, agent); err != nil {
+		return err
 	}
 	left, err := s.leftovers(ctx, "")
 	if err != nil {

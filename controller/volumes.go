@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/godwit-project/godwit/api"
 	pb "github.com/godwit-project/godwit/api/godwit/v1"
@@ -22,7 +23,10 @@ func (f *front) RunVolumeTask(ctx context.Context, req *connect.Request[pb.RunVo
 	if err := mayOperate(ctx); err != nil {
 		return err
 	}
-	task := req.Msg.GetTask()
+	task := proto.Clone(req.Msg.GetTask()).(*pb.VolumeTask)
+	if task == nil {
+		return invalid("no task given")
+	}
 	agent, err := f.services.volumeAgent(ctx, task)
 	if err != nil {
 		return err
@@ -45,9 +49,19 @@ func (f *front) RunVolumeTask(ctx context.Context, req *connect.Request[pb.RunVo
 	return stream.Send(&pb.RunVolumeTaskResponse{Result: result})
 }
 
-// volumeAgent checks a task and finds the host for it: snapshots are kept where the replica is, all else is asked of the owner.
+// volumeAgent checks a task, completes it and finds the host for it: snapshots are kept where the replica is, all else is asked of
+// the owner.
 func (s *services) volumeAgent(ctx context.Context, t *pb.VolumeTask) (agentState, error) {
 	var none agentState
+	if t.GetService() == "" {
+		alone, service, volume, err := s.used(ctx, t.GetVolume())
+		if err != nil {
+			return none, err
+		}
+		if t.Service, t.Volume = service, volume; service == "" {
+			return s.aloneAgent(ctx, alone, t)
+		}
+	}
 	var r serviceRecord
 	if _, err := load(ctx, s.store, servicePrefix+t.GetService(), &r); errors.Is(err, cluster.ErrNotFound) {
 		return none, notFound("service", t.GetService())
@@ -60,6 +74,12 @@ func (s *services) volumeAgent(ctx context.Context, t *pb.VolumeTask) (agentStat
 	}
 	if v := t.GetVolume(); v != "" && !slices.ContainsFunc(spec.GetVolumes(), func(o *pb.VolumeSpec) bool { return o.GetName() == v }) {
 		return none, notFound("volume", t.GetService()+"/"+v)
+	}
+	t.Names = nil
+	for _, v := range spec.GetVolumes() {
+		if t.GetVolume() == "" || v.GetName() == t.GetVolume() {
+			t.Names = append(t.Names, hostName(t.GetService(), v))
+		}
 	}
 	owner, _, err := s.store.Owner(ctx, t.GetService())
 	if err != nil {
@@ -79,6 +99,8 @@ func (s *services) volumeAgent(ctx context.Context, t *pb.VolumeTask) (agentStat
 			return none, invalid("export: want one volume, and the name of a transfer")
 		case t.GetRunning():
 			return s.agents.connectedAgent(ctx, host)
+		case slices.ContainsFunc(spec.GetVolumes(), func(v *pb.VolumeSpec) bool { return v.GetName() == t.GetVolume() && v.GetExternal() != "" }):
+			return none, precondition("volume %s/%s is external: it has no replica to take a consistent point from\nhint: --running copies it while it changes; what keeps it may have snapshots of its own", t.GetService(), t.GetVolume())
 		}
 		if host = r.Replica.Host; host == "" {
 			return none, precondition("service %s runs, and has no replica to take a consistent point from%s\nhint: put 'storage: {replicateTo: SITE}' into its manifest and apply that; or --running copies its disk while it changes, which a file system has to be repaired from",
@@ -96,6 +118,27 @@ func (s *services) volumeAgent(ctx context.Context, t *pb.VolumeTask) (agentStat
 			t.GetService(), because(r.Replica.Error))
 	}
 	return s.agents.connectedAgent(ctx, host)
+}
+
+// aloneAgent is volumeAgent for a volume that no service uses: nothing changes it, and it has no replica.
+func (s *services) aloneAgent(ctx context.Context, r volumeRecord, t *pb.VolumeTask) (agentState, error) {
+	t.Names = []string{r.Name}
+	switch t.GetVerb() {
+	case pb.VolumeVerb_VOLUME_VERB_LOCATE:
+	case pb.VolumeVerb_VOLUME_VERB_VERIFY:
+		t.Local = true
+	case pb.VolumeVerb_VOLUME_VERB_EXPORT:
+		if t.GetSnapshot() != "" || !api.IsTransferName(t.GetTransfer()) {
+			return agentState{}, invalid("export of volume %s: want the name of a transfer and no snapshot: it has none", r.Name)
+		}
+		t.Running = true
+	default:
+		return agentState{}, precondition("volume %s is in no service's use, and has no replica where snapshots are kept\nhint: godwit volume export %s --to FILE copies it", r.Name, r.Name)
+	}
+	if r.Phase != volumeReady {
+		return agentState{}, precondition("volume %s is %s%s", r.Name, r.Phase, because(r.Message))
+	}
+	return s.agents.connectedAgent(ctx, r.Host)
 }
 
 const (

@@ -73,8 +73,7 @@ func (w *world) live() {
 	background := new(sync.WaitGroup)
 	a := newAgents(w.store, w.logger)
 	b := &blobs{dir: w.t.TempDir(), logger: w.logger}
-	s := &services{store: w.store, agents: a, blobs: b, logger: w.logger, work: ctx, wg: background}
-	s.mu.busy = make(map[string]bool)
+	s := newServices(ctx, background, w.store, a, b, w.logger)
 	m := &migrations{store: w.store, agents: a, services: s, guard: lead.Guard(), logger: w.logger, work: ctx, wg: background}
 	m.mu.runners = make(map[string]*runner)
 	watch := &watchman{agents: a, services: s, migrations: m, logger: w.logger}

@@ -7,10 +7,11 @@ import (
 	"time"
 
 	"github.com/godwit-project/godwit/dvs/endpoint"
+	"github.com/godwit-project/godwit/dvs/socket"
 	"github.com/godwit-project/godwit/dvs/wire"
 )
 
-// remindEvery is how often a caller that still waits asks whether its request has been lost on the way. It is a net below
+// remindEvery is how often callers that have waited for at least so long ask whether their request has been lost on the way. It is a net below
 // the protocol, not a part of it: nothing should ever fall into it.
 const remindEvery = time.Second
 
@@ -21,28 +22,29 @@ type caller struct {
 	own  *Endpoint     // whose calls they are; nil for a session's
 	turn chan struct{} // holds one token
 	w    *waiter
-	// reminder runs while a call waits.
-	reminder *time.Timer
 
 	// guarded by the session's lock
 	core     *endpoint.Caller
 	route    *route
-	asked    bool // the outstanding request was sent at least once
+	since    uint64 // the session's tick when the call began
+	asked    bool   // the outstanding request was sent at least once
 	askedAt  endpoint.Version
 	line     uint64 // that was asked
 	patient  bool   // not NoWait
 	finished bool
-	into     []byte // where the data of a copy go
-	landed   bool   // they are there
-	closed   bool   // of a Client
+	into     []byte         // where the data of a copy go
+	landed   bool           // they are there
+	landing  *socket.Stream // puts them there
+	keen     bool           // it asked at once when it was answered
+	counted  int            // the wave in which it is counted as keen; 0 if it is not
+	answered time.Time
+	closed   bool // of a Client
 	reply    endpoint.Reply
 	err      error
 }
 
 func newCaller(s *Session, from string, id uint64) *caller {
 	c := &caller{s: s, from: from, turn: make(chan struct{}, 1), w: newWaiter(s), core: endpoint.NewCaller(id)}
-	c.reminder = time.AfterFunc(time.Hour, c.remind)
-	c.reminder.Stop()
 	c.turn <- struct{}{}
 	return c
 }
@@ -141,6 +143,7 @@ func (c *caller) ask(ctx context.Context, to string, r endpoint.Request, into []
 		return endpoint.Reply{}, false, err
 	}
 	c.w.reset()
+	c.asksLocked()
 	c.patient = waits(ctx)
 	c.asked, c.finished, c.err = false, false, nil
 	c.into, c.landed = into, false
@@ -149,21 +152,25 @@ func (c *caller) ask(ctx context.Context, to string, r endpoint.Request, into []
 	r.From, r.To, r.NoWait = c.from, c.route.id, !c.patient
 	c.core.Begin(r)
 	c.evaluateLocked()
+	c.since = s.ticks
+	if !s.reminding {
+		s.reminding = true
+		s.reminder.Reset(remindEvery)
+	}
 	own := c.own
 	own.blockedLocked(1)
 	s.mu.Unlock()
 
-	if !c.w.ready.Load() {
-		c.reminder.Reset(remindEvery)
-	}
 	err = s.await(ctx, c.w)
-	c.reminder.Stop()
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	own.blockedLocked(-1)
 	delete(c.route.waiting, c)
-	c.into = nil
+	if c.into = nil; c.landing != nil {
+		c.landing.Divert()
+		c.landing = nil
+	}
 	if !c.finished {
 		c.giveUpLocked(err)
 	}
@@ -257,18 +264,30 @@ func (c *caller) giveUpLocked(cause error) {
 	c.endLocked(endpoint.Reply{}, errors.Join(append(errs, cause)...))
 }
 
-// remind asks what has become of the request, and will again.
-func (c *caller) remind() {
-	c.s.mu.Lock()
-	defer c.s.mu.Unlock()
-	if _, ok := c.core.Outstanding(); !ok || c.s.err != nil {
+// remind asks what has become of the requests that have waited for long, and will again. One timer for all: one for each call would be heard of
+// by the kernel.
+func (s *Session) remind() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ticks++
+	s.reminding = false
+	if s.err != nil {
 		return
 	}
-	c.reminder.Reset(remindEvery)
-	if out, ok := c.core.Outstanding(); ok && c.asked && c.route.State == endpoint.Open && c.s.err == nil {
-		b := wire.Inquiry{To: out.To, Caller: out.Caller, Seq: out.Seq}.Append(c.s.scratch[:0], wire.KindProbe)
-		c.s.sendLocked(b, 0)
-		c.s.keepScratch(b)
+	for _, c := range s.callers {
+		out, ok := c.core.Outstanding()
+		if !ok {
+			continue
+		}
+		s.reminding = true
+		if s.ticks-c.since > 1 && c.asked && c.route.State == endpoint.Open {
+			b := wire.Inquiry{To: out.To, Caller: out.Caller, Seq: out.Seq}.Append(s.scratch[:0], wire.KindProbe)
+			s.sendLocked(b, 0)
+			s.keepScratch(b)
+		}
+	}
+	if s.reminding {
+		s.reminder.Reset(remindEvery)
 	}
 }
 
@@ -336,6 +355,7 @@ func (s *Session) onReplyLocked(m endpoint.Reply) {
 		c.evaluateLocked()
 	case c.core.End(m):
 		c.finished, c.reply = true, m
+		c.answeredLocked()
 		c.w.signal()
 	}
 }

@@ -16,9 +16,11 @@ import (
 const (
 	spinTime   = 25 * time.Microsecond
 	scoreTop   = 16
-	scoreGain  = 2  // for a spin that was worth it; one that was not costs 1
+	scoreGain  = 1  // for a spin that was worth it
+	scoreLoss  = 2  // for one that was not: it takes longer than to sleep and be woken
 	scoreTry   = 64 // with the lowest score, after so many waits some spin nevertheless
 	scoreSome  = 4
+	restRounds = 8  // rounds until nobody need be woken by a stream any more
 	holdRounds = 8  // rounds until what is held is written
 	checkTime  = 16 // rounds between two looks at the clock
 )
@@ -32,6 +34,7 @@ type spin struct {
 	visits             uint64 // channels that had something
 	linger             int    // the score of spinning for others
 	waking             int    // waiters that have been woken and have not run yet
+	expected, wave     int    // keen callers of this wave that have been answered and have not asked again
 }
 
 // waiter is somebody who waits for one event of a session.
@@ -78,7 +81,7 @@ func (s *Session) await(ctx context.Context, w *waiter) error {
 	s.mu.Lock()
 	s.waiting++
 	w.waits = true
-	if s.waking == 0 {
+	if s.calmLocked() {
 		s.flushLocked()
 	}
 	s.mu.Unlock()
@@ -88,7 +91,7 @@ func (s *Session) await(ctx context.Context, w *waiter) error {
 		if w.woken {
 			s.waking--
 		}
-		if w.waits, w.woken = false, false; s.waking == 0 && s.spinners == 0 {
+		if w.waits, w.woken = false, false; s.calmLocked() && s.spinners == 0 {
 			s.flushLocked()
 		}
 		if s.waiting--; s.waiting == 0 && s.err != nil {
@@ -163,7 +166,6 @@ func (s *Session) leadUntil(ctx context.Context, w *waiter, p *post) error {
 		if p.page.Rung() {
 			p.page.Wake()
 		}
-		s.ears.rest()
 		s.pollLocked()
 		s.mu.Unlock()
 		s.lingerFor(w)
@@ -191,25 +193,22 @@ func (s *Session) lingerFor(w *waiter) {
 	}
 	s.spinners++
 	s.page.Wake()
-	s.ears.rest()
 	seen := s.visits
 	s.mu.Unlock()
-	end, gain := time.Now().Add(spinTime), -1
+	end, gain := time.Now().Add(spinTime), -scoreLoss
 	for i := 1; !w.ready.Load(); i++ {
+		calm := true
 		if s.mu.TryLock() {
-			s.pollLocked()
-			if s.waking == 0 || i%holdRounds == 0 { // else they are about to say something
-				s.flushLocked()
-			}
+			calm = s.lookLocked(i)
 			if s.visits != seen {
 				seen, end, gain = s.visits, time.Now().Add(spinTime), scoreGain
 			}
 			s.mu.Unlock()
 		}
-		if i%checkTime == 0 {
-			if time.Now().After(end) {
-				break
-			}
+		if i%checkTime == 0 && time.Now().After(end) {
+			break
+		}
+		if !calm || i%checkTime == 0 {
 			runtime.Gosched()
 		}
 	}
@@ -236,25 +235,22 @@ func (s *Session) spinFor(w *waiter) bool {
 	}
 	s.spinners++
 	s.page.Wake()
-	s.ears.rest()
 	s.pollLocked()
 	s.mu.Unlock()
 	end, seen := time.Now().Add(spinTime), uint64(0)
 	for i := 1; !w.ready.Load(); i++ {
+		calm := true
 		if s.mu.TryLock() {
-			s.pollLocked()
-			if s.waking == 0 || i%holdRounds == 0 { // else they are about to say something
-				s.flushLocked()
-			}
+			calm = s.lookLocked(i)
 			if s.pieces != seen { // a long frame is coming
 				seen, end = s.pieces, time.Now().Add(spinTime)
 			}
 			s.mu.Unlock()
 		}
-		if i%checkTime == 0 {
-			if time.Now().After(end) {
-				break
-			}
+		if i%checkTime == 0 && time.Now().After(end) {
+			break
+		}
+		if !calm || i%checkTime == 0 {
 			runtime.Gosched()
 		}
 	}
@@ -266,10 +262,25 @@ func (s *Session) spinFor(w *waiter) bool {
 	if ok {
 		s.score = min(s.score+scoreGain, scoreTop)
 	} else {
-		s.score = max(s.score-1, 0)
+		s.score = max(s.score-scoreLoss, 0)
 	}
 	s.restLocked()
 	return ok
+}
+
+// calmLocked tells whether nobody is about to say something, as far as one can know.
+func (s *Session) calmLocked() bool { return s.waking == 0 && s.expected == 0 }
+
+// lookLocked is a round of somebody who polls. It is false if others should run first: they are about to say something.
+func (s *Session) lookLocked(round int) (calm bool) {
+	if round == restRounds {
+		s.ears.rest()
+	}
+	if s.pollPageLocked(); len(s.streams) > 0 && s.err == nil && (s.calmLocked() || round%holdRounds == 0) {
+		s.pollStreamsLocked()
+		s.flushLocked()
+	}
+	return s.calmLocked()
 }
 
 func (s *Session) worthLocked() bool {
@@ -296,7 +307,6 @@ func (s *Session) restLocked() {
 		}
 	default:
 		s.page.Wake()
-		s.ears.rest()
 	}
 }
 

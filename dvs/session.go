@@ -66,6 +66,9 @@ type Session struct {
 	names     map[string]*route // the same, by name
 	endpoints map[endpoint.ID]*Endpoint
 	callers   map[uint64]*caller
+	reminder  *time.Timer // runs while calls wait
+	reminding bool
+	ticks     uint64
 	paths     map[uint64]uint32 // by caller: the channel of its latest request, 0 the node
 	spin
 }
@@ -111,7 +114,9 @@ func connect(ctx context.Context, path string, o Options) (*Session, error) {
 		calls: map[uint32]chan wire.Answer{}, binding: map[uint32]*Endpoint{}, channels: map[uint32]*ring.Channel{}, areas: map[*ring.Channel]bool{}, streams: map[uint32]*socket.Stream{}, routes: map[endpoint.ID]*route{}, names: map[string]*route{},
 		endpoints: map[endpoint.ID]*Endpoint{}, callers: map[uint64]*caller{}, paths: map[uint64]uint32{},
 	}
-	s.room = sync.NewCond(&s.mu)
+	s.room, s.wave = sync.NewCond(&s.mu), 1
+	s.reminder = time.AfterFunc(time.Hour, s.remind)
+	s.reminder.Stop()
 	s.caller = newCaller(s, "", newIncarnation())
 	s.callers[s.core.ID()] = s.caller
 	n, err := s.open(ctx)
@@ -253,6 +258,7 @@ func (s *Session) fail(err error) {
 	}
 	s.err = err
 	s.stop()
+	s.reminder.Stop()
 	if s.lost != nil {
 		s.lost.Stop()
 	}

@@ -37,6 +37,14 @@ func (s *Session) onStreamLocked(m wire.Stream) error {
 		return nil
 	}
 	s.onRevokeLocked(m.Channel)
+	st.Place(func(head wire.Encoded, payload int) []byte {
+		_, c, _ := s.copyLocked(head, payload)
+		if c == nil {
+			return nil
+		}
+		c.landing = st
+		return c.into
+	})
 	s.streams[m.Channel] = st
 	if s.flush == nil {
 		s.flush = make(chan struct{}, 1)
@@ -117,7 +125,7 @@ func (s *Session) dropStreamLocked(index uint32) bool {
 // streamLocked sends a frame by a stream: at once, or with what follows soon.
 func (s *Session) streamLocked(st *socket.Stream, index uint32, frame []byte, more bool) {
 	var err error
-	if (more || s.spinners > 0 || s.waking > 0) && st.Held() < holdMost {
+	if (more || s.spinners > 0 || !s.calmLocked()) && st.Held() < holdMost {
 		if err = st.Hold(frame); err == nil && !s.held {
 			s.held = true
 			s.lateFlush.Reset(holdTime)
@@ -128,6 +136,31 @@ func (s *Session) streamLocked(st *socket.Stream, index uint32, frame []byte, mo
 	if err != nil {
 		s.brokenLocked(index)
 	}
+}
+
+// answeredLocked notes that a call has ended. One who asked at once after the answer before probably will again: what others say by a stream
+// waits for it, so that one packet carries all.
+func (c *caller) answeredLocked() {
+	if len(c.s.streams) == 0 {
+		return
+	}
+	c.answered = time.Now()
+	if c.keen && c.counted != c.s.wave {
+		c.counted = c.s.wave
+		c.s.expected++
+	}
+}
+
+// asksLocked notes that a call begins.
+func (c *caller) asksLocked() {
+	if c.answered.IsZero() {
+		return
+	}
+	if c.keen && c.counted == c.s.wave {
+		c.s.expected--
+	}
+	c.counted, c.keen = 0, time.Since(c.answered) < holdTime
+	c.answered = time.Time{}
 }
 
 func (s *Session) askFlusher() {
@@ -171,6 +204,7 @@ func (s *Session) flusher() {
 		runtime.Gosched() // others are about to send
 		s.mu.Lock()
 		s.held = true
+		s.wave, s.expected = s.wave+1, 0 // who has not asked by now is not waited for
 		waiting := s.flushLocked()
 		s.mu.Unlock()
 		if len(waiting) > 0 {
@@ -208,7 +242,7 @@ func (s *Session) pollStreamLocked(index uint32, st *socket.Stream) {
 		}
 		if err == nil {
 			s.visits++
-			if landed, bad := s.landLocked(e); !landed && bad == nil {
+			if landed, bad := s.landLocked(st, e); !landed && bad == nil {
 				err = s.messageLocked(s.kept(e), index)
 			} else {
 				err = bad
@@ -224,21 +258,37 @@ func (s *Session) pollStreamLocked(index uint32, st *socket.Stream) {
 	}
 }
 
-// landLocked takes in the reply to a copy: its data go where they belong.
-func (s *Session) landLocked(e wire.Encoded) (landed bool, err error) {
+// copyLocked returns the reply to a copy, and the caller that waits for it with memory for so many bytes; no caller if it is something else.
+func (s *Session) copyLocked(e wire.Encoded, payload int) (m endpoint.Reply, c *caller, err error) {
 	if e.Kind() != wire.KindReply || len(s.callers) == 0 {
-		return false, nil
+		return m, nil, nil
 	}
-	m, err := wire.ParseReply(e.Body())
-	if err != nil {
-		return false, err
+	if m, err = wire.ParseReply(e.Body()); err != nil {
+		return m, nil, err
 	}
-	c := s.callers[m.Caller]
-	if c == nil || c.into == nil || m.Code != endpoint.OK || len(m.Payload) != len(c.into) {
-		return false, nil
+	c = s.callers[m.Caller]
+	if c == nil || c.into == nil || m.Code != endpoint.OK || payload != len(c.into) {
+		return m, nil, nil
 	}
 	if out, ok := c.core.Outstanding(); !ok || out.Seq != m.Seq || out.To != m.To {
-		return false, nil
+		return m, nil, nil
+	}
+	return m, c, nil
+}
+
+// landLocked takes in the reply to a copy: its data go where they belong, or are there already.
+func (s *Session) landLocked(st *socket.Stream, e wire.Encoded) (landed bool, err error) {
+	if st.Landed() {
+		m, err := wire.ParseReply(e.Body())
+		if c := s.callers[m.Caller]; err == nil && c != nil && c.landing == st { // else it has given up
+			c.landed, c.landing = true, nil
+			s.onReplyLocked(m)
+		}
+		return true, err
+	}
+	m, c, err := s.copyLocked(e, len(e)-wire.ReplyHead)
+	if c == nil {
+		return false, err
 	}
 	copy(c.into, m.Payload)
 	c.landed, m.Payload = true, nil

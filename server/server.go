@@ -101,6 +101,7 @@ type Status struct {
 	ResumedAt time.Time // when the guest first ran here after a handover, likewise
 	Sent      int64     // bytes of the stream of the last handover that was quiesced here
 	Err       string    // what is wrong, if something is
+	Stalled   bool      // the platform has stopped the guest, because a disk did not take a write: Start lets it try again
 }
 
 // Progress is how far a handover's memory is.

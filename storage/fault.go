@@ -10,6 +10,7 @@ import (
 // hear takes what the disk has to tell. It is called with blocks held, so that it may wait for nothing of the volume's.
 func (v *Volume) hear(e disk.Event) {
 	text := e.String()
+	v.faults.note(e)
 	switch e.Kind {
 	case disk.EventUnverified:
 		v.log.Info("a disk reports", "event", text)

@@ -72,7 +72,7 @@ type Group struct {
 	known       bool // base is
 	wanted      uint64
 	pause       time.Duration // between epochs that nobody waits for, at least
-	keeps       []keep        // cuts to be named
+	keeps       []*keep       // cuts to be named
 	firstWrite  time.Time
 	cuts        []cutEpoch // on their way, oldest first
 	downSince   time.Time
@@ -84,6 +84,8 @@ type Group struct {
 	slowed      time.Duration
 	point       pointAt
 	verifying   *verification
+	arena       *arena // what was put aside in memory
+	lost        map[asideBlock]struct{}
 	copied      int64
 	repaired    int64
 	shipped     int64
@@ -105,10 +107,18 @@ type pointAt struct {
 	at     time.Time
 }
 
+// keep is a cut that the standby is to name, and has not confirmed.
 type keep struct {
 	seconds uint64
 	name    string
+	link    *groupLink // that it was sent over, as that frame; nil for not yet
+	seq     uint64
+	tries   int
+	err     error // the standby does not
 }
+
+// keepTries is how many links may break over a cut: the standby may have no better way to refuse it.
+const keepTries = 3
 
 // Protect replicates a group of volumes to the standby that dial leads to ([Standby.Serve]), until Unprotect or Close. Repeated
 // for the same epoch it takes over the newest dial, mode and limits; a newer epoch replaces an older one's. It returns at once:
@@ -181,7 +191,7 @@ func (s *Store) newGroup(spec GroupSpec, dial Dialer) (*Group, error) {
 		return nil, err
 	}
 	g := &Group{
-		name: spec.Name, epoch: spec.Epoch, store: s, session: rand.Uint64(), enc: enc, dial: dial,
+		name: spec.Name, epoch: spec.Epoch, store: s, session: rand.Uint64(), enc: enc, dial: dial, arena: &arena{},
 		mode: spec.Mode, limits: spec.Limits.filled(), downSince: time.Now(),
 	}
 	g.work.L, g.changed.L = &g.mu, &g.mu

@@ -23,7 +23,7 @@ func TestTheCheckOfAGroupKnowsItsWrites(t *testing.T) {
 	} {
 		h := &groupHistory{events: test.events}
 		image := append(make([]byte, sector), late.content(1)...)
-		if err := h.check([][]byte{image}, true); (err == nil) != test.right {
+		if err := h.check([][]byte{image}, true, nil); (err == nil) != test.right {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -26,6 +26,7 @@ func FuzzStandby(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add([]byte{12, 0, 0, 0, 1, 0, 0, 4, 0, 0, 0, 0, 0, 3, 1, 2, 3, 13, 0, 0, 0, 1, 0, 0, 12, 0, 0, 0, 2, 0, 0, 5, 0, 1, 0, 9, 0, 9, 13, 0, 0, 0, 2, 0, 0, 17, 0, 0, 0, 0, 0, 9})
+	f.Add([]byte{12, 0, 0, 0, 1, 0, 0, 20, 0, 0, 0, 8, 1, 0, 13, 0, 0, 0, 1, 0, 0, 12, 0, 0, 0, 2, 0, 0, 20, 0, 1, 0, 0, 1, 0, 13, 0, 0, 0, 2, 0, 0, 15, 0, 0, 0, 8, 1, 0})
 	f.Add([]byte{15, 0, 1, 0, 0, 1, 0, 18, 0, 0, 0, 3, 1, 0})
 	f.Fuzz(func(t *testing.T, script []byte) {
 		s, err := Open(fastDir(t), quick)
@@ -52,7 +53,7 @@ func FuzzStandby(f *testing.F) {
 			switch h.Type {
 			case wire.TypeBegin:
 				count = wire.Commit{}
-			case wire.TypeZero, wire.TypeAsk, wire.TypeFetch:
+			case wire.TypeZero, wire.TypeAsk, wire.TypeFetch, wire.TypeLost:
 				h.Offset *= 512
 				h.Length = uint32(n) * 16
 			case wire.TypeCommit:
@@ -61,7 +62,7 @@ func FuzzStandby(f *testing.F) {
 				n = min(n, len(script))
 				payload, script = script[:n], script[n:]
 			}
-			if h.Type == wire.TypeZero || h.Type == wire.TypeData {
+			if h.Type == wire.TypeZero || h.Type == wire.TypeData || h.Type == wire.TypeLost {
 				count.Frames++
 				count.Content += uint64(len(payload)) + uint64(h.Length)
 			}

@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/godwit-project/godwit/storage/disk"
 )
 
 // groupEvent is a write to one volume of a group, or a flush.
@@ -26,7 +28,51 @@ type groupHistory struct {
 	mu      sync.Mutex
 	clock   atomic.Uint64
 	events  []*groupEvent
-	flushed uint64 // everything that ended before was promised
+	flushed uint64         // everything that ended before was promised
+	rotten  map[place]bool // blocks that ever rotted at the primary
+}
+
+// place is a block of a volume, by its number.
+type place struct {
+	vol   int
+	block int64
+}
+
+const perBlock = 4096 / sector
+
+// rot has a block of the primary rot.
+func (h *groupHistory) rot(t *testing.T, west *site, names []string, rng *rand.Rand) {
+	t.Helper()
+	vol := rng.IntN(len(names))
+	v := west.volume(names[vol])
+	off := rng.Int64N(min(v.size, 64*sector))
+	h.mu.Lock()
+	if h.rotten == nil {
+		h.rotten = map[place]bool{}
+	}
+	h.rotten[place{vol, off / 4096}] = true
+	h.mu.Unlock()
+	rot(t, v, off)
+}
+
+// unreadable are the blocks that the disks themselves say are wrong; those must have rotted.
+func (h *groupHistory) unreadable(t *testing.T, s *site, names []string) map[place]bool {
+	t.Helper()
+	out := map[place]bool{}
+	for vol, name := range names {
+		v := s.volume(name)
+		report, err := v.disk.Verify(background, 0, v.size, nil)
+		must(t, err)
+		for _, r := range report.Bad {
+			for off := r.Off; off < r.Off+r.Length; off += 4096 {
+				p := place{vol, off / 4096}
+				if out[p] = true; !h.rotten[p] {
+					t.Fatalf("block %d of volume %s cannot be read, and never rotted", off/4096, name)
+				}
+			}
+		}
+	}
+	return out
 }
 
 // guest writes and flushes at random. volumes may be replaced when the site restarts, so it asks for them each time.
@@ -62,6 +108,10 @@ func (h *groupHistory) guest(ctx context.Context, t *testing.T, west *site, name
 		if rng.IntN(3) > 0 {
 			e.first = rng.Int64N(min(total, 64))
 		}
+		whole := rng.IntN(3) == 0
+		if whole {
+			e.first, e.count = e.first/perBlock*perBlock, (1+rng.Int64N(3))*perBlock
+		}
 		if rng.IntN(30) == 0 {
 			e.count = 1 + rng.Int64N(600)
 		}
@@ -84,7 +134,13 @@ func (h *groupHistory) guest(ctx context.Context, t *testing.T, west *site, name
 			for s := e.first; s < e.first+e.count; s++ {
 				p = append(p, e.content(s)...)
 			}
-			err = c.WriteAt(ctx, p, off, rng.IntN(8) == 0)
+			done := false
+			if whole { // as the NBD server does
+				done, err = c.TryWriteAt(p, off)
+			}
+			if !done {
+				err = c.WriteAt(ctx, p, off, rng.IntN(8) == 0)
+			}
 		}
 		promised = promised && waiting(true)
 		over := h.clock.Add(1)
@@ -100,7 +156,8 @@ func (h *groupHistory) guest(ctx context.Context, t *testing.T, west *site, name
 // check says whether the images are what the volumes were at one instant: no write may be missing that ended before another began
 // that is there; and nothing may be missing that was promised. No write may be under way. Zeroes do not tell which write they are
 // from: of those that may have made them, it is taken to be the one that was over last, which another may have begun after.
-func (h *groupHistory) check(images [][]byte, promises bool) error {
+// Blocks that are known to be wrong are left out.
+func (h *groupHistory) check(images [][]byte, promises bool, wrong map[place]bool) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	newest := uint64(0) // when the last write that is there began
@@ -137,6 +194,9 @@ func (h *groupHistory) check(images [][]byte, promises bool) error {
 	}
 	for vol, image := range images {
 		for s := range int64(len(image) / sector) {
+			if wrong[place{vol, s / perBlock}] {
+				continue
+			}
 			if _, err := there(vol, s); err != nil {
 				return err
 			}
@@ -144,6 +204,9 @@ func (h *groupHistory) check(images [][]byte, promises bool) error {
 	}
 	for vol := range images {
 		for s, events := range sectors[vol] {
+			if wrong[place{vol, s / perBlock}] {
+				continue
+			}
 			seen, _ := there(vol, s)
 			for _, e := range events {
 				if e.end == 0 || seen != nil && e.begin <= seen.over {
@@ -213,7 +276,11 @@ func runGroupHistory(t *testing.T, seed uint64) {
 	t.Logf("replay with -storage.seed=%d", seed)
 	rng := rand.New(rand.NewPCG(seed, 2))
 	opts := Options{SyncTimeout: 50 * time.Millisecond, LinkTimeout: 300 * time.Millisecond, Backoff: time.Millisecond}
-	west, east := newSite(t, opts), newSite(t, opts)
+	dir := fastDir(t)
+	if seed%4 == 0 {
+		dir = t.TempDir()
+	}
+	west, east := newSiteIn(t, dir, opts), newSite(t, opts)
 	ctx := within(t, time.Minute)
 	names := []string{"shop.root", "shop.log", "shop.data"}[:1+rng.IntN(3)]
 	volumes := specs(t, names, rng)
@@ -240,7 +307,11 @@ func runGroupHistory(t *testing.T, seed uint64) {
 	}
 	g, err := west.get().Protect(ctx, spec, dial)
 	must(t, err)
+	rots := rng.IntN(3) == 0
 	for range 3 + rng.IntN(8) {
+		if rots && rng.IntN(2) == 0 {
+			h.rot(t, west, names, rng)
+		}
 		switch rng.IntN(7) {
 		case 0:
 			east.restart()
@@ -283,7 +354,7 @@ func runGroupHistory(t *testing.T, seed uint64) {
 	if lost {
 		west.open()
 	}
-	if err := h.check(images(t, west, names), true); err != nil {
+	if err := h.check(images(t, west, names), true, h.unreadable(t, west, names)); err != nil {
 		t.Fatalf("the primary's own disks fail the check, which is wrong then: %v", err)
 	}
 	if rng.IntN(2) == 0 {
@@ -306,7 +377,15 @@ func runGroupHistory(t *testing.T, seed uint64) {
 	if rng.IntN(2) == 0 {
 		east.restart()
 	}
-	must(t, h.check(images(t, east, names), true))
+	wrong := h.unreadable(t, east, names)
+	must(t, h.check(images(t, east, names), true, wrong))
+	for p := range wrong { // restored from elsewhere
+		v := east.volume(names[p.vol])
+		must(t, client{v}.WriteAt(ctx, noise(int(min(4096, v.size-p.block*4096)), 7), p.block*4096, false))
+	}
+	for p := range h.unreadable(t, west, names) { // an operator takes them as they are
+		must(t, west.volume(names[p.vol]).disk.Accept(disk.Range{Off: p.block * 4096, Length: 1}))
+	}
 	comeBack(t, ctx, rng, west, east, names)
 }
 
@@ -327,7 +406,7 @@ func checkCut(h *groupHistory, b *Standby, name string, volumes []Spec) error {
 			return err
 		}
 	}
-	if err := h.check(all, false); err != nil {
+	if err := h.check(all, false, h.rotten); err != nil {
 		return fmt.Errorf("cut %s: %w", name, err)
 	}
 	return nil

@@ -31,6 +31,7 @@ type groupLink struct {
 	sent    uint64    // frames
 	taken   uint64    // … that the standby has
 	waits   time.Time // someone has been waiting for a commit since then
+	useful  bool      // an epoch was committed over it
 	broken  bool
 	done    chan struct{}
 }
@@ -75,7 +76,7 @@ func (g *Group) run() {
 	}
 }
 
-// connect makes one link and serves it until it breaks; up says that it came to be.
+// connect makes one link and serves it until it breaks; up says that it was of use: an epoch came to be over it.
 func (g *Group) connect() (up bool, err error) {
 	g.mu.Lock()
 	dial := g.dial
@@ -111,7 +112,9 @@ func (g *Group) connect() (up bool, err error) {
 	err = g.receive(l, r)
 	g.breakLink(l, fmt.Errorf("receive: %w", err))
 	wg.Wait()
-	return true, nil
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return l.useful, nil
 }
 
 // greet opens the connection and returns where the standby stands.
@@ -229,6 +232,9 @@ func (g *Group) receive(l *groupLink, r *wire.Reader) error {
 			l.moved = l.heard
 		}
 		l.taken = max(l.taken, h.Seq)
+		if len(g.keeps) > 0 {
+			g.keptLocked(l, l.taken)
+		}
 		g.mu.Unlock()
 		switch h.Type {
 		case wire.TypeAck:
@@ -293,6 +299,7 @@ func (g *Group) breakLocked(l *groupLink, why error) {
 	g.link, g.downSince = nil, time.Now()
 	g.breaks++
 	g.tracker.Broken()
+	g.resendLocked(l, why)
 	if len(g.cuts) > 0 {
 		g.firstWrite = g.cuts[0].first
 		g.cuts = g.cuts[:0]

@@ -180,6 +180,7 @@ func (g *Group) committed(l *groupLink, number uint64) error {
 	if len(g.cuts) == 0 || internal < g.cuts[0].number || internal > g.cuts[len(g.cuts)-1].number {
 		return fmt.Errorf("standby says that it has epoch %d, which is not on its way", number)
 	}
+	l.useful = true
 	g.committedLocked(internal)
 	return nil
 }
@@ -272,29 +273,6 @@ func (g *Group) Drain(ctx context.Context) error {
 	})
 	if err != nil {
 		return fmt.Errorf("drain group %s: %w", g.name, err)
-	}
-	return nil
-}
-
-// Keep has the standby name the point of this moment as a cut, and keep it for so long (0: for ever). It returns when the cut
-// is on its way; [Standby.Cuts] lists it.
-func (g *Group) Keep(ctx context.Context, name string, keepFor time.Duration) error {
-	g.mu.Lock()
-	number, _ := g.tracker.Current()
-	g.keeps = append(g.keeps, keep{uint64((keepFor + time.Second - 1) / time.Second), name})
-	g.wanted = max(g.wanted, number)
-	g.work.Signal()
-	g.mu.Unlock()
-	err := g.await(ctx, func() (bool, error) {
-		for _, k := range g.keeps {
-			if k.name == name {
-				return false, nil
-			}
-		}
-		return true, nil
-	})
-	if err != nil {
-		return fmt.Errorf("keep cut %s of group %s: %w", name, g.name, err)
 	}
 	return nil
 }

@@ -156,13 +156,73 @@ func (g *Group) fetched(l *groupLink, h *wire.Header, content []byte) error {
 	return nil
 }
 
-// mend puts right what the sender cannot read, and says whether it is worth reading again.
-func (g *Group) mend(l *groupLink, m *member, off, n int64, why error) bool {
-	if !rotten(why) {
-		return false
-	}
+// mend puts right what the sender has found rotten. An error that is itself [rotten] says that the standby does not have it.
+func (g *Group) mend(l *groupLink, m *member, off, n int64) error {
 	_, err := m.repair(g.ctx, off, n, func() error { return g.demand(l) })
-	return err == nil
+	return err
+}
+
+// maxLost bounds what a group may call lost, in blocks: if it is more, checksums may be wrong rather than content, and what the
+// standby has is worth more than being equal.
+const maxLost = 64
+
+// lose tells the standby that a block which it has not, and which cannot be read here, has no right content any more: so the epoch
+// that owes it, and all others, go on, and the block cannot be read at either end until it is written anew.
+func (g *Group) lose(l *groupLink, m *member, off, n int64, why error) error {
+	held := m.v.ranges.lock(off, wholeBlocks(n))
+	g.mu.Lock()
+	_, known := g.lost[asideBlock{m.index, off}]
+	switch {
+	case l.broken: // also by a writer who has replaced it meanwhile
+		why = ErrLink
+	case !known && len(g.lost) >= maxLost:
+		why = fmt.Errorf("volume %s: %d blocks and more can neither be read nor fetched from the standby, which has them as they were: "+
+			"replication waits: repair the volume, or write it anew: %w", m.v.name, maxLost, why)
+		known = true
+	default:
+		if g.lost == nil {
+			g.lost = map[asideBlock]struct{}{}
+		}
+		g.lost[asideBlock{m.index, off}] = struct{}{}
+		g.tracker.Handed(m.index, off, n)
+		why = nil
+	}
+	g.mu.Unlock()
+	m.v.ranges.unlock(held)
+	if why != nil {
+		return why
+	}
+	if !known {
+		g.store.opts.Logger.Error("a block has rotted before the standby had it: it can be read at neither end until it is written anew",
+			"group", g.name, "volume", m.v.name, "offset", off, "length", n)
+	}
+	return g.put(l, wire.Header{Type: wire.TypeLost, Volume: uint16(m.index), Offset: uint64(off), Length: uint32(n)}, nil)
+}
+
+// foundLocked forgets what was lost in a range that is shipped.
+func (g *Group) foundLocked(index int, off, n int64) {
+	for at := off; at < off+n && len(g.lost) > 0; at += wire.HashBlock {
+		delete(g.lost, asideBlock{index, at})
+	}
+}
+
+// lostLocked names what is lost, nil if nothing is.
+func (g *Group) lostLocked() error {
+	if len(g.lost) == 0 {
+		return nil
+	}
+	var first asideBlock
+	for b := range g.lost {
+		first = b
+		break
+	}
+	for b := range g.lost {
+		if b.index < first.index || b.index == first.index && b.off < first.off {
+			first = b
+		}
+	}
+	return fmt.Errorf("%d blocks have rotted before the standby had them, the first at %d of volume %s: write them anew, from a backup",
+		len(g.lost), first.off, g.members[first.index].v.name)
 }
 
 // rotten says that a request failed for what its blocks hold, or cannot be read, and not because the disk takes no more.

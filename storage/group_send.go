@@ -28,6 +28,9 @@ func (g *Group) send(l *groupLink) error {
 				return err
 			}
 		}
+		g.mu.Lock()
+		g.arena = g.arena.emptied()
+		g.mu.Unlock()
 		number, cut, keeps, err := g.nextCut(l)
 		if err != nil {
 			return err
@@ -56,16 +59,15 @@ func (g *Group) send(l *groupLink) error {
 			if err := g.put(l, wire.Header{Type: wire.TypeKeep}, wire.AppendKeep(nil, k.seconds, k.name)); err != nil {
 				return err
 			}
+			g.mu.Lock()
+			k.link, k.seq = l, l.seq
+			g.mu.Unlock()
 		}
 		if err := l.w.Flush(); err != nil {
 			return err
 		}
 		g.mu.Lock()
 		g.pause = min(restFor*(time.Since(began)-l.stalled), g.limits.Lag/8)
-		if !l.broken {
-			g.keeps = g.keeps[len(keeps):]
-			g.changed.Broadcast()
-		}
 		g.mu.Unlock()
 	}
 }
@@ -74,16 +76,16 @@ func (g *Group) send(l *groupLink) error {
 func (g *Group) put(l *groupLink, h wire.Header, content []byte) error {
 	l.seq++
 	h.Epoch, h.Seq = g.epoch, l.seq
-	if h.Type == wire.TypeData || h.Type == wire.TypeZero {
+	switch h.Type {
+	case wire.TypeData:
 		l.frames++
+		l.content += uint64(len(content))
+	case wire.TypeZero, wire.TypeLost:
+		l.frames++
+		l.content += uint64(h.Length)
+	default:
 	}
 	f := g.enc.Encode(h, content)
-	if h.Type == wire.TypeData || h.Type == wire.TypeZero {
-		l.content += uint64(h.Length)
-		if h.Type == wire.TypeData {
-			l.content += uint64(len(content))
-		}
-	}
 	g.mu.Lock()
 	g.shipped += int64(len(f.B))
 	if l.sent == l.taken {
@@ -99,7 +101,7 @@ func (g *Group) put(l *groupLink, h wire.Header, content []byte) error {
 }
 
 // nextCut waits until an epoch is due and cuts it over all volumes.
-func (g *Group) nextCut(l *groupLink) (number uint64, cut time.Time, keeps []keep, err error) {
+func (g *Group) nextCut(l *groupLink) (number uint64, cut time.Time, keeps []*keep, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for {
@@ -135,7 +137,7 @@ func (g *Group) nextCut(l *groupLink) (number uint64, cut time.Time, keeps []kee
 	}
 	g.firstWrite = time.Time{}
 	g.cuts = append(g.cuts, cutEpoch{internal, first, cut})
-	return g.base + internal, cut, append([]keep(nil), g.keeps...), nil
+	return g.base + internal, cut, g.unsentLocked(), nil
 }
 
 // dueLocked says whether an epoch is to be cut now, or else after what time, 0 for when something happens.
@@ -146,7 +148,7 @@ func (g *Group) dueLocked(now time.Time) (bool, time.Duration) {
 	switch {
 	case len(g.cuts) >= maxUnderway:
 		return false, 0
-	case g.wanted >= current || len(g.keeps) > 0:
+	case g.wanted >= current || len(g.unsentLocked()) > 0:
 		return true, 0
 	case !written:
 		return false, 0
@@ -205,11 +207,28 @@ func (g *Group) compare(l *groupLink, index int, buf []byte) error {
 
 // judge compares one range.
 func (g *Group) judge(l *groupLink, index int, q question, hashes, buf []byte) error {
+	m := g.members[index]
 	err := g.judgeOnce(l, index, q, hashes, buf)
-	if g.mend(l, g.members[index], q.off, q.length, err) {
-		err = g.judgeOnce(l, index, q, hashes, buf)
+	if rotten(err) {
+		if err = g.mend(l, m, q.off, q.length); err == nil {
+			err = g.judgeOnce(l, index, q, hashes, buf)
+		}
 	}
-	return err
+	if !rotten(err) || int64(len(hashes)) != wholeBlocks(q.length)/wire.HashBlock*8 {
+		return err
+	}
+	for at := int64(0); at < q.length; at += wire.HashBlock {
+		part := question{q.off + at, min(wire.HashBlock, q.length-at)}
+		err := g.judgeOnce(l, index, part, hashes[at/wire.HashBlock*8:][:8], buf)
+		if rotten(err) { // it is still owed
+			g.mu.Lock()
+			g.tracker.Compared(index, part.off, part.length)
+			g.mu.Unlock()
+		} else if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (g *Group) judgeOnce(l *groupLink, index int, q question, hashes, buf []byte) error {
@@ -288,9 +307,13 @@ func (g *Group) handRun(l *groupLink, m *member, off, n int64, buf []byte) (int6
 	} else {
 		hole = 0
 	}
-	content, ok, err := g.takeRun(l, m, off, n, hole, buf)
-	if g.mend(l, m, off, n, err) {
-		content, ok, err = g.takeRun(l, m, off, n, hole, buf)
+	content, ok, err := g.takeMended(l, m, off, n, hole, buf)
+	if rotten(err) && n > wire.HashBlock { // one of them is
+		n = wire.HashBlock
+		content, ok, err = g.takeMended(l, m, off, n, 0, buf)
+	}
+	if rotten(err) {
+		return n, g.lose(l, m, off, n, err)
 	}
 	if err != nil || !ok {
 		return 0, err
@@ -300,6 +323,21 @@ func (g *Group) handRun(l *groupLink, m *member, off, n int64, buf []byte) (int6
 		h.Type, h.Length = wire.TypeZero, uint32(n)
 	}
 	return n, g.put(l, h, content)
+}
+
+// takeMended is takeRun, which has what is rotten put right. If the error is still that it is rotten, the standby does not have it.
+func (g *Group) takeMended(l *groupLink, m *member, off, n, hole int64, buf []byte) (content []byte, ok bool, err error) {
+	content, ok, err = g.takeRun(l, m, off, n, hole, buf)
+	if !rotten(err) {
+		return content, ok, err
+	}
+	if err = g.mend(l, m, off, n); err != nil {
+		return nil, false, err
+	}
+	if content, ok, err = g.takeRun(l, m, off, n, hole, buf); rotten(err) {
+		return nil, false, nil // once more, and of that nobody was asked
+	}
+	return content, ok, err
 }
 
 // takeRun reads what is owed of a range and counts it as handed over; nil is zeroes. Nobody waits for the network here: the range
@@ -327,6 +365,9 @@ func (g *Group) takeRun(l *groupLink, m *member, off, n, hole int64, buf []byte)
 		return nil, false, ErrLink
 	}
 	g.tracker.Handed(m.index, off, n)
+	if len(g.lost) > 0 {
+		g.foundLocked(m.index, off, n)
+	}
 	return content, true, nil
 }
 
@@ -361,12 +402,24 @@ func (g *Group) readOwed(l *groupLink, m *member, p []byte, off int64) error {
 			return ErrLink
 		}
 		aside := g.tracker.IsAside(m.index, off+done)
+		var kept []byte
 		end := done
-		for end < int64(len(p)) && g.tracker.IsAside(m.index, off+end) == aside {
+		for end < int64(len(p)) && kept == nil && g.tracker.IsAside(m.index, off+end) == aside {
+			if aside {
+				if kept = g.arena.find(m.index, off+end); kept != nil && end > done {
+					kept = nil
+					break
+				}
+			}
 			end += wire.HashBlock
 		}
 		g.mu.Unlock()
 		end = min(end, int64(len(p)))
+		if kept != nil {
+			copy(p[done:end], kept)
+			done = end
+			continue
+		}
 		var from io.ReaderAt = m.v.disk
 		if aside {
 			from = m.aside

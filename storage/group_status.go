@@ -1,9 +1,12 @@
 package storage
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"time"
+
+	"github.com/godwit-project/godwit/storage/changes"
 )
 
 // GroupStatus is a snapshot of a group. Sizes are in bytes.
@@ -37,6 +40,8 @@ type GroupStatus struct {
 	Shipped int64
 	// Repaired is what had rotted on the disks here and was put right with the standby's content.
 	Repaired int64
+	// Lost is what had rotted here before the standby had it: it can be read at neither end until it is written anew.
+	Lost int64
 	// Err is the last trouble, empty when all is well.
 	Err string
 }
@@ -57,8 +62,9 @@ func (g *Group) Status() GroupStatus {
 	if st.Rate > 0 {
 		st.ETA = time.Duration(float64(st.Lag) / float64(st.Rate) * float64(time.Second))
 	}
-	if g.trouble != nil {
-		st.Err = g.trouble.Error()
+	st.Lost = int64(len(g.lost)) * changes.BlockSize
+	if err := cmp.Or(g.trouble, g.lostLocked()); err != nil {
+		st.Err = err.Error()
 	}
 	return st
 }

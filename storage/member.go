@@ -64,8 +64,18 @@ func (m *member) begin(off, length int64) uint64 {
 	g.mu.Lock()
 	number := g.markLocked(m.index, off, length)
 	spans := g.tracker.Owed(m.index, off, length, few[:0])
-	breaks := g.breaks
+	breaks, inMemory := g.breaks, g.arena
+	first, room := 0, false
+	if len(spans) > 0 {
+		first, room = inMemory.reserve(spans)
+	}
 	g.mu.Unlock()
+	if room && m.remember(inMemory, first, spans, breaks, func(p []byte, off int64) (bool, error) {
+		_, err := m.v.disk.ReadAt(p, off)
+		return err == nil, err
+	}) {
+		return number
+	}
 	for _, s := range spans {
 		err := m.save(s)
 		g.mu.Lock()
@@ -80,6 +90,31 @@ func (m *member) begin(off, length int64) uint64 {
 		g.mu.Unlock()
 	}
 	return number
+}
+
+// remember copies spans into memory that was reserved for them, and says whether it could read them all.
+func (m *member) remember(into *arena, first int, spans []changes.Span, breaks uint64, read func(p []byte, off int64) (bool, error)) bool {
+	done, i := true, first
+	for _, s := range spans {
+		for off := s.Off; done && off < s.Off+s.Length; off += changes.BlockSize {
+			var err error
+			done, err = read(into.block(i)[:min(changes.BlockSize, s.Off+s.Length-off)], off)
+			done = done && err == nil
+			i++
+		}
+	}
+	g := m.group
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	into.saving--
+	if !done || breaks != g.breaks { // the epoch that owed it is given up
+		return done
+	}
+	into.keep(m.index, first, spans)
+	for _, s := range spans {
+		g.tracker.Aside(m.index, s.Off, s.Length)
+	}
+	return true
 }
 
 // save copies a range aside.

@@ -23,7 +23,7 @@ func (c client) TryReadAt(p []byte, off int64) (done bool, err error) {
 // have the write before it is answered.
 func (c client) TryWriteAt(p []byte, off int64) (done bool, err error) {
 	v, n := c.v, int64(len(p))
-	if n == 0 || !v.gate.tryEnter() {
+	if n == 0 || !v.wholeAt(off, n) || !v.gate.tryEnter() { // a part of a block may have to be read first
 		return false, nil
 	}
 	defer v.gate.leave()
@@ -54,7 +54,13 @@ func (s *source) mirrors() bool {
 	return s.mirroring
 }
 
-// tryBegin is begin for a write that will wait for nobody; false if it has to, or something must be put aside before.
+// wholeAt says that a range on the volume consists of whole blocks.
+func (v *Volume) wholeAt(off, n int64) bool {
+	return off%changes.BlockSize == 0 && (n%changes.BlockSize == 0 || off+n == v.size)
+}
+
+// tryBegin is begin for a write that will wait for nobody; false if it has to. What must be put aside before is, if it is in the page
+// cache, and there is room in memory.
 func (m *member) tryBegin(off, length int64) bool {
 	g := m.group
 	if g == nil {
@@ -62,10 +68,22 @@ func (m *member) tryBegin(off, length int64) bool {
 		return true
 	}
 	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.waiting && g.mode == ModeSync || g.tracker.AnyOwed(m.index, off, length) || g.exceededLocked(time.Now()) {
+	if g.waiting && g.mode == ModeSync || g.exceededLocked(time.Now()) {
+		g.mu.Unlock()
 		return false
 	}
-	g.markLocked(m.index, off, length)
-	return true
+	var few [8]changes.Span
+	spans := g.tracker.Owed(m.index, off, length, few[:0])
+	if len(spans) == 0 {
+		g.markLocked(m.index, off, length)
+		g.mu.Unlock()
+		return true
+	}
+	into, breaks := g.arena, g.breaks
+	first, ok := into.reserve(spans)
+	if ok {
+		g.markLocked(m.index, off, length)
+	}
+	g.mu.Unlock()
+	return ok && m.remember(into, first, spans, breaks, m.v.disk.TryReadAt)
 }

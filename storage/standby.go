@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/godwit-project/godwit/storage/disk"
 	"github.com/godwit-project/godwit/storage/disk/vfs"
 	"github.com/godwit-project/godwit/storage/journal"
 )
@@ -161,7 +162,11 @@ func (s *Store) openStandby(dir string, meta standbyMeta, complete bool) (*Stand
 	return b, nil
 }
 
-var _ journal.Salvager = replicaDisk{}
+var (
+	_ journal.Salvager  = replicaDisk{}
+	_ journal.Condemner = replicaDisk{}
+	_ journal.Starter   = replicaDisk{}
+)
 
 // replicaDisk is a volume as its journal sees it.
 type replicaDisk struct{ v *Volume }
@@ -171,7 +176,12 @@ func (d replicaDisk) ReadAt(p []byte, off int64) (int, error)  { return d.v.disk
 func (d replicaDisk) Salvage(p []byte, off int64) error        { return d.v.disk.Salvage(p, off) }
 func (d replicaDisk) WriteAt(p []byte, off int64) (int, error) { return d.v.disk.WriteAt(p, off) }
 func (d replicaDisk) Zero(off, length int64) error             { return d.v.disk.Zero(off, length, false) }
-func (d replicaDisk) Sync() error                              { return d.v.disk.Sync() }
+
+func (d replicaDisk) Condemn(off, length int64) error {
+	return d.v.disk.Condemn(disk.Range{Off: off, Length: length})
+}
+func (d replicaDisk) StartSync()  { d.v.disk.StartSync() }
+func (d replicaDisk) Sync() error { return d.v.disk.Sync() }
 
 // adopt takes a newer epoch over.
 func (b *Standby) adopt(volumes []Spec, epoch uint64) error {

@@ -224,6 +224,11 @@ func (in *standbyLink) takeAll(r *wire.Reader) error {
 		}
 		in.seq.Store(h.Seq)
 		in.busy.Store(false)
+		if h.Type == wire.TypeKeep { // someone waits for it
+			if err := in.answer(wire.Header{Type: wire.TypeAck, Seq: h.Seq}, nil); err != nil {
+				return err
+			}
+		}
 	}
 }
 
@@ -237,9 +242,12 @@ func (in *standbyLink) take(h *wire.Header, content []byte) error {
 			return err
 		}
 		return j.Begin(h.Offset)
-	case wire.TypeData, wire.TypeZero:
+	case wire.TypeData, wire.TypeZero, wire.TypeLost:
 		in.frames++
 		in.content += uint64(h.Length)
+		if h.Type == wire.TypeLost {
+			return j.Lose(int(h.Volume), int64(h.Offset), int64(h.Length))
+		}
 		if h.Type == wire.TypeZero {
 			content = nil
 		}

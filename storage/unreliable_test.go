@@ -87,7 +87,13 @@ type site struct {
 
 func newSite(t *testing.T, opts Options) *site {
 	t.Helper()
-	s := &site{t: t, dir: fastDir(t), opts: opts}
+	return newSiteIn(t, fastDir(t), opts)
+}
+
+// newSiteIn has its files where what is in the page cache can be told, if dir is on a file system for that.
+func newSiteIn(t *testing.T, dir string, opts Options) *site {
+	t.Helper()
+	s := &site{t: t, dir: dir, opts: opts}
 	s.open()
 	t.Cleanup(func() {
 		s.mu.Lock()

@@ -38,6 +38,7 @@ type Volume struct {
 	source atomic.Pointer[source]
 	member atomic.Pointer[member]
 	fault  atomic.Pointer[string] // the last that the disk has reported
+	faults faultLog
 	counts requestCounts
 
 	// using is held, for reading, by those who need the disk and are not inside the gate.

@@ -1,5 +1,7 @@
 package dvshost
 
+import "time"
+
 // ProcessInfo is one process of this node.
 type ProcessInfo struct {
 	Container string `json:"container"`
@@ -59,6 +61,39 @@ type MoveRequest struct {
 	Name      string `json:"name"`
 	To        string `json:"to"`
 	Frozen    bool   `json:"frozen"`
+}
+
+// MovingInfo is one move from this node that is not over.
+type MovingInfo struct {
+	Container string    `json:"container"`
+	Name      string    `json:"name"`
+	To        string    `json:"to"`
+	Epoch     uint64    `json:"epoch"`
+	Phase     string    `json:"phase"` // as package migration names it
+	Since     time.Time `json:"since"` // when that phase began
+	// Trouble is what stands in the way, as far as is known.
+	Trouble []string `json:"trouble,omitempty"`
+}
+
+// AbortRequest asks for the end of a move. It may be aborted until its commit, whether the destination answers or not.
+type AbortRequest struct {
+	Container string `json:"container"`
+	Name      string `json:"name"`
+	// GiveUp ends it after its commit as well, where the destination does not answer: whoever says so knows that it never will. What it has
+	// answered since the commit is lost then; if it does come back it is refused.
+	GiveUp bool `json:"giveUp"`
+}
+
+// AbortInfo says how a move ended.
+type AbortInfo struct {
+	Container string `json:"container"`
+	Name      string `json:"name"`
+	To        string `json:"to"`
+	Epoch     uint64 `json:"epoch"` // of the move; 0: it had none yet
+	Committed bool   `json:"committed"`
+	Here      bool   `json:"here"` // the process goes on at this node
+	// Lost says what may be lost; "" is nothing.
+	Lost string `json:"lost,omitempty"`
 }
 
 // DrainRequest asks for a move of everything.

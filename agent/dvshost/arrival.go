@@ -55,7 +55,7 @@ func (a *arrival) fetch([]byte) error {
 }
 
 // handOver lets the program run, and gives it the endpoint when it is back at its node.
-func (a *arrival) handOver(ctx context.Context) error {
+func (a *arrival) handOver(ctx context.Context) (err error) {
 	select {
 	case <-a.bound:
 	case <-ctx.Done():
@@ -65,10 +65,11 @@ func (a *arrival) handOver(ctx context.Context) error {
 		return a.err
 	}
 	p, h, k := a.p, a.p.h, a.p.spec.key()
-	if !h.claim(k) {
+	ctx, t := h.claim(ctx, k, h.o.Name)
+	if t == nil {
 		return errors.New("it is moving already")
 	}
-	defer h.release(k)
+	defer func() { h.release(k, t, err) }()
 	if err := p.place.Continue(ctx); err != nil {
 		return err
 	}

@@ -41,12 +41,20 @@ type entry struct {
 	Container string `json:"container"`
 	Name      string `json:"name"`
 	Epoch     uint64 `json:"epoch,omitempty"` // the highest that this node gave out
+	// Floor is the least epoch with which the name may be bound here, after a move was given up; 0 is any.
+	Floor uint64 `json:"floor,omitempty"`
 	// Moves are those that this node decides and that are not over, by epoch.
 	Moves map[uint64]record `json:"moves,omitempty"`
 	// Records are those of replicated processes that this node helps to keep, by group. After a power failure they are not used: promises may be missing.
-	Records map[string]register.Saved `json:"records,omitempty"`
+	Records map[string]groupRecord `json:"records,omitempty"`
 	// Journal is of moves to this node.
 	Journal migration.Journal `json:"journal,omitzero"`
+}
+
+// groupRecord is what is kept of a group: what its nodes agree on, and who they are.
+type groupRecord struct {
+	register.Saved
+	Nodes []string `json:"nodes,omitempty"`
 }
 
 // record is a move that this node decides.
@@ -216,7 +224,7 @@ func (b *book) change(k key, f func(*entry) bool) error {
 		return nil
 	}
 	b.entries[k] = e
-	if b.file == nil {
+	if b.dir == "" {
 		return nil
 	}
 	if err := b.add(e); err != nil {
@@ -226,6 +234,9 @@ func (b *book) change(k key, f func(*entry) bool) error {
 }
 
 func (b *book) add(e entry) error {
+	if b.file == nil { // nothing may be promised any more
+		return os.ErrClosed
+	}
 	if b.size > 2*b.whole+bookSpare {
 		return b.rewrite()
 	}

@@ -135,6 +135,16 @@ func (c *Client) Move(ctx context.Context, r MoveRequest) (MoveInfo, error) {
 	return post[MoveInfo](ctx, c.client, "/v1/migrate", r)
 }
 
+// Moves returns the moves from the node that are not over.
+func (c *Client) Moves(ctx context.Context) ([]MovingInfo, error) {
+	return get[[]MovingInfo](ctx, c.client, "/v1/moves")
+}
+
+// Abort ends a move from the node.
+func (c *Client) Abort(ctx context.Context, r AbortRequest) (AbortInfo, error) {
+	return post[AbortInfo](ctx, c.client, "/v1/abort", r)
+}
+
 // Drain moves all processes of the node.
 func (c *Client) Drain(ctx context.Context, r DrainRequest) (DrainInfo, error) {
 	return post[DrainInfo](ctx, c.client, "/v1/drain", r)

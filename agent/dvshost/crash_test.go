@@ -82,18 +82,11 @@ func startKillable(t *testing.T, kept bool, seen func(b []byte) verdict) (a, b *
 	directory := t.TempDir()
 	all := map[string]*killable{}
 	for _, name := range []string{"a", "b"} {
-		l, err := net.Listen("tcp", "127.0.0.1:0") // to learn of a free port
-		if err != nil {
-			t.Fatal(err)
-		}
 		n := &killable{testNode: &testNode{name: name, socket: filepath.Join(directory, name)}}
 		n.Client = dvshost.NewClient(n.socket)
-		n.o = processOptions{Name: name, Socket: n.socket, Listen: l.Addr().String(), Cache: built.cache, Peers: map[string]string{}}
+		n.o = processOptions{Name: name, Socket: n.socket, Listen: freeAddress(t), Cache: built.cache, Peers: map[string]string{}}
 		if kept {
 			n.o.State = filepath.Join(directory, name+".state")
-		}
-		if err := l.Close(); err != nil {
-			t.Fatal(err)
 		}
 		all[name] = n
 	}

@@ -118,6 +118,9 @@ func (h *Host) step(ctx context.Context, k key, r StepRequest) error {
 	if k.container == "" || k.name == "" || r.Step.Role() != migration.Destination {
 		return errors.New("want a container, a name, and a step of the destination")
 	}
+	if from, at := h.comesFrom(k); from != "" && from != r.From && at == r.Epoch {
+		return fmt.Errorf("the standby waits for node %s, not for %s: %w", from, r.From, ErrSpeaksFor)
+	}
 	commits := r.Step == commitStandby
 	if !commits && r.Memory != h.o.book.id {
 		return refused(migration.Over, "the node has begun again, and what was prepared is gone")

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/godwit-project/godwit/dvs"
@@ -65,7 +66,7 @@ func (h *Host) runReplicated(ctx context.Context, k key, module []byte, limits p
 		return err
 	}
 	spec := GroupSpec{
-		ID: randomID(), Container: k.container, Name: k.name, Kind: kind, Nodes: nodes, Line: 1,
+		ID: randomID(), Container: k.container, Name: k.name, Kind: kind, Nodes: nodes, Line: max(1, h.Floor(k.container, k.name)),
 		Module: m.ID().String(), Memory: limits.Memory, Time: limits.Time, Message: limits.Message,
 	}
 	for _, e := range h.o.Node.Endpoints() {
@@ -75,7 +76,7 @@ func (h *Host) runReplicated(ctx context.Context, k key, module []byte, limits p
 		if e.Node != "" {
 			return dvs.ErrNameUsed
 		}
-		spec.Line = max(e.Version.Epoch, e.Fence) + 1
+		spec.Line = max(spec.Line, e.Version.Epoch+1, e.Fence+1)
 	}
 	for _, n := range nodes {
 		if n == h.o.Name {
@@ -88,10 +89,14 @@ func (h *Host) runReplicated(ctx context.Context, k key, module []byte, limits p
 			}
 		}
 		if err != nil {
-			return fmt.Errorf("node %s: %w", n, err)
+			err = fmt.Errorf("node %s: %w", n, err)
+			break
 		}
 	}
-	if err = h.Join(ctx, spec); err == nil {
+	if err == nil {
+		err = h.Join(ctx, spec)
+	}
+	if err == nil {
 		err = h.joined(ctx, spec)
 	}
 	if err != nil {
@@ -139,13 +144,16 @@ func (h *Host) Found(spec GroupSpec) error {
 	if h.acceptors[spec.ID] != nil {
 		return nil
 	}
-	a := &acceptor{k: spec.key(), Acceptor: new(register.Acceptor)}
+	if m := h.groups[spec.key()]; m != nil { // whose record must not be lost
+		return dvs.ErrNameUsed
+	}
+	a := &acceptor{k: spec.key(), nodes: spec.Nodes, Acceptor: new(register.Acceptor)}
 	h.acceptors[spec.ID] = a
 	return h.o.book.change(a.k, func(e *entry) bool {
 		for old := range e.Records { // a group that had the name before has ended
 			delete(h.acceptors, old)
 		}
-		e.Records = map[string]register.Saved{spec.ID: {}}
+		e.Records = map[string]groupRecord{spec.ID: {Nodes: spec.Nodes}}
 		return true
 	})
 }
@@ -153,14 +161,15 @@ func (h *Host) Found(spec GroupSpec) error {
 // acceptor keeps a group's record.
 type acceptor struct {
 	*register.Acceptor
-	k key
+	k     key
+	nodes []string // of the group
 }
 
 // remember takes the groups' records that this node keeps from its book.
 func (h *Host) remember() {
 	for k, e := range h.o.book.all() {
 		for id, saved := range e.Records {
-			h.acceptors[id] = &acceptor{k: k, Acceptor: saved.Acceptor()}
+			h.acceptors[id] = &acceptor{k: k, nodes: saved.Nodes, Acceptor: saved.Acceptor()}
 		}
 	}
 }
@@ -177,11 +186,34 @@ func (h *Host) Ask(q GroupAsk) (register.Answer, error) {
 		return h.o.book.change(a.k, func(e *entry) bool {
 			if _, there := e.Records[q.ID]; there { // else the group has ended
 				e.Records = maps.Clone(e.Records)
-				e.Records[q.ID] = s
+				e.Records[q.ID] = groupRecord{Saved: s, Nodes: a.nodes}
 			}
 			return true
 		})
 	})
+}
+
+// nodesOf returns the nodes of a group whose record is kept here, or nil.
+func (h *Host) nodesOf(id string) []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if a := h.acceptors[id]; a != nil {
+		return a.nodes
+	}
+	return nil
+}
+
+// proposer names who proposes changes of a group's record for a node; no two are the same.
+func proposer(node string) string { return node + "/" + randomID() }
+
+// mayAsk refuses a question about a group's record that does not come from one of its nodes.
+func (h *Host) mayAsk(ctx context.Context, q GroupAsk) error {
+	name := q.Ask.Ballot.Name
+	node := name[:max(0, strings.LastIndexByte(name, '/'))]
+	if nodes := h.nodesOf(q.ID); nodes != nil && !slices.Contains(nodes, node) {
+		return fmt.Errorf("node %q is none of the group's, %v: %w", node, nodes, ErrSpeaksFor)
+	}
+	return speaksFor(ctx, node)
 }
 
 func (h *Host) moduleOf(name string) (*process.Module, error) {

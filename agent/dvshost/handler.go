@@ -31,6 +31,8 @@ const (
 //	POST /v1/run?container=&name=&memory=&time=    the module; with mode= and nodes=, replicated
 //	POST /v1/call?container=&name=&timeout=        the request; the answer is the reply
 //	POST /v1/migrate, /v1/drain, /v1/stop          MoveRequest, DrainRequest, MoveRequest
+//	GET  /v1/moves                                 those that are not over
+//	POST /v1/abort                                 AbortRequest
 func (h *Host) Handler() http.Handler {
 	m := http.NewServeMux()
 	m.HandleFunc("GET /v1/ps", read(func(context.Context) any { return orEmpty(h.List()) }))
@@ -47,6 +49,8 @@ func (h *Host) Handler() http.Handler {
 		moved, err := h.Drain(ctx, r.To, r.Frozen)
 		return DrainInfo{Moved: orEmpty(moved), Err: text(err)}, nil
 	}))
+	m.HandleFunc("GET /v1/moves", read(func(context.Context) any { return orEmpty(h.UnderWay()) }))
+	m.HandleFunc("POST /v1/abort", asked(func(ctx context.Context, r AbortRequest) (any, error) { return h.Abort(ctx, r) }))
 	m.HandleFunc("POST /v1/stop", asked(func(ctx context.Context, r MoveRequest) (any, error) {
 		return struct{}{}, h.Stop(ctx, r.Container, r.Name)
 	}))
@@ -66,16 +70,40 @@ func (h *Host) PeerHandler() http.Handler {
 	m.HandleFunc("POST /v1/moves", asked(func(_ context.Context, r StepRequest) (any, error) {
 		return h.Moves(key{r.Container, r.Name}, r.Epoch), nil
 	}))
-	m.HandleFunc("POST /v1/step", asked(func(ctx context.Context, r StepRequest) (any, error) { return h.Step(ctx, r), nil }))
+	m.HandleFunc("POST /v1/step", asked(func(ctx context.Context, r StepRequest) (any, error) {
+		if err := speaksFor(ctx, r.From); err != nil {
+			return nil, err
+		}
+		return h.Step(ctx, r), nil
+	}))
 	m.HandleFunc("GET /v1/group/link", h.handleLink)
-	m.HandleFunc("POST /v1/group/found", asked(func(_ context.Context, g GroupSpec) (any, error) { return struct{}{}, h.Found(g) }))
-	m.HandleFunc("POST /v1/group/join", asked(func(ctx context.Context, g GroupSpec) (any, error) { return struct{}{}, h.Join(ctx, g) }))
-	m.HandleFunc("POST /v1/group/ask", asked(func(_ context.Context, q GroupAsk) (any, error) { return h.Ask(q) }))
-	m.HandleFunc("POST /v1/group/end", asked(func(ctx context.Context, g GroupSpec) (any, error) {
+	m.HandleFunc("POST /v1/group/found", h.ofGroup(func(_ context.Context, g GroupSpec) error { return h.Found(g) }))
+	m.HandleFunc("POST /v1/group/join", h.ofGroup(h.Join))
+	m.HandleFunc("POST /v1/group/ask", asked(func(ctx context.Context, q GroupAsk) (any, error) {
+		if err := h.mayAsk(ctx, q); err != nil {
+			return nil, err
+		}
+		return h.Ask(q)
+	}))
+	m.HandleFunc("POST /v1/group/end", h.ofGroup(func(ctx context.Context, g GroupSpec) error {
 		h.endHere(ctx, g)
-		return struct{}{}, nil
+		return nil
 	}))
 	return m
+}
+
+// ofGroup takes what one of a group's nodes says of it. Who they are is what this node was told when the group began, if it was.
+func (h *Host) ofGroup(f func(context.Context, GroupSpec) error) http.HandlerFunc {
+	return asked(func(ctx context.Context, g GroupSpec) (any, error) {
+		nodes := h.nodesOf(g.ID)
+		if nodes == nil {
+			nodes = g.Nodes
+		}
+		if err := speaksFor(ctx, nodes...); err != nil {
+			return nil, fmt.Errorf("group of %s: %w", g.key(), err)
+		}
+		return struct{}{}, f(ctx, g)
+	})
 }
 
 func text(err error) string {
@@ -124,9 +152,11 @@ func status(err error) int {
 	switch {
 	case errors.Is(err, ErrModule):
 		return http.StatusFailedDependency
+	case errors.Is(err, ErrSpeaksFor):
+		return http.StatusForbidden
 	case errors.Is(err, node.ErrOver):
 		return http.StatusGone
-	case errors.Is(err, ErrNoProcess), errors.Is(err, ErrNoPeer), errors.Is(err, dvs.ErrNotBound):
+	case errors.Is(err, ErrNoProcess), errors.Is(err, ErrNoPeer), errors.Is(err, ErrNoMove), errors.Is(err, dvs.ErrNotBound):
 		return http.StatusNotFound
 	default:
 		return http.StatusBadRequest
@@ -162,6 +192,11 @@ func (h *Host) runAs(ctx context.Context, container, name string, module []byte,
 
 // handleLink makes the connection one on which another replica of a group sends.
 func (h *Host) handleLink(w http.ResponseWriter, r *http.Request) {
+	from := r.URL.Query().Get("from")
+	if err := speaksFor(r.Context(), from); err != nil {
+		answer(w, nil, err)
+		return
+	}
 	m, err := h.member(r.URL.Query().Get("id"))
 	if err != nil {
 		answer(w, nil, err)
@@ -176,7 +211,7 @@ func (h *Host) handleLink(w http.ResponseWriter, r *http.Request) {
 	if _, err := fmt.Fprintf(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", linkProtocol); err != nil {
 		return // who has gone needs no answer
 	}
-	if err := m.replica.Accept(&readAgain{Conn: c, r: rw.Reader}, ""); err != nil {
+	if err := m.replica.Accept(&readAgain{Conn: c, r: rw.Reader}, from); err != nil {
 		h.o.Log.Debug("DVS replica link ended", "endpoint", m.spec.key(), "err", err)
 	}
 }
@@ -250,5 +285,11 @@ func (h *Host) takePages(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return h.Pages(key{q.Get("container"), q.Get("name")}, epoch, id, pages)
+	k := key{q.Get("container"), q.Get("name")}
+	if from, _ := h.comesFrom(k); from != "" {
+		if err := speaksFor(r.Context(), from); err != nil {
+			return fmt.Errorf("pages for %s: %w", k, err)
+		}
+	}
+	return h.Pages(k, epoch, id, pages)
 }

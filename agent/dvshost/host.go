@@ -74,7 +74,7 @@ type Host struct {
 	incoming map[key]*hosted // standbys
 	desks    map[key]*desk
 	movers   map[key][]*mover // moves from here, the newest last
-	moving   map[key]bool     // what somebody moves
+	moving   map[key]*task    // what somebody moves
 	balanced *BalanceInfo     // nil: nothing moves by load
 	callers  map[string]*callers
 	groups   map[key]*member // replicated processes
@@ -92,7 +92,7 @@ func New(o Options) (*Host, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	h := &Host{o: o, running: map[key]*hosted{}, incoming: map[key]*hosted{}, desks: map[key]*desk{}, movers: map[key][]*mover{}, moving: map[key]bool{}, callers: map[string]*callers{}, groups: map[key]*member{}, acceptors: map[string]*acceptor{}, ended: map[string]bool{}}
+	h := &Host{o: o, running: map[key]*hosted{}, incoming: map[key]*hosted{}, desks: map[key]*desk{}, movers: map[key][]*mover{}, moving: map[key]*task{}, callers: map[string]*callers{}, groups: map[key]*member{}, acceptors: map[string]*acceptor{}, ended: map[string]bool{}}
 	h.natives.o = o.Native
 	var err error
 	if h.o.book, err = openBook(o.Dir); err != nil {
@@ -124,7 +124,7 @@ func (h *Host) Close() {
 	case <-ended:
 	case <-time.After(closeTime): // what is frozen waits for the end of its move
 		for _, p := range h.all() {
-			p.session.Close()
+			p.leave()
 		}
 		<-ended
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -66,20 +67,25 @@ type testNode struct {
 	stop                  func()
 }
 
+// freeAddress returns where one may listen, now and again later. The IP address is one that nobody else uses: of 127.0.0.1 any port may be somebody's own
+// by then, for connections that are made have theirs there.
+func freeAddress(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", fmt.Sprintf("127.%d.%d.%d:0", 1+rand.IntN(254), rand.IntN(256), 1+rand.IntN(254)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
 // startNodes runs nodes that know each other.
 func startNodes(t testing.TB, change func(*dvshost.NodeOptions), names ...string) map[string]*testNode {
 	t.Helper()
 	directory := t.TempDir()
 	all, addresses := map[string]*testNode{}, map[string]string{}
 	for _, name := range names {
-		l, err := net.Listen("tcp", "127.0.0.1:0") // to learn of a free port
-		if err != nil {
-			t.Fatal(err)
-		}
-		addresses[name] = l.Addr().String()
-		if err := l.Close(); err != nil {
-			t.Fatal(err)
-		}
+		addresses[name] = freeAddress(t)
 	}
 	for _, name := range names {
 		n := &testNode{name: name, socket: filepath.Join(directory, name), address: addresses[name]}

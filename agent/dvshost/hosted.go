@@ -23,6 +23,7 @@ type hosted struct {
 	machine  *process.Process
 	limits   process.Limits
 	session  *dvs.Session
+	left     sync.Once     // the session
 	waited   chan struct{} // of a standby: closed when it waits no longer
 	stop     func()        // of a standby: ends its waiting
 	endpoint *dvs.Endpoint // nil until it is the owner
@@ -46,18 +47,16 @@ type base struct {
 	mark uint64 // at the source: what has changed since is missing
 }
 
-// refuser answers a request with an error.
-type refuser interface {
-	Refuse(m dvs.Message, text string) error
-}
-
 func (p *hosted) bindOptions(standby bool) dvs.BindOptions {
 	return dvs.BindOptions{Snapshot: p.snapshot, Restore: p.restore, Standby: standby}
 }
 
+// leave ends the session, and with it the endpoint. More than one may want that.
+func (p *hosted) leave() { p.left.Do(p.session.Close) }
+
 // end frees what belongs to the process.
 func (p *hosted) end() {
-	p.session.Close()
+	p.leave()
 	p.machine.Close()
 }
 
@@ -108,12 +107,7 @@ func (p *hosted) answer(m dvs.Message, reply []byte, failed error) {
 		_ = p.endpoint.Reply(m, reply)
 		return
 	}
-	var e any = p.endpoint
-	if r, ok := e.(refuser); ok {
-		_ = r.Refuse(m, failed.Error())
-		return
-	}
-	_ = p.endpoint.Reply(m, []byte("error: "+failed.Error()))
+	_ = p.endpoint.Refuse(m, failed.Error())
 }
 
 // send sends what the program wanted to be sent, in order. What nobody takes in time is left out, and said.

@@ -105,6 +105,16 @@ func (h *Host) forget(k key) {
 	}
 }
 
+// comesFrom returns the node that a standby waits for, or "", and the epoch of the move.
+func (h *Host) comesFrom(k key) (from string, epoch uint64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if p := h.incoming[k]; p != nil {
+		return p.from, p.epoch
+	}
+	return "", 0
+}
+
 // Pages puts pages into a standby. The first of a base begins anew.
 func (h *Host) Pages(k key, epoch uint64, id baseID, pages []process.Page) error {
 	h.mu.Lock()

@@ -96,7 +96,7 @@ func (h *Host) newMember(ctx context.Context, spec GroupSpec) (*member, error) {
 	others := slices.DeleteFunc(slices.Clone(spec.Nodes), func(n string) bool { return n == h.o.Name })
 	m.replica, err = replica.New(replica.Options{
 		Group: spec.ID, Self: h.o.Name, Peers: others, Kind: spec.Kind, Machine: &replicated{Process: m.machine}, Log: h.o.Log,
-		Store: register.NewStore(h.o.Name+"/"+randomID(), spec.Nodes, m.ask), Dial: m.dial, OnChange: m.changed,
+		Store: register.NewStore(proposer(h.o.Name), spec.Nodes, m.ask), Dial: m.dial, OnChange: m.changed,
 	})
 	if err != nil {
 		m.cancel()
@@ -105,8 +105,50 @@ func (h *Host) newMember(ctx context.Context, spec GroupSpec) (*member, error) {
 		return nil, err
 	}
 	close(m.ready)
-	m.wg.Go(m.invite)
+	for _, n := range others {
+		if p := h.o.Peers[n]; p != nil {
+			m.wg.Go(func() { m.invite(p) })
+		}
+	}
+	m.wg.Go(m.attend)
 	return m, nil
+}
+
+// attend notices when the replica has ended by itself, because its machine has failed.
+func (m *member) attend() {
+	select {
+	case <-m.ctx.Done():
+	case <-m.replica.Done():
+		if m.ctx.Err() == nil {
+			m.fail(m.replica.Err())
+		}
+	}
+}
+
+// fail ends this life of a member that is of no use any more. The next one begins with nothing, and is given the state of the others.
+func (m *member) fail(err error) {
+	m.h.o.Log.Error("DVS replica failed, and begins again", "endpoint", m.spec.key(), "err", err)
+	m.h.start(func() {
+		h := m.h
+		h.mu.Lock()
+		mine := h.groups[m.spec.key()] == m
+		if mine {
+			delete(h.groups, m.spec.key())
+		}
+		h.mu.Unlock()
+		if !mine {
+			return // somebody else ends it
+		}
+		m.close()
+		select {
+		case <-h.ctx.Done():
+			return
+		case <-time.After(inviteEvery):
+		}
+		if err := h.Join(h.ctx, m.spec); err != nil {
+			h.o.Log.Info("DVS replica not begun again", "endpoint", m.spec.key(), "err", err)
+		}
+	})
 }
 
 // close ends this node's part; the others go on.
@@ -136,29 +178,19 @@ func (m *member) dial(ctx context.Context, name string) (net.Conn, error) {
 	if p == nil {
 		return nil, ErrNoPeer
 	}
-	return p.Link(ctx, m.spec.ID)
+	return p.Link(ctx, m.spec.ID, m.h.o.Name)
 }
 
-// invite has the others join, again and again: one of them may have begun again.
-func (m *member) invite() {
+// invite has another join, again and again: it may have begun again.
+func (m *member) invite(p *Peer) {
 	for {
-		for _, n := range m.spec.Nodes {
-			p := m.h.o.Peers[n]
-			if p == nil {
-				continue
-			}
-			ctx, cancel := context.WithTimeout(m.ctx, inviteTime)
-			err := p.Join(ctx, m.spec)
-			if errors.Is(err, ErrModule) {
-				if err = p.SendModule(ctx, m.module.Bytes()); err == nil {
-					err = p.Join(ctx, m.spec)
-				}
-			}
-			cancel()
-			if errors.Is(err, node.ErrOver) {
-				m.h.start(func() { m.h.endHere(context.WithoutCancel(m.ctx), m.spec) })
-				return
-			}
+		err := m.inviteOnce(p)
+		if errors.Is(err, ErrModule) && m.send(p) == nil {
+			err = m.inviteOnce(p)
+		}
+		if errors.Is(err, node.ErrOver) {
+			m.h.start(func() { m.h.endHere(context.WithoutCancel(m.ctx), m.spec) })
+			return
 		}
 		select {
 		case <-m.ctx.Done():
@@ -166,6 +198,19 @@ func (m *member) invite() {
 		case <-time.After(inviteEvery):
 		}
 	}
+}
+
+func (m *member) inviteOnce(p *Peer) error {
+	ctx, cancel := context.WithTimeout(m.ctx, inviteTime)
+	defer cancel()
+	return p.Join(ctx, m.spec)
+}
+
+// send sends the module, which takes the other some time to compile.
+func (m *member) send(p *Peer) error {
+	ctx, cancel := context.WithTimeout(m.ctx, prepareTime)
+	defer cancel()
+	return p.SendModule(ctx, m.module.Bytes())
 }
 
 // changed binds the endpoint when this replica is the one that answers. Another that binds later with a higher epoch ends that.
@@ -179,7 +224,10 @@ func (m *member) changed(c replica.Change) {
 		return
 	}
 	for m.replica.Last().Serving {
-		e, err := m.bind(c)
+		// Without a limit of time: what the node has done and this one gave up could not be done again with the same epoch.
+		e, err := m.session.Bind(m.ctx, m.spec.Name, dvs.BindOptions{
+			Replicated: true, Epoch: m.spec.Line + c.Epoch, Line: m.spec.Line, Gone: m.replica.Gone,
+		})
 		switch {
 		case err == nil:
 			m.bound = true
@@ -190,6 +238,9 @@ func (m *member) changed(c replica.Change) {
 			return
 		case errors.Is(err, dvs.ErrEpoch):
 			return // another is
+		case errors.Is(err, dvs.ErrNotConnected):
+			m.fail(err)
+			return
 		}
 		m.h.o.Log.Info("DVS replica cannot bind", "endpoint", m.spec.key(), "err", err)
 		select {
@@ -198,14 +249,6 @@ func (m *member) changed(c replica.Change) {
 		case <-time.After(bindPause):
 		}
 	}
-}
-
-func (m *member) bind(c replica.Change) (*dvs.Endpoint, error) {
-	ctx, cancel := context.WithTimeout(m.ctx, inviteTime)
-	defer cancel()
-	return m.session.Bind(ctx, m.spec.Name, dvs.BindOptions{
-		Replicated: true, Epoch: m.spec.Line + c.Epoch, Line: m.spec.Line, Gone: m.replica.Gone,
-	})
 }
 
 // unbind ends the endpoint, if it is here: so its callers are told that the group has ended.
@@ -225,6 +268,9 @@ func (m *member) unbind(ctx context.Context) {
 func (m *member) serve(e *dvs.Endpoint) {
 	for {
 		q, err := e.Receive(m.ctx, dvs.Any)
+		if errors.Is(err, dvs.ErrNotConnected) {
+			m.fail(err)
+		}
 		if err != nil {
 			return
 		}

@@ -57,15 +57,25 @@ func (h *Host) move(ctx context.Context, k key, to string, frozen bool, done *Mo
 	if peer == nil {
 		return fmt.Errorf("%q: %w", to, ErrNoPeer)
 	}
-	if !h.claim(k) {
+	ctx, t := h.claim(ctx, k, to)
+	if t == nil {
 		return errors.New("it is moving already")
 	}
-	defer h.release(k)
+	err = h.try(ctx, k, p, peer, frozen, t, done)
+	h.release(k, t, err)
+	return err
+}
+
+// try makes attempts until one has come to an end that lasts.
+func (h *Host) try(ctx context.Context, k key, p *hosted, peer *Peer, frozen bool, t *task, done *MoveInfo) error {
 	for done.Attempts = 1; ; done.Attempts++ {
 		m, err := h.begin(ctx, k, p, peer, frozen)
 		if err != nil {
 			return errors.Join(err, h.resume(k, done.Epoch+1))
 		}
+		h.mu.Lock()
+		t.mover = m
+		h.mu.Unlock()
 		err = m.wait(ctx)
 		done.Epoch = m.epoch
 		m.tell(done)
@@ -76,6 +86,8 @@ func (h *Host) move(ctx context.Context, k key, to string, frozen bool, done *Mo
 				cancel(err)
 				ctx = gone
 			}
+		case errors.Is(err, errGivenUp):
+			return errors.Join(err, h.takeBack(k, p))
 		case errors.Is(err, node.ErrOver), errors.Is(err, node.ErrNotHere) && h.serves(k):
 			if done.Attempts >= attempts {
 				return err
@@ -101,21 +113,36 @@ func (h *Host) serves(k key) bool {
 	})
 }
 
-// claim has nobody else move the endpoint until release.
-func (h *Host) claim(k key) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.moving[k] {
-		return false
-	}
-	h.moving[k] = true
-	return true
+// task is somebody's wish that an endpoint moves, for as long as it takes.
+type task struct {
+	to     string
+	cancel context.CancelCauseFunc
+	over   chan struct{} // closed when it has come to its end
+	err    error         // then: what became of it
+
+	mover *mover // its newest attempt, or nil; guarded by the host's lock
 }
 
-func (h *Host) release(k key) {
+// claim has nobody else move the endpoint until release. The task is nil if somebody does already.
+func (h *Host) claim(ctx context.Context, k key, to string) (context.Context, *task) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.moving[k] != nil {
+		return ctx, nil
+	}
+	t := &task{to: to, over: make(chan struct{})}
+	ctx, t.cancel = context.WithCancelCause(ctx)
+	h.moving[k] = t
+	return ctx, t
+}
+
+func (h *Host) release(k key, t *task, err error) {
+	t.cancel(nil)
+	t.err = err
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.moving, k)
+	close(t.over)
 }
 
 // forget ends what was sent beforehand: the next state is whole.

@@ -39,7 +39,8 @@ type mover struct {
 	gone  bool    // the move was found in the book: the process ended with the node that began it
 
 	events  chan migration.Event
-	settled chan struct{} // closed when the source's part is over
+	forced  chan chan error // who gives it up
+	settled chan struct{}   // closed when the source's part is over
 	settle  func()
 	over    chan struct{} // closed when no event is taken any more
 
@@ -49,12 +50,15 @@ type mover struct {
 	late   sync.WaitGroup
 	before context.Context
 	decide context.CancelFunc // ends early
+	after  context.Context
+	cease  context.CancelFunc // ends late
+	given  bool               // up: settled only when nothing more is asked of the destination
 
 	memory string // the id of the destination's book
 
 	mu             sync.Mutex
 	cause          error // why it is aborted, or given up
-	phase          migration.Phase
+	shown          migration.State
 	rounds, pages  int
 	heldAt, freeAt time.Time
 }
@@ -68,10 +72,11 @@ func (m *mover) set(f func()) {
 func (h *Host) newMover(k key, to string, epoch uint64) *mover {
 	m := &mover{
 		h: h, k: k, to: to, epoch: epoch, peer: h.o.Peers[to], events: make(chan migration.Event), settled: make(chan struct{}),
-		over: make(chan struct{}),
+		over: make(chan struct{}), forced: make(chan chan error),
 	}
 	m.settle = sync.OnceFunc(func() { close(m.settled) })
 	m.before, m.decide = context.WithCancel(h.ctx)
+	m.after, m.cease = context.WithCancel(h.ctx)
 	return m
 }
 
@@ -104,7 +109,7 @@ func (h *Host) begin(ctx context.Context, k key, p *hosted, peer *Peer, frozen b
 	if err := m.store(state); err != nil {
 		return nil, err
 	}
-	m.state = state
+	m.state, m.shown = state, state
 	if !h.launch(m, actions) {
 		return nil, errUndecided
 	}
@@ -155,14 +160,14 @@ func (h *Host) Recover() {
 		for _, epoch := range slices.Sorted(maps.Keys(e.Moves)) {
 			r := e.Moves[epoch]
 			m := h.newMover(k, r.State.Spec.Destination, epoch)
-			m.state, m.memory, m.phase, m.gone = r.State, r.Memory, r.State.Phase, true
+			m.state, m.memory, m.shown, m.gone = r.State, r.Memory, r.State, true
 			h.o.Log.Info("DVS move found in the book", "endpoint", k, "to", m.to, "epoch", epoch, "phase", r.State.Phase)
 			after, actions, err := migration.Step(m.state, migration.Recovered{At: time.Now()})
 			if err != nil {
 				h.o.Log.Error("DVS move in the book cannot go on", "endpoint", k, "err", err)
 				continue
 			}
-			m.state = after
+			m.state, m.shown = after, after
 			h.launch(m, actions)
 		}
 	}
@@ -185,6 +190,8 @@ func (m *mover) run(actions []migration.Action) {
 			m.feed(e)
 		case <-wake.C:
 			m.feed(migration.Tick{At: time.Now()})
+		case answer := <-m.forced:
+			answer <- m.force()
 		case <-m.h.ctx.Done():
 			return
 		}
@@ -194,6 +201,7 @@ func (m *mover) run(actions []migration.Action) {
 func (m *mover) end() {
 	close(m.over)
 	m.decide()
+	m.cease()
 	m.early.Wait()
 	m.late.Wait()
 	m.settle()
@@ -239,7 +247,7 @@ func (m *mover) feed(e migration.Event) {
 	}
 	m.state = after
 	m.set(func() {
-		m.phase = after.Phase
+		m.shown = after
 		if decided && after.Decision == migration.DecisionAbort && m.cause == nil {
 			m.cause = errors.New(after.Reason)
 		}
@@ -248,7 +256,7 @@ func (m *mover) feed(e migration.Event) {
 		m.decide()
 	}
 	m.send(actions)
-	if m.sourceDone() {
+	if m.sourceDone() && !m.given {
 		m.settle()
 	}
 }
@@ -293,12 +301,12 @@ func (m *mover) send(actions []migration.Action) {
 		case a.Verb == migration.AbortVerb:
 			m.late.Go(func() {
 				m.early.Wait()
-				m.carryOut(m.h.ctx, a)
+				m.carryOut(m.after, a)
 			})
 		case m.state.Phase.BeforeCommit():
 			m.early.Go(func() { m.carryOut(m.before, a) })
 		default:
-			m.late.Go(func() { m.carryOut(m.h.ctx, a) })
+			m.late.Go(func() { m.carryOut(m.after, a) })
 		}
 	}
 }
@@ -324,7 +332,7 @@ func (m *mover) carryOut(ctx context.Context, a migration.Action) {
 		return
 	}
 	m.set(func() {
-		if m.cause == nil && m.phase.BeforeCommit() {
+		if m.cause == nil && m.shown.Phase.BeforeCommit() {
 			m.cause = err
 		}
 	})
@@ -342,7 +350,7 @@ func (m *mover) giveUp(s *stepError) {
 	case migration.Gone:
 		cause = fmt.Errorf("%w: %w", errLost, s)
 		if m.p != nil {
-			m.p.session.Close()
+			m.p.leave()
 		} else {
 			m.leave()
 		}
@@ -367,7 +375,11 @@ func (m *mover) wait(ctx context.Context) error {
 	select {
 	case <-m.settled:
 	case <-ctx.Done():
-		m.tellOf(migration.Abort{At: time.Now(), Reason: "who asked for it has gone"})
+		reason := "who asked for it has gone"
+		if errors.Is(context.Cause(ctx), errAborted) {
+			reason = ""
+		}
+		m.tellOf(migration.Abort{At: time.Now(), Reason: reason})
 		<-m.settled
 	}
 	m.mu.Lock()
@@ -375,7 +387,7 @@ func (m *mover) wait(ctx context.Context) error {
 	switch {
 	case m.cause != nil:
 		return m.cause
-	case m.phase == migration.Completed:
+	case m.shown.Phase == migration.Completed:
 		return nil
 	default:
 		return errUndecided
@@ -399,6 +411,6 @@ func (h *Host) completing(k key) bool {
 	return slices.ContainsFunc(h.movers[k], func(m *mover) bool {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		return m.gone && m.phase == migration.Committed
+		return m.gone && m.shown.Phase == migration.Committed
 	})
 }

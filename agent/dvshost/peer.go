@@ -93,15 +93,15 @@ func (p *Peer) Ask(ctx context.Context, q GroupAsk) (register.Answer, error) {
 // linkProtocol is what a connection between two replicas is upgraded to.
 const linkProtocol = "godwit-replica"
 
-// Link opens a connection to its replica of a group, to send on.
-func (p *Peer) Link(ctx context.Context, id string) (net.Conn, error) {
+// Link opens a connection to its replica of a group, for that of the node from to send on.
+func (p *Peer) Link(ctx context.Context, id, from string) (net.Conn, error) {
 	c, err := p.dial(ctx)
 	if err != nil {
 		return nil, err
 	}
 	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
 	r := bufio.NewReader(c)
-	_, err = fmt.Fprintf(c, "GET /v1/group/link?id=%s HTTP/1.1\r\nHost: node\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", url.QueryEscape(id), linkProtocol)
+	_, err = fmt.Fprintf(c, "GET /v1/group/link?id=%s&from=%s HTTP/1.1\r\nHost: node\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", url.QueryEscape(id), url.QueryEscape(from), linkProtocol)
 	var a *http.Response
 	if err == nil {
 		a, err = http.ReadResponse(r, nil)

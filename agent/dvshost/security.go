@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strings"
 )
 
 // ErrPlain refuses to talk to other machines without certificates.
@@ -19,6 +20,9 @@ var ErrIdentity = errors.New("the certificate is not that node's: its name has t
 
 // Files name a certificate, its key, and the authority that all nodes' certificates come from. All three or none are given.
 type Files struct{ Certificate, Key, Authority string }
+
+// ErrSpeaksFor refuses a request that is made for another node than the one that asks.
+var ErrSpeaksFor = errors.New("a node speaks for itself alone: the request is made for another than its certificate names")
 
 // security is how a node proves who it is. nil proves nothing.
 type security struct{ config *tls.Config }
@@ -64,6 +68,28 @@ func (n names) include(node string) error {
 	}
 	return fmt.Errorf("node %q: %w", node, ErrIdentity)
 }
+
+// askerKey is the key of a request's context for the names of who asks.
+type askerKey struct{}
+
+// withAsker notes who is at the other end of a connection, for its requests.
+func withAsker(ctx context.Context, c net.Conn) context.Context {
+	if known, ok := c.(*readAgain); ok {
+		return context.WithValue(ctx, askerKey{}, known.names)
+	}
+	return ctx
+}
+
+// speaksFor refuses a request that is made for none of these nodes by whoever asks. Where nobody proves anything, everybody is believed.
+func speaksFor(ctx context.Context, nodes ...string) error {
+	asker, _ := ctx.Value(askerKey{}).(names)
+	if asker == nil || slices.ContainsFunc(nodes, func(n string) bool { return n != "" && slices.Contains(asker, n) }) {
+		return nil
+	}
+	return fmt.Errorf("node %s asks for node %s: %w", strings.Join(slices.DeleteFunc(slices.Clone(asker), isEmpty), ", "), strings.Join(nodes, ", "), ErrSpeaksFor)
+}
+
+func isEmpty(s string) bool { return s == "" }
 
 // allows refuses an address that may not be used without certificates. "" is none.
 func (s *security) allows(address string) error {

@@ -1,13 +1,20 @@
 package dvshost_test
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/hex"
+	"encoding/json"
 	"encoding/pem"
+	"io"
 	"math/big"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,6 +22,10 @@ import (
 	"time"
 
 	"github.com/godwit-project/godwit/agent/dvshost"
+	"github.com/godwit-project/godwit/dvs/replica"
+	"github.com/godwit-project/godwit/dvs/replica/register"
+	"github.com/godwit-project/godwit/migration"
+	"github.com/godwit-project/godwit/server/process"
 )
 
 // authority makes certificates for tests.
@@ -118,5 +129,111 @@ func TestUnknownCertificates(t *testing.T) {
 	err := dvshost.Serve(patient(t), dvshost.NodeOptions{Name: "a", Socket: filepath.Join(directory, "a"), TLS: ca.node("b")})
 	if err == nil || !strings.Contains(err.Error(), "not that node's") {
 		t.Errorf("a node with another's certificate: %v", err)
+	}
+}
+
+// asker is a host that makes requests with the certificate of one node.
+type asker struct {
+	t    *testing.T
+	http *http.Client
+	to   string
+}
+
+func newAsker(t *testing.T, files dvshost.Files, to string) asker {
+	t.Helper()
+	certificate, err := tls.LoadX509KeyPair(files.Certificate, files.Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	transport := &http.Transport{TLSClientConfig: &tls.Config{Certificates: []tls.Certificate{certificate}, InsecureSkipVerify: true}}
+	t.Cleanup(transport.CloseIdleConnections)
+	return asker{t, &http.Client{Transport: transport}, to}
+}
+
+func (a asker) ask(method, path string, body any) (status int, text string) {
+	a.t.Helper()
+	b, err := json.Marshal(body)
+	if raw, ok := body.([]byte); ok {
+		b = raw
+	}
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	r, err := http.NewRequestWithContext(patient(a.t), method, "https://"+a.to+path, bytes.NewReader(b))
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	answer, err := a.http.Do(r)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	b, err = io.ReadAll(answer.Body)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return answer.StatusCode, string(b)
+}
+
+// A node of the same authority speaks for itself, and for nobody else: neither can it prepare or end the move of another, nor fill its standby,
+// nor take part in a group that it is not of.
+func TestANodeSpeaksForItselfAlone(t *testing.T) {
+	ca := newAuthority(t)
+	files := map[string]dvshost.Files{"a": ca.node("a"), "c": ca.node("c")}
+	b := startNodes(t, func(o *dvshost.NodeOptions) { o.TLS = ca.node(o.Name) }, "b")["b"]
+	counter := module(t, built.counter)
+	sum := sha256.Sum256(counter)
+	owner, thief := newAsker(t, files["a"], b.address), newAsker(t, files["c"], b.address)
+	if status, text := owner.ask(http.MethodPut, "/v1/module", counter); status != http.StatusOK {
+		t.Fatal(text)
+	}
+	var book string
+	_, text := owner.ask(http.MethodGet, "/v1/book", nil)
+	if err := json.Unmarshal([]byte(text), &book); err != nil {
+		t.Fatal(err)
+	}
+	step := func(from, step string, epoch uint64) dvshost.StepRequest {
+		return dvshost.StepRequest{
+			Container: "shop", Name: "counter", From: from, Step: migration.StepID(step), Epoch: epoch, Memory: book, Module: hex.EncodeToString(sum[:]),
+		}
+	}
+	group := func(nodes ...string) dvshost.GroupSpec {
+		return dvshost.GroupSpec{ID: "1", Container: "shop", Name: "kv", Kind: replica.Passive, Nodes: nodes, Line: 1, Module: hex.EncodeToString(sum[:])}
+	}
+	ballot := func(name string) dvshost.GroupAsk {
+		return dvshost.GroupAsk{ID: "1", Ask: register.Ask{Ballot: register.Ballot{Round: 1, Name: name}}}
+	}
+	none := process.AppendPages(nil, nil)
+	pages := "/v1/pages?container=shop&name=counter&epoch=7&base=" + strings.Repeat("0", 31) + "1"
+	const refused = "speaks for itself alone"
+	for _, c := range []struct {
+		what         string
+		who          asker
+		method, path string
+		body         any
+		want         string // in the answer; "" is that it is done
+	}{
+		{"a move of its own", owner, http.MethodPost, "/v1/step", step("a", "process/destination/prepare", 7), ""},
+		{"a move in another's name", thief, http.MethodPost, "/v1/step", step("a", "process/destination/prepare", 8), refused},
+		{"pages for its standby", owner, http.MethodPut, pages, none, ""},
+		{"pages for another's standby", thief, http.MethodPut, pages, none, refused},
+		{"the end of another's move, in its name", thief, http.MethodPost, "/v1/step", step("a", "process/destination/abort", 7), refused},
+		{"the end of another's move, in the own name", thief, http.MethodPost, "/v1/step", step("c", "process/destination/abort", 7), refused},
+		{"the commit of another's move", thief, http.MethodPost, "/v1/step", step("c", "endpoint/destination/commit", 7), refused},
+		{"the end of its move", owner, http.MethodPost, "/v1/step", step("a", "process/destination/abort", 7), ""},
+		{"a group of others", thief, http.MethodPost, "/v1/group/found", group("a", "b", "d"), refused},
+		{"its group", owner, http.MethodPost, "/v1/group/found", group("a", "b", "d"), ""},
+		{"its question", owner, http.MethodPost, "/v1/group/ask", ballot("a/1"), ""},
+		{"a question in another's name", thief, http.MethodPost, "/v1/group/ask", ballot("a/2"), refused},
+		{"a question of one that is not of the group", thief, http.MethodPost, "/v1/group/ask", ballot("c/2"), refused},
+		{"the end of a group of others", thief, http.MethodPost, "/v1/group/end", group("a", "b", "c"), refused},
+		{"a link for another's replica", thief, http.MethodGet, "/v1/group/link?id=1&from=a", nil, refused},
+		{"the end of its group", owner, http.MethodPost, "/v1/group/end", group("a", "b", "d"), ""},
+	} {
+		status, text := c.who.ask(c.method, c.path, c.body)
+		done := status == http.StatusOK && !strings.Contains(text, "failed")
+		if done != (c.want == "") || !strings.Contains(text, c.want) {
+			t.Errorf("%s: %d, %s, want %q", c.what, status, text, c.want)
+		}
 	}
 }

@@ -72,6 +72,7 @@ type served struct {
 	node    *node.Node
 	engine  *process.Engine
 	host    *Host
+	hosts   chan struct{} // closed when host is there
 	address string
 	people  *http.Server
 	peers   *http.Server
@@ -83,7 +84,7 @@ type served struct {
 }
 
 func newServed(ctx context.Context, o NodeOptions) (*served, error) {
-	s := &served{o: o, failed: make(chan error, 4)}
+	s := &served{o: o, failed: make(chan error, 4), hosts: make(chan struct{})}
 	err := s.open(ctx)
 	if err != nil {
 		s.close()
@@ -103,7 +104,7 @@ func (s *served) open(ctx context.Context) error {
 			return err
 		}
 	}
-	if s.node, err = node.New(node.Options{Name: o.Name, PeerTimeout: o.PeerTimeout, Log: o.Log}); err != nil {
+	if s.node, err = node.New(node.Options{Name: o.Name, PeerTimeout: o.PeerTimeout, Log: o.Log, Claim: s.claim}); err != nil {
 		return err
 	}
 	if s.engine, err = process.NewEngine(ctx, o.Cache); err != nil {
@@ -129,6 +130,7 @@ func (s *served) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	close(s.hosts)
 	if o.State == "" {
 		o.Log.Info("DVS node keeps its decisions about moves in memory: it has no directory for them")
 	}
@@ -147,6 +149,16 @@ func (s *served) open(ctx context.Context) error {
 	return s.host.Weigh(o.LoadEvery, o.Balance)
 }
 
+// claim keeps those who bind a name above the moves of it that were given up. They wait until the host is there.
+func (s *served) claim(ctx context.Context, container, name string) (uint64, error) {
+	select {
+	case <-s.hosts:
+		return s.host.Floor(container, name), nil
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+}
+
 // listen takes in other nodes.
 func (s *served) listen(ctx context.Context) error {
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.o.Listen)
@@ -156,6 +168,7 @@ func (s *served) listen(ctx context.Context) error {
 	s.other, s.address = l, l.Addr().String()
 	split := &splitter{l: l, tls: s.tls, log: s.o.Log, link: s.node.Accept, http: make(chan net.Conn), done: make(chan struct{})}
 	s.peers = s.server(s.host.PeerHandler())
+	s.peers.ConnContext = withAsker
 	s.run(func() error { return s.peers.Serve(split) })
 	s.run(split.run)
 	return s.listenStreams(ctx)

@@ -70,7 +70,7 @@ func (s *splitter) take(ctx context.Context, raw net.Conn) error {
 			return err
 		}
 		select {
-		case s.http <- &readAgain{Conn: c, r: r}:
+		case s.http <- &readAgain{Conn: c, r: r, names: names}:
 			return nil
 		case <-s.done:
 			return net.ErrClosed
@@ -122,8 +122,9 @@ func (s *splitter) Addr() net.Addr { return s.l.Addr() }
 // readAgain is a connection of which something has been read beforehand.
 type readAgain struct {
 	net.Conn
-	r    *bufio.Reader
-	then *bufio.Reader
+	r     *bufio.Reader
+	then  *bufio.Reader
+	names names // of the other end, as far as that is proved
 }
 
 // Read returns what was read beforehand first.

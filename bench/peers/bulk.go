@@ -52,7 +52,7 @@ func (b *bench) copies() error {
 		got := make([][]figures, len(ways))
 		for range b.rounds {
 			for i, w := range ways {
-				f, err := w.run(1, b.during/2)
+				f, err := w.run(1, b.during/2, b.spent)
 				if err != nil {
 					return err
 				}

@@ -16,14 +16,26 @@ const (
 
 // conditions says on what it was measured.
 func (b *bench) conditions() {
-	var load float64
-	if text, err := os.ReadFile("/proc/loadavg"); err == nil {
-		_, _ = fmt.Sscan(string(text), &load)
-	}
-	if load > 0.5 {
-		fmt.Fprintf(b.out, "**Preliminary**: the machine was busy with other things (load %.1f on %d processors when the run began). Ratios hold better than times.\n\n", load, runtime.NumCPU())
+	if load := others(); load > 0.2 {
+		fmt.Fprintf(b.out, "**Preliminary**: the machine was busy with other things (%.1f of %d processors when the run began). Ratios hold better than times.\n\n", load, runtime.NumCPU())
 	}
 	fmt.Fprintf(b.out, "%s, %d processors, %s; %d rounds of %v each, medians.\n\n", time.Now().UTC().Format("2006-01-02 15:04 UTC"), runtime.NumCPU(), runtime.Version(), b.rounds, b.during)
+}
+
+// others is how many processors are busy while this program waits.
+func others() float64 {
+	idle := func() (ticks float64) {
+		if text, err := os.ReadFile("/proc/stat"); err == nil { // proc_stat(5): cpu user nice system idle iowait …
+			var user, nice, system, wait float64
+			_, _ = fmt.Sscanf(string(text), "cpu %g %g %g %g %g", &user, &nice, &system, &ticks, &wait)
+			ticks += wait
+		}
+		return ticks
+	}
+	const look, hertz = 3 * time.Second, 100 // USER_HZ is 100 on all that Go runs on
+	before := idle()
+	time.Sleep(look)
+	return max(0, float64(runtime.NumCPU())-(idle()-before)/hertz/look.Seconds())
 }
 
 // replaceTables puts the tables into the document.

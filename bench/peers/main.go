@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 )
@@ -20,10 +21,12 @@ func main() {
 	}
 	quick := flag.Bool("quick", false, "shorter and once: for a look")
 	only := flag.String("only", "", "measure this section only: local, nodes, copy, link, outage, many")
+	match := flag.String("match", "", "measure only the ways whose name this regular expression matches")
+	clients := flag.Int("clients", 0, "compare requests with that many clients only")
 	large := flag.Bool("large", false, "move 1 GiB as well")
 	doc := flag.String("doc", "", "the document whose tables are replaced, if everything is measured; empty for none")
 	flag.Parse()
-	b := &bench{rounds: 3, during: time.Second, sizes: []int{64 << 10, 2_500_000, 64 << 20}, out: os.Stdout}
+	b := &bench{rounds: 3, during: time.Second, sizes: []int{64 << 10, 2_500_000, 64 << 20}, out: os.Stdout, clients: []int{1, 8, 64}}
 	var tables bytes.Buffer
 	if *doc != "" && *only == "" {
 		b.out = io.MultiWriter(os.Stdout, &tables)
@@ -31,11 +34,17 @@ func main() {
 	if *quick {
 		b.rounds, b.during = 1, 300*time.Millisecond
 	}
+	if *clients > 0 {
+		b.clients = []int{*clients}
+	}
 	if *large {
 		b.sizes = append(b.sizes, 1<<30)
 	}
-	b.conditions()
-	err := b.all(*only)
+	var err error
+	if b.match, err = regexp.Compile(*match); err == nil {
+		b.conditions()
+		err = b.all(*only)
+	}
 	if err == nil && tables.Len() > 0 {
 		err = replaceTables(*doc, tables.String())
 	}
@@ -50,6 +59,8 @@ type bench struct {
 	rounds   int
 	during   time.Duration
 	sizes    []int // of moving states
+	clients  []int
+	match    *regexp.Regexp
 	out      io.Writer
 	dir      string
 	children []*child
@@ -106,6 +117,15 @@ func (b *bench) startNode(name string) (c *child, socket, addr string, err error
 	socket = b.path(name)
 	a, err := c.tell(order{Op: "node", Name: name, Socket: socket})
 	return c, socket, a.Text, err
+}
+
+// spent returns the processor time that this process and its children have taken.
+func (b *bench) spent() (all time.Duration) {
+	own := os.Getpid()
+	for _, c := range append([]*child{{pid: own}}, b.children...) {
+		all += c.spent()
+	}
+	return all
 }
 
 // table prints rows, the first of them the head.

@@ -30,10 +30,11 @@ type way struct {
 type figures struct {
 	rate     float64 // calls in a second
 	p50, p99 time.Duration
+	cpu      time.Duration // of all processes of the measurement, for one call
 }
 
-// run has every caller call for that long.
-func (w way) run(clients int, during time.Duration) (figures, error) {
+// run has every caller call for that long. spent tells the processor time of all processes.
+func (w way) run(clients int, during time.Duration, spent func() time.Duration) (figures, error) {
 	calls, end, err := w.open(clients)
 	if err != nil {
 		return figures{}, err
@@ -48,7 +49,7 @@ func (w way) run(clients int, during time.Duration) (figures, error) {
 	}
 	took := make([][]time.Duration, clients)
 	errs := make([]error, clients)
-	began := time.Now()
+	cpu, began := spent(), time.Now()
 	var wg sync.WaitGroup
 	for i, call := range calls {
 		wg.Go(func() {
@@ -61,10 +62,12 @@ func (w way) run(clients int, during time.Duration) (figures, error) {
 		})
 	}
 	wg.Wait()
-	spent := time.Since(began)
+	cpu, lasted := spent()-cpu, time.Since(began)
 	all := slices.Concat(took...)
 	slices.Sort(all)
-	return figures{rate: float64(len(all)) / spent.Seconds(), p50: all[len(all)/2], p99: all[len(all)*99/100]}, errors.Join(errs...)
+	return figures{
+		rate: float64(len(all)) / lasted.Seconds(), p50: all[len(all)/2], p99: all[len(all)*99/100], cpu: cpu / time.Duration(len(all)),
+	}, errors.Join(errs...)
 }
 
 // each opens one thing for each client.

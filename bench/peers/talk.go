@@ -13,12 +13,13 @@ import (
 
 // compare lets ways take turns, and prints the medians. The ratios of a way that is ours are to the best of the peers, and to the bare socket.
 func (b *bench) compare(title string, ways []way, ours, peers func(string) bool) error {
-	rows := [][]string{{"clients", "way", "calls/s", "median", "99 %", "throughput / best peer", "median / best peer", "throughput / bare socket"}}
-	for _, clients := range []int{1, 8, 64} {
+	rows := [][]string{{"clients", "way", "calls/s", "median", "99 %", "processor time a call", "throughput / best peer", "median / best peer", "throughput / bare socket"}}
+	ways = slices.DeleteFunc(ways, func(w way) bool { return !b.match.MatchString(w.name) })
+	for _, clients := range b.clients {
 		got := make([][]figures, len(ways))
 		for range b.rounds {
 			for i, w := range ways {
-				f, err := w.run(clients, b.during)
+				f, err := w.run(clients, b.during, b.spent)
 				if err != nil {
 					return fmt.Errorf("%s, %d clients: %w", w.name, clients, err)
 				}
@@ -40,10 +41,10 @@ func (b *bench) compare(title string, ways []way, ours, peers func(string) bool)
 			}
 		}
 		for i, w := range ways {
-			row := []string{strconv.Itoa(clients), w.name, fmt.Sprintf("%.0f", mid[i].rate), micros(mid[i].p50), micros(mid[i].p99), "", "", ""}
+			row := []string{strconv.Itoa(clients), w.name, fmt.Sprintf("%.0f", mid[i].rate), micros(mid[i].p50), micros(mid[i].p99), micros(mid[i].cpu), "", "", ""}
 			if ours(w.name) {
-				row[5], row[6] = fmt.Sprintf("%.2f", mid[i].rate/best.rate), fmt.Sprintf("%.2f", mid[i].p50.Seconds()/best.p50.Seconds())
-				row[7] = fmt.Sprintf("%.2f", mid[i].rate/bare.rate)
+				row[6], row[7] = fmt.Sprintf("%.2f", mid[i].rate/best.rate), fmt.Sprintf("%.2f", mid[i].p50.Seconds()/best.p50.Seconds())
+				row[8] = fmt.Sprintf("%.2f", mid[i].rate/bare.rate)
 			}
 			rows = append(rows, row)
 		}
@@ -61,6 +62,7 @@ func median(all []figures) figures {
 		rate: pick(func(a, b figures) int { return cmp.Compare(a.rate, b.rate) }).rate,
 		p50:  pick(func(a, b figures) int { return cmp.Compare(a.p50, b.p50) }).p50,
 		p99:  pick(func(a, b figures) int { return cmp.Compare(a.p99, b.p99) }).p99,
+		cpu:  pick(func(a, b figures) int { return cmp.Compare(a.cpu, b.cpu) }).cpu,
 	}
 }
 
@@ -210,7 +212,7 @@ func (b *bench) links() error {
 			var wrote uint64
 			var calls float64
 			for range b.rounds {
-				f, err := dvsSharedWay(sockets[0], "echo", payload).run(64, b.during)
+				f, err := dvsSharedWay(sockets[0], "echo", payload).run(64, b.during, b.spent)
 				if err != nil {
 					return err
 				}
@@ -265,7 +267,7 @@ func (b *bench) many() error {
 			return err
 		}
 	}
-	f, err := dvsWay(socket, "echo-0", make([]byte, payloadSize)).run(1, b.during)
+	f, err := dvsWay(socket, "echo-0", make([]byte, payloadSize)).run(1, b.during, b.spent)
 	if err != nil {
 		return err
 	}

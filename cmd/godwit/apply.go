@@ -49,6 +49,8 @@ they are uploaded once and recognised by their content afterwards.
     commandLine: console=ttyS0
   volumes:
   - {name: root, size: 2GiB, image: debian.qcow2}
+  - {name: data, volume: archive}     made by 'godwit volume create', and kept
+  - {name: log, external: /nfs/log}   a disk that all sites reach: fenced, not copied
   addresses: [203.0.113.10]
   storage:                            a standing replica of all volumes, together
     replicateTo: east                 the site of the replica

@@ -39,7 +39,11 @@ mode what was acknowledged after the link had broken. The command says how old t
 point is. Nothing of that is deleted: when the old host is back, what runs there is
 ended, its volumes become the replica of the new ones, and what they held is kept
 there for a week, as the snapshot before-failover-EPOCH. 'godwit get volumes' shows
-how much of it was never replicated.`,
+how much of it was never replicated.
+
+A service that has external disks only needs no replica: say where it is to run. Two
+hosts that write to one disk ruin it, and a host that is out of reach may still do so:
+take its power, or its way to the disks, before you say --force.`,
 		Example: `  godwit failover shop
   godwit failover shop --to east -o json
   godwit get volumes                   what the old site has still to do
@@ -50,7 +54,7 @@ how much of it was never replicated.`,
 			return a.runFailover(cmd.Context(), flags)
 		},
 	}
-	cmd.Flags().StringVar(&flags.to, "to", "", "the site of the replica, to be sure (default: wherever it is)")
+	cmd.Flags().StringVar(&flags.to, "to", "", "the site (default: where the replica is)")
 	cmd.Flags().BoolVar(&flags.force, "force", false, "also when the host where the service runs answers")
 	cmd.Flags().BoolVar(&flags.wait, "wait", true, "return when the service runs")
 	cmd.Flags().DurationVar(&flags.timeout, "timeout", 5*time.Minute, "how long to wait")
@@ -74,7 +78,11 @@ func (a *app) runFailover(ctx context.Context, flags failover) error {
 			a.printf("service %s goes back to snapshot %s\n", flags.service, f.GetSnapshot())
 		}
 		a.printf("service %s is failed over from %s to %s, epoch %d\n", flags.service, f.GetFromSite(), f.GetToSite(), f.GetEpoch())
-		a.printf("its volumes are as they were at %s (point %d, mode %s)\n", pointText(f), f.GetPoint(), f.GetMode())
+		if f.GetMode() == "" {
+			a.printf("its external disks are as its host left them\n")
+		} else {
+			a.printf("its volumes are as they were at %s (point %d, mode %s)\n", pointText(f), f.GetPoint(), f.GetMode())
+		}
 	}
 	if flags.wait {
 		service, err := a.waitRunning(ctx, client, flags.service, flags.timeout)

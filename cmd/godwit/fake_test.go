@@ -38,6 +38,7 @@ type fake struct {
 	watches   map[string]int
 	continued map[string]bool
 	aborted   map[string]string
+	volumes   map[string]*godwitv1.Volume
 }
 
 // serveFake starts one on a unix socket, until the test ends, and returns its address.
@@ -45,7 +46,7 @@ func serveFake(t *testing.T) string {
 	t.Helper()
 	f := &fake{
 		services: map[string]*godwitv1.Service{}, blobs: map[string][]byte{}, watches: map[string]int{},
-		continued: map[string]bool{}, aborted: map[string]string{},
+		continued: map[string]bool{}, aborted: map[string]string{}, volumes: map[string]*godwitv1.Volume{},
 	}
 	// The path of a socket is short by law, and t.TempDir's is not.
 	dir, err := os.MkdirTemp("", "cli-*")
@@ -123,6 +124,13 @@ func (f *fake) Apply(_ context.Context, request *connect.Request[godwitv1.ApplyR
 func (f *fake) Delete(_ context.Context, request *connect.Request[godwitv1.DeleteRequest]) (*connect.Response[godwitv1.DeleteResponse], error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if v := f.volumes[request.Msg.GetName()]; v != nil && request.Msg.GetKind() == "volume" {
+		if v.GetService() != "" {
+			return nil, api.NewError(connect.CodeFailedPrecondition, "godwit delete service shop leaves it; then it can be deleted", "volume %s is in use by service shop", v.GetName())
+		}
+		delete(f.volumes, v.GetName())
+		return connect.NewResponse(&godwitv1.DeleteResponse{}), nil
+	}
 	if f.services[request.Msg.GetName()] == nil {
 		return nil, api.NewError(connect.CodeNotFound, "godwit get services lists them", "there is no service %q", request.Msg.GetName())
 	}
@@ -151,6 +159,12 @@ func (f *fake) Get(_ context.Context, request *connect.Request[godwitv1.GetReque
 				&godwitv1.Object{Kind: &godwitv1.Object_Migration{Migration: ready("shop-2")}},
 			)
 		}
+	case "volume":
+		if v := f.volumes[request.Msg.GetName()]; v != nil {
+			objects = append(objects, &godwitv1.Object{Kind: &godwitv1.Object_Volume{Volume: v}})
+			break
+		}
+		objects = inventory("volume")
 	default:
 		objects = inventory(request.Msg.GetKind())
 	}
@@ -183,6 +197,25 @@ func (f *fake) Failover(_ context.Context, request *connect.Request[godwitv1.Fai
 		Point: 7, PointTime: after(-1250), Mode: "async", Snapshot: request.Msg.GetSnapshot(),
 	}
 	return connect.NewResponse(&godwitv1.FailoverResponse{Failover: done}), nil
+}
+
+// CreateVolume makes volumes: one that is called broken cannot be made, one that is called taken is in use.
+func (f *fake) CreateVolume(_ context.Context, request *connect.Request[godwitv1.CreateVolumeRequest]) (*connect.Response[godwitv1.CreateVolumeResponse], error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	m := request.Msg
+	outcome := "unchanged"
+	if f.volumes[m.GetName()] == nil {
+		outcome = "created"
+		f.volumes[m.GetName()] = &godwitv1.Volume{Name: m.GetName(), Site: "west", Host: "west-host", Size: m.GetSize(), Role: "primary", Phase: "ready", Standalone: true}
+	}
+	switch v := f.volumes[m.GetName()]; m.GetName() {
+	case "broken":
+		v.Phase, v.Error = "failed", "failed: agent west-host: not enough disk space"
+	case "taken":
+		v.Service = "shop"
+	}
+	return connect.NewResponse(&godwitv1.CreateVolumeResponse{Outcome: outcome}), nil
 }
 
 func (f *fake) ChangeVolume(_ context.Context, request *connect.Request[godwitv1.ChangeVolumeRequest]) (*connect.Response[godwitv1.ChangeVolumeResponse], error) {

@@ -100,6 +100,7 @@ func inventory(kind string) []*godwitv1.Object {
 			}}},
 			{Kind: &godwitv1.Object_Volume{Volume: &godwitv1.Volume{
 				Name: "shop.root", Service: "shop", Site: "east", Host: "east-host", Size: 2 << 30, Allocated: 299 << 20, Role: "replica", Mode: "async", Epoch: 1,
+				Alert: "only 100 MiB are left on the disk of this host: make room before guests have to be stopped",
 			}}},
 		}
 	default:

@@ -32,7 +32,8 @@ func (a *app) getCommand() *cobra.Command {
 
 The kinds are sites, hosts, edges, services, volumes and migrations; the singular
 works too. -o json and -o yaml print every field (see docs/cli-json.md), -o wide
-adds columns to the table. --watch prints again what changes.`,
+adds columns to the table. Below the table of volumes stands what is to be done about
+disks that are full, slow or fail. --watch prints again what changes.`,
 		Example: `  godwit get services
   godwit get migration shop-1 -o json
   godwit get volumes -o wide --watch`,
@@ -97,8 +98,21 @@ func (a *app) printObjects(flags get, objects []*godwitv1.Object) error {
 		a.sayf("there are no %ss\n", flags.kind)
 		return nil
 	default:
-		return a.printTable(a.out, a.objectTable(flags, objects))
+		return a.printWithAlerts(flags, objects)
 	}
+}
+
+// printWithAlerts prints a table, and below it what is to be done about what is in it.
+func (a *app) printWithAlerts(flags get, objects []*godwitv1.Object) error {
+	if err := a.printTable(a.out, a.objectTable(flags, objects)); err != nil {
+		return err
+	}
+	for _, object := range objects {
+		if v := object.GetVolume(); v.GetAlert() != "" {
+			a.printf("alert: %s: %s\n", objectName(object), v.GetAlert())
+		}
+	}
+	return nil
 }
 
 // watch prints what is there, and then each object again that has changed, until it is interrupted.
@@ -148,7 +162,7 @@ func (a *app) printChanges(flags get, changed []*godwitv1.Object) error {
 		return nil
 	}
 	if flags.output != formatJSON && flags.output != formatYAML {
-		return a.printTable(a.out, a.objectTable(flags, changed))
+		return a.printWithAlerts(flags, changed)
 	}
 	for _, object := range changed {
 		if flags.output == formatYAML {

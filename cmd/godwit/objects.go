@@ -69,7 +69,7 @@ func (a *app) cells(object *godwitv1.Object) []string {
 		volume := kind.Volume
 		return []string{
 			volume.GetName(), volume.GetSite(), volume.GetRole(), dash(volume.GetMode()), api.FormatSize(volume.GetSize()),
-			api.FormatSize(volume.GetAllocated()), api.FormatSize(volume.GetLag()),
+			api.FormatSize(volume.GetAllocated()), lag(volume),
 			behind(volume), a.point(volume), volumeState(volume),
 		}
 	case *godwitv1.Object_Migration:

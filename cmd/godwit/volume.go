@@ -24,8 +24,8 @@ const longestSocket = 107
 func (a *app) volumeCommand() *cobra.Command {
 	return group(&cobra.Command{
 		Use:   "volume",
-		Short: "Disks of services, and single files as disks",
-	}, a.volumeServeCommand(), a.volumeVerifyCommand(), a.volumeExportCommand(), a.volumeImportCommand(), a.volumeResizeCommand(), a.volumeSnapshotCommand())
+		Short: "Disks, of services or by themselves, and single files as disks",
+	}, a.volumeServeCommand(), a.volumeCreateCommand(), a.volumeVerifyCommand(), a.volumeExportCommand(), a.volumeImportCommand(), a.volumeResizeCommand(), a.volumeSnapshotCommand())
 }
 
 // volumeServe is what the flags of volume serve say.

@@ -26,7 +26,9 @@ type volumeChange struct {
 
 // restartText is what both commands have in common.
 const restartText = `
-The service is restarted for that, where it is: QEMU cannot be told of it while it
+A volume that stands alone, and that no service uses, is changed at once.
+
+A service is restarted for that, where it is: QEMU cannot be told of it while it
 runs. Its server is ended as by pulling the plug, so shut down what runs in it first,
 and say --restart. A standing replica is ended before, and made anew afterwards.`
 
@@ -39,13 +41,14 @@ func (c *volumeChange) add(cmd *cobra.Command) {
 func (a *app) volumeResizeCommand() *cobra.Command {
 	var c volumeChange
 	cmd := &cobra.Command{
-		Use:   "resize SERVICE/VOLUME SIZE --restart",
+		Use:   "resize SERVICE/VOLUME|VOLUME SIZE [--restart]",
 		Short: "Make a volume larger",
-		Long: `Make a volume of a service larger; smaller it cannot become. What is added reads as
+		Long: `Make a volume larger; smaller it cannot become. What is added reads as
 zeroes: partitions and file systems in it are for the guest to grow.
 ` + restartText,
-		Example: `  godwit volume resize shop/data 20GiB --restart`,
-		Args:    arguments(2, 2, "SERVICE/VOLUME and SIZE"),
+		Example: `  godwit volume resize shop/data 20GiB --restart
+  godwit volume resize archive 20GiB`,
+		Args: arguments(2, 2, "SERVICE/VOLUME, or VOLUME, and SIZE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			size, err := api.ParseSize(args[1])
 			if err != nil || size <= 0 {
@@ -62,17 +65,19 @@ zeroes: partitions and file systems in it are for the guest to grow.
 func (a *app) volumeImportCommand() *cobra.Command {
 	var c volumeChange
 	cmd := &cobra.Command{
-		Use:   "import FILE SERVICE/VOLUME --restart",
+		Use:   "import FILE SERVICE/VOLUME|VOLUME [--restart]",
 		Short: "Replace what a volume holds with an image",
-		Long: `Replace what a volume of a service holds with an image, raw or qcow2, a file on this
+		Long: `Replace what a volume holds with an image, raw or qcow2, a file on this
 machine. WHAT IT HELD IS GONE: 'godwit volume export' keeps a copy, if there is to be one.
 A volume that is larger than the image reads as zeroes beyond it.
 
-A new service gets its content by 'image:' in its manifest.
+A new service gets its content by 'image:' in its manifest, a new volume that stands
+alone by 'godwit volume create --image'.
 ` + restartText,
 		Example: `  godwit volume export shop/data --to before.qcow2
-  godwit volume import data.qcow2 shop/data --restart`,
-		Args: arguments(2, 2, "FILE and SERVICE/VOLUME"),
+  godwit volume import data.qcow2 shop/data --restart
+  godwit volume import old.raw archive`,
+		Args: arguments(2, 2, "FILE and SERVICE/VOLUME, or VOLUME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c.file, c.name = args[0], args[1]
 			if _, err := os.Stat(c.file); errors.Is(err, fs.ErrNotExist) {
@@ -85,21 +90,69 @@ A new service gets its content by 'image:' in its manifest.
 	return cmd
 }
 
+func mustRestart(service string) error {
+	return usagef("service %s has to be restarted for that: shut down what runs in it, and say --restart", service)
+}
+
+// user finds the service that uses a volume that stands alone, and what it calls it; no service if none does.
+func user(ctx context.Context, client *api.Client, name string) (service, volume string, err error) {
+	found, err := client.Volume(ctx, name)
+	switch {
+	case api.NotFound(err):
+		return "", "", usagef("there is no volume %s that stands alone; of a service, want one volume: %s/VOLUME", name, name)
+	case err != nil || found.GetService() == "":
+		return "", name, err
+	}
+	using, err := client.Service(ctx, found.GetService())
+	if err != nil {
+		return "", "", err
+	}
+	for _, v := range using.GetSpec().GetVolumes() {
+		if v.GetVolume() == name {
+			return found.GetService(), v.GetName(), nil
+		}
+	}
+	return found.GetService(), name, nil
+}
+
+// changedAlone waits until a volume that stands alone is changed, and says so.
+func (a *app) changedAlone(ctx context.Context, client *api.Client, c volumeChange, unchanged bool) error {
+	volume, err := a.waitVolume(ctx, client, c.name, c.timeout)
+	if err != nil {
+		return err
+	}
+	if c.output != formatText {
+		return a.printView(c.output, api.View(&godwitv1.Object{Kind: &godwitv1.Object_Volume{Volume: volume}}))
+	}
+	what := "is changed"
+	if unchanged {
+		what = "has that size already"
+	}
+	a.printf("volume %s %s: %s on host %s of site %s\n", c.name, what, api.FormatSize(volume.GetSize()), volume.GetHost(), volume.GetSite())
+	return nil
+}
+
 func (a *app) changeVolume(ctx context.Context, c volumeChange) error {
 	service, volume, err := volumeNamed(c.name)
 	switch {
 	case err != nil:
 		return err
-	case volume == "":
-		return usagef("want one volume: %s/VOLUME", service)
-	case !c.restart:
-		return usagef("service %s has to be restarted for that: shut down what runs in it, and say --restart", service)
+	case volume != "" && !c.restart:
+		return mustRestart(service)
 	}
 	client, err := a.dial()
 	if err != nil {
 		return err
 	}
 	defer client.Close()
+	if volume == "" {
+		if service, volume, err = user(ctx, client, service); err != nil {
+			return err
+		}
+	}
+	if service != "" && !c.restart {
+		return mustRestart(service)
+	}
 	request := &godwitv1.ChangeVolumeRequest{Service: service, Volume: volume, Size: c.size}
 	if c.file != "" {
 		bar := &taskBar{app: a, doing: "upload", started: a.now()}
@@ -112,6 +165,9 @@ func (a *app) changeVolume(ctx context.Context, c volumeChange) error {
 	unchanged, err := client.ChangeVolume(ctx, request)
 	if err != nil {
 		return err
+	}
+	if service == "" {
+		return a.changedAlone(ctx, client, c, unchanged)
 	}
 	result := a.resultTo(c.output)
 	if unchanged {

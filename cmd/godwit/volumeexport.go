@@ -18,6 +18,7 @@ import (
 
 // volumeExport is what the flags of the command say.
 type volumeExport struct {
+	name            string // as it was given
 	service, volume string
 	inPlace         bool
 	to, snapshot    string
@@ -28,7 +29,7 @@ type volumeExport struct {
 func (a *app) volumeExportCommand() *cobra.Command {
 	var flags volumeExport
 	cmd := &cobra.Command{
-		Use:   "export SERVICE[/VOLUME] --to FILE",
+		Use:   "export SERVICE[/VOLUME]|VOLUME --to FILE",
 		Short: "Copy a disk into a file here, or say where it lies",
 		Long: `Copy a disk of a service into a file on this machine: raw, or qcow2 if the name of FILE
 ends so (that takes qemu-img, and room for the raw disk besides). Holes stay holes.
@@ -39,14 +40,17 @@ would have left it, or what they were at a --snapshot. For that it needs a repli
 --running copies the disk block by block while it changes: such a copy is no moment of
 the disk, and a file system on it has to be repaired, if that is possible at all.
 
+A volume that stands alone, and that no service uses, is copied as it is.
+
 With --in-place nothing is copied: site, host and path are told. The disks are plain raw
 images that QEMU, qemu-img and losetup read without Godwit, also when Godwit is gone.`,
 		Example: `  godwit volume export shop/data --to data.qcow2
   godwit volume export shop/data --to before.raw --snapshot before-upgrade
   godwit volume export shop --in-place -o json`,
-		Args: arguments(1, 1, "SERVICE or SERVICE/VOLUME"),
+		Args: arguments(1, 1, "SERVICE, SERVICE/VOLUME or VOLUME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var err error
+			flags.name = args[0]
 			if flags.service, flags.volume, err = volumeNamed(args[0]); err != nil {
 				return err
 			}
@@ -55,8 +59,6 @@ images that QEMU, qemu-img and losetup read without Godwit, also when Godwit is 
 				return usagef("want either --to FILE, to copy the disk, or --in-place, to be told where it lies")
 			case flags.inPlace:
 				return a.locateVolumes(cmd.Context(), flags)
-			case flags.volume == "":
-				return usagef("want one volume to copy: %s/VOLUME", flags.service)
 			case flags.running && flags.snapshot != "":
 				return usagef("want --running or --snapshot, not both")
 			}
@@ -123,7 +125,7 @@ func (a *app) exportVolume(ctx context.Context, flags volumeExport) (err error) 
 	if flags.output != formatText {
 		return a.printView(flags.output, api.ViewVolumeExport(flags.service, flags.volume, flags.to, kind, flags.snapshot, result))
 	}
-	a.printf("%s/%s is in %s: %s, %s, from host %s of site %s\n", flags.service, flags.volume, flags.to, kind, api.FormatSize(result.GetSize()), result.GetHost(), result.GetSite())
+	a.printf("%s is in %s: %s, %s, from host %s of site %s\n", flags.name, flags.to, kind, api.FormatSize(result.GetSize()), result.GetHost(), result.GetSite())
 	if !result.GetConsistent() {
 		a.sayf("it was copied while it changed, and is no moment of the disk: repair its file system before it is used\n")
 	}
@@ -137,6 +139,11 @@ func (a *app) receiveVolume(ctx context.Context, flags volumeExport, file *os.Fi
 		return nil, err
 	}
 	defer client.Close()
+	if flags.volume == "" {
+		if flags.service, flags.volume, err = user(ctx, client, flags.service); err != nil {
+			return nil, err
+		}
+	}
 	bar := &taskBar{app: a, doing: "export", started: a.now()}
 	defer bar.end()
 	sparse := &sparseFile{file: file}

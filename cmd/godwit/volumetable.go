@@ -8,6 +8,14 @@ import (
 	godwitv1 "github.com/godwit-project/godwit/api/godwit/v1"
 )
 
+// lag is what the replica of a volume lacks.
+func lag(v *godwitv1.Volume) string {
+	if v.GetBacking() == "external" {
+		return "-"
+	}
+	return api.FormatSize(v.GetLag())
+}
+
 // behind is how old the oldest write is that the replica of a volume lacks.
 func behind(v *godwitv1.Volume) string {
 	if v.GetWanted() == "" {
@@ -30,6 +38,16 @@ func volumeState(v *godwitv1.Volume) string {
 		return v.GetError()
 	}
 	state := replicationState(v)
+	switch {
+	case v.GetStandalone() && v.GetPhase() != "" && v.GetPhase() != "ready":
+		return v.GetError()
+	case v.GetStandalone() && v.GetService() == "":
+		return "in nobody's use"
+	case v.GetStandalone() && state == "-":
+		return "of service " + v.GetService()
+	case v.GetStandalone():
+		state = "of service " + v.GetService() + ", " + state
+	}
 	if v.GetTail() > 0 {
 		state += ", " + api.FormatSize(v.GetTail()) + " set aside"
 	}

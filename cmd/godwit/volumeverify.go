@@ -11,7 +11,7 @@ import (
 	godwitv1 "github.com/godwit-project/godwit/api/godwit/v1"
 )
 
-// volumeNamed reads SERVICE/VOLUME, or SERVICE for all of its volumes.
+// volumeNamed reads SERVICE/VOLUME, or one name: of a service, or of a volume that stands alone.
 func volumeNamed(text string) (service, volume string, err error) {
 	service, volume, both := strings.Cut(text, "/")
 	if !both {
@@ -19,9 +19,22 @@ func volumeNamed(text string) (service, volume string, err error) {
 		service, volume, both = strings.Cut(text, ".")
 	}
 	if !api.IsName(service) || (both && !api.IsName(volume)) {
-		return "", "", usagef("%q is no volume: want SERVICE/VOLUME, or SERVICE for all of its volumes", text)
+		return "", "", usagef("%q is no volume: want SERVICE/VOLUME, SERVICE for all of its volumes, or the name of a volume that stands alone", text)
 	}
 	return service, volume, nil
+}
+
+// meant finds out what one name is: a service's, for all of its volumes, or a volume's that stands alone; then service is empty.
+func meant(ctx context.Context, client *api.Client, name, volume string) (service, one string, err error) {
+	if volume != "" {
+		return name, volume, nil
+	}
+	if _, err = client.Service(ctx, name); api.NotFound(err) {
+		if _, err := client.Volume(ctx, name); err == nil {
+			return "", name, nil
+		}
+	}
+	return name, "", err
 }
 
 // volumeTask dials the controller and runs a task, drawing a bar on a terminal.
@@ -31,6 +44,9 @@ func (a *app) volumeTask(ctx context.Context, task *godwitv1.VolumeTask, doing s
 		return nil, err
 	}
 	defer client.Close()
+	if task.Service, task.Volume, err = meant(ctx, client, task.GetService(), task.GetVolume()); err != nil {
+		return nil, err
+	}
 	bar := &taskBar{app: a, doing: doing, started: a.now()}
 	result, err := client.RunVolumeTask(ctx, task, bar.show)
 	bar.end()
@@ -43,8 +59,8 @@ func (a *app) volumeVerifyCommand() *cobra.Command {
 		local  bool
 	)
 	cmd := &cobra.Command{
-		Use:   "verify SERVICE[/VOLUME]",
-		Short: "Verify the volumes of a service, while in use",
+		Use:   "verify SERVICE[/VOLUME]|VOLUME",
+		Short: "Verify volumes, while in use",
 		Long: `Compare the volumes of a service with the replica that its storage field asks for, by
 hashes, while they are in use. What is written meanwhile is left out.
 
@@ -59,7 +75,7 @@ not to be trusted.`,
 		Example: `  godwit volume verify shop
   godwit volume verify shop --local
   godwit volume verify shop/data -o json`,
-		Args: arguments(1, 1, "SERVICE or SERVICE/VOLUME"),
+		Args: arguments(1, 1, "SERVICE, SERVICE/VOLUME or VOLUME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			service, volume, err := volumeNamed(args[0])
 			if err != nil {

@@ -2,7 +2,6 @@ package node_test
 
 import (
 	"fmt"
-	"net"
 	"net/rpc"
 	"testing"
 
@@ -15,12 +14,7 @@ func BenchmarkTwoNodes(b *testing.B) {
 	c := startCluster(b, "a", "b")
 	c.serve(b, "a", "kv", false, 0)
 	server := start(b, "server")
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		b.Fatal(err)
-	}
-	addr := l.Addr().String()
-	_ = l.Close()
+	addr := freeAddr(b)
 	server.must(b, "netrpc", request{Socket: addr})
 	for _, clients := range []int{1, 8, 64} {
 		b.Run(fmt.Sprintf("net-rpc/%d", clients), func(b *testing.B) {

@@ -32,12 +32,7 @@ func startCluster(t testing.TB, names ...string) *cluster {
 		timeout: linkTimeout, epoch: 100,
 	}
 	for _, name := range names {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		c.addr[name] = l.Addr().String()
-		_ = l.Close()
+		c.addr[name] = freeAddr(t)
 		c.socket[name] = filepath.Join(dir, name)
 	}
 	for _, name := range names {
@@ -50,6 +45,20 @@ func startCluster(t testing.TB, names ...string) *cluster {
 		}
 	}
 	return c
+}
+
+// freeAddr returns an address at which a child can listen, also again. It is one of loopback that belongs to this process: connections
+// of others, which begin at 127.0.0.1, cannot have taken the port meanwhile.
+func freeAddr(t testing.TB) string {
+	t.Helper()
+	pid := os.Getpid()
+	own := net.IPv4(127, byte(64+pid>>16&63), byte(pid>>8), byte(pid))
+	l, err := net.Listen("tcp", net.JoinHostPort(own.String(), "0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
 }
 
 func (c *cluster) startNode(t testing.TB, name string) {

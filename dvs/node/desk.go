@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 
 	"github.com/godwit-project/godwit/dvs/endpoint"
 	"github.com/godwit-project/godwit/dvs/ring"
@@ -13,16 +14,20 @@ import (
 // desk is where a program that shares memory leaves messages for the node, and gets those that cannot come from their sender
 // itself. Everything else passes over the socket. Each program has a desk of its own, so that none can disturb another.
 type desk struct {
-	page ring.Memory // the node's
-	bell *os.File
-	c    *ring.Channel // sending is guarded by the node's lock; receiving is the attendant's
-	used bool          // the program has sent something: it looks there
+	page    ring.Memory // the node's
+	bell    *os.File
+	ownBell int           // the descriptor of bell
+	c       *ring.Channel // guarded, as what follows, by the node's lock
+	used    bool          // the program has sent something: it looks there
+	busy    bool          // it is looked at in each round
+	idle    int           // rests since it had something
+	more    bool          // what is there has not been taken in full
 }
 
-// Frames that are taken from a desk under one lock, and how often an empty one is looked at before the node waits for its bell.
 const (
-	deskBatch = 64
-	deskLooks = 3
+	deskBatch = 64 // frames that are taken from a desk under one lock
+	deskLooks = 3  // rounds in vain before the node waits for bells
+	deskIdle  = 16 // rests without a message after which a desk is looked at only when its bell rings
 )
 
 // newDesk makes a desk, and the descriptors for the program: the rings, the node's page, its bell.
@@ -63,7 +68,7 @@ func newDesk(page, bell int) (*desk, []int, error) {
 		ring.Close(append(theirs, ownBell)...)
 		return nil, nil, err
 	}
-	d.bell = os.NewFile(uintptr(ownBell), "bell")
+	d.bell, d.ownBell = os.NewFile(uintptr(ownBell), "bell"), ownBell
 	return d, theirs, nil
 }
 
@@ -74,65 +79,138 @@ func (d *desk) close() {
 	d.page.Unmap()
 }
 
-// attend takes in what a program leaves at its desk, until the bell is closed.
+// attend makes the rounds of the desks whenever the bell of this one rings, until that is closed.
 func (n *Node) attend(s *session, d *desk) {
-	for {
-		d.page.Wake()
-		for looks := 0; looks < deskLooks; looks++ {
-			some, err := n.takeDesk(s, d)
-			if err != nil {
-				s.conn.Shut(fmt.Errorf("shared memory: %w", err))
-				return
-			}
-			if some {
-				looks = 0
-			}
-			runtime.Gosched()
+	for err := error(nil); err == nil; err = ring.Wait(d.bell, d.page.Rung) {
+		n.mu.Lock()
+		n.busyLocked(s)
+		if !n.attended && s.desk != nil {
+			n.roundsLocked(s)
 		}
-		d.page.Sleep()
-		if d.page.Pending() {
-			continue
+		n.mu.Unlock()
+	}
+}
+
+// busyLocked has whoever makes the rounds look at a desk.
+func (n *Node) busyLocked(s *session) {
+	d := s.desk
+	if d == nil {
+		return
+	}
+	d.page.Wake()
+	if d.idle = 0; !d.busy {
+		d.busy = true
+		n.busy = append(n.busy, s)
+	}
+}
+
+// quietLocked has nobody look at a desk any more, until its bell rings.
+func (n *Node) quietLocked(s *session) {
+	s.desk.busy = false
+	n.busy = slices.DeleteFunc(n.busy, func(o *session) bool { return o == s })
+}
+
+// roundsLocked looks at the desks of all who have said something lately, until nobody has anything: one for all, so that those who talk
+// at the same time need not wake the node for each message. It ends early when the session whose bell has rung ends.
+func (n *Node) roundsLocked(s *session) {
+	n.attended = true
+	for _, o := range n.busy {
+		o.desk.page.Wake()
+	}
+	for looks := 0; s.desk != nil && (looks < deskLooks || !n.restLocked()); looks++ {
+		if n.roundLocked() {
+			looks = 0
 		}
-		if err := ring.Wait(d.bell, d.page.Rung); err != nil {
-			return
+		n.breatheLocked()
+	}
+	n.attended = false
+	if s.desk == nil {
+		for _, o := range n.busy {
+			if o.desk.page.Sleep(); o.desk.due() {
+				o.desk.page.Ring(o.desk.ownBell) // it goes on there
+			}
 		}
 	}
 }
 
-// takeDesk takes in some messages, and tells whether there were any.
-func (n *Node) takeDesk(s *session, d *desk) (some bool, err error) {
-	if !d.page.Pending() {
-		return false, nil
-	}
-	d.page.Sweep(func(uint32) {})
+// dueLocked tells whether there is something at a desk that is looked at.
+func (n *Node) dueLocked() bool {
+	return slices.ContainsFunc(n.busy, func(s *session) bool { return s.desk.due() })
+}
+
+// breatheLocked lets others in.
+func (n *Node) breatheLocked() {
+	n.mu.Unlock()
+	runtime.Gosched()
 	n.mu.Lock()
-	defer n.mu.Unlock()
-	for i := 0; ; i++ {
-		if i == deskBatch { // let others in
-			n.mu.Unlock()
-			runtime.Gosched()
-			n.mu.Lock()
-			i = 0
+}
+
+// restLocked asks for the bells of all desks. It is false if one has something.
+func (n *Node) restLocked() bool {
+	for _, s := range n.busy {
+		s.desk.page.Sleep()
+	}
+	if n.dueLocked() {
+		for _, s := range n.busy {
+			s.desk.page.Wake()
 		}
-		if s.desk == nil {
-			return true, errGone
+		return false
+	}
+	n.busy = slices.DeleteFunc(n.busy, func(s *session) bool {
+		s.desk.idle++
+		s.desk.busy = s.desk.idle < deskIdle
+		return !s.desk.busy
+	})
+	return true
+}
+
+// roundLocked takes in what is there, and tells whether that was anything.
+func (n *Node) roundLocked() (some bool) {
+	count := 0
+	for i := 0; i < len(n.busy); i++ {
+		s := n.busy[i]
+		if !s.desk.due() {
+			continue
 		}
+		took, err := n.takeLocked(s)
+		if err != nil {
+			s.conn.Shut(fmt.Errorf("shared memory: %w", err))
+			n.quietLocked(s)
+		}
+		some = true
+		if count += took; count >= deskBatch {
+			count = 0
+			n.breatheLocked()
+		}
+	}
+	return some
+}
+
+// due tells whether there is something to take.
+func (d *desk) due() bool { return d.more || d.page.Pending() }
+
+// takeLocked takes in some messages of a program, and returns how many.
+func (n *Node) takeLocked(s *session) (count int, err error) {
+	d := s.desk
+	d.page.Sweep(func(uint32) {})
+	for d.more = true; count < deskBatch; count++ {
 		e, err := d.c.Receive(true)
 		if err != nil {
-			return true, err
+			return count, err
 		}
 		if e == nil {
+			d.more = false
 			break
 		}
-		d.used = true
+		d.used, d.idle = true, 0
 		if err := n.deskLocked(s, e); err != nil {
-			return true, err
+			return count, err
 		}
 	}
 	if d.c.Waiting() {
-		return true, d.c.Flush()
+		err = d.c.Flush()
 	}
-	return true, nil
+	return count, err
 }
 
 func (n *Node) deskLocked(s *session, e wire.Encoded) error {

@@ -274,6 +274,7 @@ func (l *link) cutLocked() {
 		if r.owner == nil && r.node == l.name && !r.cut {
 			r.cut = true
 			l.n.changedLocked(r)
+			l.n.overLocked(r)
 		}
 	}
 }

@@ -298,6 +298,33 @@ func TestLine19EpochsFence(t *testing.T) {
 	}
 }
 
+// Line 18: the new owner's node dies before a third one has heard of the move. The name is free there, once the old owner's node has noticed.
+func TestLine18TheNewOwnerDiesUnheard(t *testing.T) {
+	a, b, w := severable(t, time.Second)
+	var c wired
+	c.Node, c.path = startNode(t, node.Options{Name: "c", PeerTimeout: time.Second})
+	join(t, a, c, "a", "c", node.LinkOptions{})
+	text, there := words{text: "x"}, words{}
+	echo(t, bind(t, connect(t, a.path, dvs.Options{}), "s", movable(&text)))
+	third := connect(t, c.path, dvs.Options{})
+	eventuallyBound(t, third, "s")
+	taken := standby(t, b, &there)
+	do(t, b, 7, prepareProcess, "a")
+	do(t, a, 7, prepareEndpoint, "b")
+	do(t, a, 7, quiesceEndpoint, "b")
+	do(t, b, 7, commitNew, "a")
+	<-taken
+	eventually(t, "what the new owner's node says", func() bool { return a.Endpoints()[0].Node == "b" })
+	w.sever(true)
+	eventually(t, "a free name", func() bool {
+		_, err := third.Bind(patient(t), "s", dvs.BindOptions{})
+		if err != nil {
+			wantErr(t, err, dvs.ErrNameUsed)
+		}
+		return err == nil
+	})
+}
+
 // Line 20: while the nodes are apart there is never a second owner, and the held one waits for the decision.
 func TestLine20APartitionMakesNoSecondOwner(t *testing.T) {
 	t.Parallel()

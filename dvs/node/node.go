@@ -48,7 +48,7 @@ type Options struct {
 	// knows of, which is enough where no name is bound on two sides of a partition.
 	Claim func(ctx context.Context, container, name string) (uint64, error)
 	// Streams is how many connections of their own to programs of one other node the programs here may have. More would compete for the processors:
-	// over the link they are batched. Default the number of processors.
+	// over the link they are batched. Default 4 for each processor.
 	Streams int
 	// MaxPayload bounds a message. Default and limit wire.MaxPayload.
 	MaxPayload int
@@ -73,6 +73,8 @@ type Node struct {
 	meetings  map[uint64]*meeting // asked for, by number
 	expected  map[token]*expected // connections that another node is to open
 	address   string              // where
+	busy      []*session          // whose desks are looked at in each round
+	attended  bool                // somebody makes the rounds
 	stats     Stats
 }
 
@@ -108,7 +110,7 @@ func New(o Options) (*Node, error) {
 		o.MaxPayload = wire.MaxPayload
 	}
 	if o.Streams <= 0 {
-		o.Streams = runtime.GOMAXPROCS(0)
+		o.Streams = 4 * runtime.GOMAXPROCS(0)
 	}
 	n := &Node{
 		o: o, sessions: map[*session]struct{}{}, records: map[key]*record{}, callers: map[uint64]place{}, links: map[string]*link{},

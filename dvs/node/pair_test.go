@@ -3,6 +3,7 @@ package node_test
 import (
 	"context"
 	"net"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -76,17 +77,27 @@ func severable(t testing.TB, timeout time.Duration) (a, b wired, w *wiring) {
 
 func linkedWith(t testing.TB, timeout time.Duration, o node.LinkOptions) (a, b wired, w *wiring) {
 	t.Helper()
-	var wg sync.WaitGroup
-	t.Cleanup(wg.Wait)
 	a.Node, a.path = startNode(t, node.Options{Name: "a", PeerTimeout: timeout})
 	b.Node, b.path = startNode(t, node.Options{Name: "b", PeerTimeout: timeout})
-	w = &wiring{accept: func(c net.Conn) { wg.Go(func() { _ = a.Accept(c) }) }}
-	if err := a.LinkWith("b", nil, o); err != nil {
+	return a, b, join(t, a, b, "a", "b", o)
+}
+
+// join links two nodes of this process, of those names; the second one dials.
+func join(t testing.TB, a, b wired, nameA, nameB string, o node.LinkOptions) *wiring {
+	t.Helper()
+	var wg sync.WaitGroup
+	t.Cleanup(func() { a.Close(); b.Close(); wg.Wait() })
+	w := &wiring{accept: func(c net.Conn) { wg.Go(func() { _ = a.Accept(c) }) }}
+	if err := a.LinkWith(nameB, nil, o); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.LinkWith("a", w.dial, o); err != nil {
+	if err := b.LinkWith(nameA, w.dial, o); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "a link", func() bool { return a.Links()[0].Up && b.Links()[0].Up })
-	return a, b, w
+	eventually(t, "a link", func() bool { return up(a, nameB) && up(b, nameA) })
+	return w
+}
+
+func up(n wired, peer string) bool {
+	return slices.ContainsFunc(n.Links(), func(l node.LinkInfo) bool { return l.Node == peer && l.Up })
 }

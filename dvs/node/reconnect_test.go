@@ -120,8 +120,10 @@ func TestASessionOutlivesItsNode(t *testing.T) {
 		a.end()
 		a.begin()
 		eventually(t, "the held name again", a.knows("s", endpoint.Moving))
-		_, err := session.SendRec(dvs.NoWait(patient(t)), "s", nil)
-		wantErr(t, err, dvs.ErrMigrating)
+		eventually(t, "the caller to hear of it", func() bool {
+			_, err := session.SendRec(dvs.NoWait(patient(t)), "s", nil)
+			return errors.Is(err, dvs.ErrMigrating)
+		})
 		do(t, a.wired(), 7, abortOld, "a")
 		answer <- struct{}{}
 		if _, err := session.SendRec(patient(t), "s", []byte("x")); err != nil {

@@ -21,9 +21,10 @@ type record struct {
 	owner           *session // if it is here
 	standby         *session // waits here to take over
 	movable         bool
-	replicated      bool // another goes on when the owner ends
-	cut             bool // its node is away
-	left            bool // it has left this node, and the new owner has not been heard of
+	replicated      bool             // another goes on when the owner ends
+	cut             bool             // its node is away
+	left            bool             // it has left this node, and the new owner has not been heard of
+	gave            endpoint.Version // what this node told last of it, before another node took it over
 	watchers        map[*session]struct{}
 	notes           []endpoint.Request // pending until it is somewhere, one for each caller
 	fence           endpoint.Fence
@@ -94,6 +95,19 @@ func (n *Node) endLocked(r *record, state endpoint.RouteState) {
 	n.publishLocked(r)
 }
 
+// overLocked tells everybody that the part of this node in an endpoint is over: its owner now is at a node that is away, and they may not have
+// heard of it. Who has knows something newer.
+func (n *Node) overLocked(r *record) {
+	if r.gave == (endpoint.Version{}) {
+		return
+	}
+	a := announcement(r)
+	a.State, a.Version = endpoint.Dead, endpoint.Version{Epoch: r.gave.Epoch, Serial: r.gave.Serial + 1}
+	for _, l := range n.links {
+		l.announceLocked(a)
+	}
+}
+
 // learnLocked takes in what another node says of an endpoint.
 func (n *Node) learnLocked(l *link, a wire.Announce) {
 	r := n.recordLocked(a.Container, a.Name)
@@ -135,6 +149,9 @@ func (n *Node) movedLocked(r *record) {
 }
 
 func (n *Node) setLocked(l *link, r *record, a wire.Announce) {
+	if r.owner != nil || r.left {
+		r.gave = r.version
+	}
 	n.movedLocked(r)
 	r.version, r.line, r.state, r.cut = a.Version, a.Line, a.State, false
 	r.left, r.replicated = false, a.Replicated

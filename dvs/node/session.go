@@ -227,7 +227,10 @@ func (n *Node) drop(s *session, err error) {
 	s.conn.Shut(net.ErrClosed)
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	s.desk = nil
+	if s.desk != nil {
+		n.quietLocked(s)
+		s.desk = nil
+	}
 	n.o.Log.Debug("DVS program gone", "pid", s.program.PID, "container", s.container, "err", err)
 	delete(n.sessions, s)
 	for peer, i := range s.channels {

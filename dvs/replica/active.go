@@ -40,7 +40,7 @@ func (e *activeEngine) tick(now time.Duration) {
 func (e *activeEngine) decide(all []watch.Decision) {
 	for _, d := range all {
 		switch d.Verdict {
-		case watch.Promote: // the log chooses by itself
+		case watch.Promote, watch.Look: // the log chooses by itself
 		case watch.Found:
 			e.step(active.Found{})
 		default:

@@ -46,6 +46,9 @@ func (m *machine) Changes() (state.Delta, error) {
 }
 
 func (m *machine) Apply(d state.Delta) error {
+	if d.Empty() {
+		return errors.New("a change in which nothing has changed")
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.kv.Apply(d)
@@ -71,6 +74,8 @@ func (m *machine) shown() []byte {
 type memoryStore struct {
 	mu     sync.Mutex
 	record state.Record
+	// swapped is called before the store says what it holds, if it is not nil.
+	swapped func(ctx context.Context, held state.Record)
 }
 
 func (s *memoryStore) Load(context.Context) (state.Record, error) {
@@ -79,13 +84,17 @@ func (s *memoryStore) Load(context.Context) (state.Record, error) {
 	return s.record, nil
 }
 
-func (s *memoryStore) Swap(_ context.Context, epoch uint64, next state.Record) (state.Record, error) {
+func (s *memoryStore) Swap(ctx context.Context, epoch uint64, next state.Record) (state.Record, error) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if s.record.Epoch == epoch {
 		s.record = next
 	}
-	return s.record, nil
+	held := s.record
+	s.mu.Unlock()
+	if s.swapped != nil {
+		s.swapped(ctx, held)
+	}
+	return held, ctx.Err()
 }
 
 var names = []string{"a", "b", "c"}
@@ -105,21 +114,39 @@ type group struct {
 	stop  map[string]func()
 }
 
-func newGroup(t testing.TB, kind replica.Kind) *group {
+func newGroup(t testing.TB, kind replica.Kind) *group { return newGroupOn(t, kind, nil) }
+
+// newGroupOn is newGroup with what happens in the store.
+func newGroupOn(t testing.TB, kind replica.Kind, swapped func(ctx context.Context, held state.Record)) *group {
 	g := &group{
-		t: t, kind: kind, addr: map[string]string{}, alive: map[string]*replica.Replica{}, cut: map[[2]string]bool{},
+		t: t, kind: kind, store: memoryStore{swapped: swapped}, addr: map[string]string{}, alive: map[string]*replica.Replica{}, cut: map[[2]string]bool{},
 		conns: map[net.Conn][2]string{}, stop: map[string]func(){},
 	}
 	for _, n := range names {
 		g.start(n)
 	}
 	t.Cleanup(func() {
+		g.tell()
 		for _, n := range names {
 			g.kill(n)
 		}
 		g.wg.Wait()
 	})
 	return g
+}
+
+// tell shows who thinks what, if the test has failed.
+func (g *group) tell() {
+	if !g.t.Failed() {
+		return
+	}
+	held, _ := g.store.Load(context.Background())
+	g.t.Logf("the store holds %+v", held)
+	for _, n := range names {
+		if r := g.replica(n); r != nil {
+			g.t.Logf("%s: %+v, %v, %v", n, r.Last(), r.Members(), r.Err())
+		}
+	}
 }
 
 func (g *group) start(name string) {
@@ -201,6 +228,31 @@ func (g *group) partition(name string, cut bool) {
 	}
 }
 
+// cutOff cuts off who serves, and returns it when another one does. On a machine that is busy the others may have been too slow before, and be listed no
+// more: then they have to join first.
+func (g *group) cutOff() string {
+	g.t.Helper()
+	for {
+		was := g.serving()
+		if was == "" {
+			continue
+		}
+		g.partition(was, true)
+		alone := false
+		eventually(g.t, "another one to serve", func() bool {
+			held, _ := g.store.Load(context.Background())
+			alone = g.kind == replica.Passive && held.Primary.Name == was && len(held.Synced) == 1
+			now := g.serving()
+			return alone || now != "" && now != was
+		})
+		if !alone {
+			return was
+		}
+		g.partition(was, false)
+		g.full()
+	}
+}
+
 // serving returns who answers now, "" if nobody says so.
 func (g *group) serving() string {
 	g.mu.Lock()
@@ -222,7 +274,7 @@ func (g *group) replica(name string) *replica.Replica {
 
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("waited in vain for %s", what)
 		}
@@ -232,14 +284,6 @@ func eventually(t testing.TB, what string, ok func() bool) {
 // full waits until all replicas are synced.
 func (g *group) full() {
 	g.t.Helper()
-	defer func() {
-		if g.t.Failed() {
-			for n, r := range g.alive {
-				g.t.Logf("%s: %+v", n, r.Last())
-			}
-			g.t.Logf("%+v", &g.store.record)
-		}
-	}()
 	eventually(g.t, "a full group", func() bool {
 		r := g.replica(g.serving())
 		return r != nil && len(r.Members()) == len(names) && (g.kind == replica.Passive || g.agree())

@@ -50,6 +50,8 @@ func (e *passiveEngine) decide(all []watch.Decision) {
 			e.step(passive.Promote{Without: d.Without})
 		case watch.Found:
 			e.step(passive.Found{})
+		case watch.Look:
+			e.r.load()
 		default:
 			e.r.change(Change{Epoch: d.Epoch, Primary: d.Primary.Name, Verdict: d.Verdict.String()})
 		}

@@ -51,6 +51,7 @@ type answer struct {
 	Last     replica.Change
 	Members  []string
 	Verdicts []string
+	Ended    string // why the replica has
 	Machine  []byte
 	Tally    tally
 }
@@ -102,6 +103,14 @@ func (c *child) kill() {
 
 func (c *child) must(t testing.TB, r command) answer {
 	t.Helper()
+	a, err := c.ask(r)
+	if err != nil {
+		t.Fatalf("%s: %v", r.Op, err)
+	}
+	return a
+}
+
+func (c *child) ask(r command) (answer, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	line, err := json.Marshal(r)
@@ -119,10 +128,7 @@ func (c *child) must(t testing.TB, r command) answer {
 	if err == nil && a.Err != "" {
 		err = errors.New(a.Err)
 	}
-	if err != nil {
-		t.Fatalf("%s: %v", r.Op, err)
-	}
-	return a
+	return a, err
 }
 
 func runHelper() int {
@@ -171,7 +177,11 @@ func (h *helper) obey(r command) (answer, error) {
 	case "status":
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		return answer{Last: h.replica.Last(), Members: h.replica.Members(), Verdicts: slices.Clone(h.verdicts)}, nil
+		a := answer{Last: h.replica.Last(), Members: h.replica.Members(), Verdicts: slices.Clone(h.verdicts)}
+		if err := h.replica.Err(); err != nil {
+			a.Ended = err.Error()
+		}
+		return a, nil
 	case "machine":
 		return answer{Machine: h.machine.shown()}, nil
 	case "cut":

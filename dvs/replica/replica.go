@@ -49,7 +49,7 @@ type Machine interface {
 	Call(ctx context.Context, in Input) ([]byte, error)
 	// Changes returns what has changed since it was last called, or since Restore. Only for Passive.
 	Changes() (state.Delta, error)
-	// Apply takes in Changes of another. Only for Passive.
+	// Apply takes in Changes of another, which are never empty. Only for Passive.
 	Apply(d state.Delta) error
 	Snapshot() ([]byte, error)
 	Restore(b []byte) error

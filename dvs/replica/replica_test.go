@@ -3,6 +3,7 @@ package replica_test
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
 	"time"
 
@@ -48,9 +49,7 @@ func TestAPartitionedReplicaAnswersNothingThatIsWrong(t *testing.T) {
 		g.full()
 		l := g.clients(4)
 		l.progress(50)
-		was := g.serving()
-		g.partition(was, true)
-		eventually(t, "another one to serve", func() bool { now := g.serving(); return now != "" && now != was })
+		was := g.cutOff()
 		l.progress(50)
 		ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 		defer cancel()
@@ -86,4 +85,61 @@ func TestARequestThatComesAgainIsExecutedOnce(t *testing.T) {
 			t.Errorf("a refusal of the machine came as %v", err)
 		}
 	})
+}
+
+// What the group remembers of a caller that has ended is forgotten, by all; that is no change of the machine.
+func TestACallerThatHasEndedIsForgotten(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, kind replica.Kind) {
+		g := newGroup(t, kind)
+		g.full()
+		l := &load{g: g}
+		add := func(caller uint64) string {
+			t.Helper()
+			reply, err := l.ask(state.Request{Caller: caller, Seq: 1, Payload: replicatest.Request(1, "x")})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return string(reply)
+		}
+		ask := func(caller uint64, want string) {
+			t.Helper()
+			if got := add(caller); got != want {
+				t.Fatalf("%q, want %s", got, want)
+			}
+		}
+		ask(9, "x")
+		g.replica(g.serving()).Gone(9)
+		eventually(t, "the table to forget 9", func() bool { return add(9) == "xx" }) // executed again
+		ask(10, "xxx")
+		g.replica(g.serving()).Gone(10)
+		g.kill(g.serving()) // maybe before the others have heard that 10 is gone
+		ask(11, "xxxx")
+		for _, n := range names {
+			if r := g.replica(n); r != nil && r.Err() != nil {
+				t.Error(r.Err())
+			}
+		}
+	})
+}
+
+// The primary dies when the store has listed another, and before it has told anybody of that: those that are left find out, and go on.
+func TestAPrimaryThatDiesBeforeItTellsWhoIsListed(t *testing.T) {
+	t.Parallel()
+	listed := make(chan string, 1)
+	var once sync.Once
+	g := newGroupOn(t, replica.Passive, func(ctx context.Context, held state.Record) {
+		if len(held.Synced) == 2 {
+			once.Do(func() {
+				listed <- held.Primary.Name
+				<-ctx.Done() // nobody hears the store's answer
+			})
+		}
+	})
+	dead := <-listed
+	g.kill(dead)
+	l := &load{g: g}
+	if reply, err := l.ask(state.Request{Caller: 9, Seq: 1, Payload: replicatest.Request(1, "x")}); err != nil || string(reply) != "x" {
+		t.Errorf("%q, %v; the store holds %+v, %s is dead", reply, err, &g.store.record, dead)
+	}
 }

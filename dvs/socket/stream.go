@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -18,6 +19,9 @@ const (
 	streamBuffer = 256 << 10
 	recordSize   = 64 << 10 // what is sealed at a time
 	recordHead   = 4
+	placeFrom    = 32 << 10  // a shorter frame is received as it is
+	shortRead    = 4 << 10
+	rawMost      = 256 << 10 // what is read or written at once: others may have to wait for it, to collect garbage
 )
 
 // Stream is a connection between two programs on two machines, which their nodes have made, with a secret that only those know. It never
@@ -34,6 +38,11 @@ type Stream struct {
 	big      []byte // a frame that is longer than buf, of need bytes: received up to at
 	need     int
 	at       int
+	place    func(head wire.Encoded, payload int) []byte
+	landing  []byte // instead of big: where the payload of a reply goes, whose head is
+	head     wire.Encoded
+	short    bool // the frame before was placed: this one probably will be, so it is not received in full elsewhere first
+	landed   bool // the latest frame is a head whose payload has been put in its place
 	progress bool // bytes came that make no frame yet
 	dry      bool // the last read brought less than there was room for
 
@@ -64,6 +73,20 @@ func (s *Stream) FD() int { return s.fd }
 
 // Close ends the stream.
 func (s *Stream) Close() { _ = unix.Close(s.fd) }
+
+// Place has the payloads of long replies put where they belong, as they come, unless the stream is sealed. place is asked, in Receive, with the head of a
+// reply, as AppendReplyHead makes it, and the payload's length, and returns memory of that length, or nil.
+func (s *Stream) Place(place func(head wire.Encoded, payload int) []byte) { s.place = place }
+
+// Divert leaves alone the memory that place has returned: what still comes for it goes nowhere.
+func (s *Stream) Divert() {
+	if s.landing != nil {
+		s.landing = make([]byte, len(s.landing))
+	}
+}
+
+// Landed tells whether the latest frame is the head of a reply whose payload is in its place.
+func (s *Stream) Landed() bool { return s.landed }
 
 // Held returns how many bytes have not been written.
 func (s *Stream) Held() int { return len(s.out) }
@@ -147,7 +170,7 @@ func (s *Stream) Flush() error {
 
 func (s *Stream) write(b []byte) (done int, err error) {
 	for done < len(b) {
-		n, err := unix.Write(s.fd, b[done:])
+		n, err := raw(unix.SYS_WRITE, s.fd, b[done:])
 		switch {
 		case err == unix.EINTR:
 		case err == unix.EAGAIN:
@@ -163,7 +186,7 @@ func (s *Stream) write(b []byte) (done int, err error) {
 
 // Receive returns the next frame that has come in full, or nil. It is good until the next call.
 func (s *Stream) Receive() (wire.Encoded, error) {
-	s.progress = false
+	s.progress, s.landed = false, false
 	for {
 		e, err := s.next()
 		if e != nil || err != nil {
@@ -191,6 +214,10 @@ func (s *Stream) next() (wire.Encoded, error) {
 		if s.at < s.need {
 			return nil, nil
 		}
+		if s.landing != nil {
+			s.landing, s.landed, s.short, s.need, s.at = nil, true, true, 0, 0
+			return s.head, nil
+		}
 		e := wire.Encoded(s.big[:s.need])
 		if s.need, s.at = 0, 0; cap(s.big) > 16*streamBuffer {
 			s.big = nil
@@ -206,8 +233,11 @@ func (s *Stream) next() (wire.Encoded, error) {
 		return nil, err
 	}
 	if n += 4; n <= len(have) {
-		s.r += n
+		s.r, s.short = s.r+n, false
 		return have[:n], nil
+	}
+	if s.placed(have, n) {
+		return s.next()
 	}
 	if n > streamBuffer {
 		s.need, s.at = n, 0
@@ -216,8 +246,27 @@ func (s *Stream) next() (wire.Encoded, error) {
 	return nil, nil
 }
 
+// placed tells whether the rest of a frame of n bytes goes where it belongs.
+func (s *Stream) placed(have []byte, n int) bool {
+	const head = wire.ReplyHead
+	if n < placeFrom || len(have) < head || s.place == nil || s.opener != nil || wire.Encoded(have).Kind() != wire.KindReply {
+		return false
+	}
+	into := s.place(have[:head], n-head)
+	if len(into) != n-head {
+		return false
+	}
+	s.head = append(s.head[:0], have[:head]...)
+	s.landing, s.need, s.at = into, n-head, 0
+	s.r += head
+	return true
+}
+
 // room returns memory for the rest of a long frame. What the frame takes grows with what arrives, not with what its length promises.
 func (s *Stream) room() []byte {
+	if s.landing != nil {
+		return s.landing[s.at:]
+	}
 	if s.at == len(s.big) {
 		more := make([]byte, min(s.need, max(2*s.at, 5*streamBuffer)))
 		copy(more, s.big)
@@ -233,6 +282,9 @@ func (s *Stream) fill() (int, error) {
 		s.r = 0
 	}
 	room := s.buf[s.w:]
+	if s.short && s.w == 0 {
+		room = room[:shortRead]
+	}
 	direct := s.need > 0 && s.opener == nil
 	if direct {
 		room = s.room()
@@ -286,7 +338,7 @@ func (s *Stream) fillSealed() (got int, err error) {
 
 func (s *Stream) read(b []byte) (int, error) {
 	for {
-		n, err := unix.Read(s.fd, b)
+		n, err := raw(unix.SYS_READ, s.fd, b)
 		switch {
 		case err == unix.EINTR:
 		case err == unix.EAGAIN:
@@ -296,10 +348,23 @@ func (s *Stream) read(b []byte) (int, error) {
 		case n == 0:
 			return 0, io.EOF
 		default:
-			s.dry = n < len(b)
+			s.dry = n < min(len(b), rawMost)
 			return n, nil
 		}
 	}
+}
+
+// raw reads or writes without telling the runtime, because it never waits: a thread that is thought to wait loses its right to run Go, and whoever
+// is woken by what is written often takes the processor first.
+func raw(call uintptr, fd int, b []byte) (int, error) {
+	if len(b) > rawMost {
+		b = b[:rawMost]
+	}
+	n, _, err := unix.RawSyscall(call, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
+	if err != 0 {
+		return 0, err
+	}
+	return int(n), nil
 }
 
 // sealing seals or opens the records of one direction.

@@ -35,6 +35,9 @@ func AppendReply(b []byte, r endpoint.Reply) []byte {
 	return end(append(b, r.Payload...), start)
 }
 
+// ReplyHead is the length of what AppendReplyHead appends.
+const ReplyHead = lengthSize + 1 + 3*8 + 2 + 16
+
 // AppendReplyHead encodes a reply without its payload, which has to follow.
 func AppendReplyHead(b []byte, r endpoint.Reply) []byte {
 	start, payload := len(b), len(r.Payload)

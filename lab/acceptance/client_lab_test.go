@@ -6,7 +6,9 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
@@ -17,8 +19,8 @@ import (
 // ask sends the service one line from the client's node and returns the line that comes back.
 func (w *world) ask(t *testing.T, port, line string) result {
 	t.Helper()
-	const script = `exec 3<>/dev/tcp/$0/$1 && echo "$2" >&3 && IFS= read -r -t 60 answer <&3 && echo "$answer"`
-	return w.exec(t, "client", "timeout", "60", "bash", "-c", script, address, port, line)
+	const script = `exec 3<>/dev/tcp/$0/$1 && echo "$2" >&3 && IFS= read -r -t 290 answer <&3 && echo "$answer"`
+	return w.exec(t, "client", "timeout", "300", "bash", "-c", script, address, port, line)
 }
 
 // verdict is what the guest says of its writes.
@@ -100,4 +102,30 @@ func (p *prober) stop(t *testing.T) probe.Report {
 // gap tells the client's longest one, for the log.
 func gap(r probe.Report) string {
 	return fmt.Sprintf("%d asked, %d answered, longest gap %.0f ms", r.Sent, r.Answered, r.LongestGapMs)
+}
+
+// background runs a script in the client's node, with the service's address as $0, until the end of the test, or of stop. What it says
+// goes to a file of the folder.
+func (w *world) background(t *testing.T, dir, script string, args ...string) (said string, stop func()) {
+	t.Helper()
+	said = filepath.Join(dir, "said")
+	file, err := os.Create(said)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	cmd := w.command(t.Context(), append([]string{"lab", "exec", "--name", w.name, "client", "bash", "-c", script, address}, args...)...)
+	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, file, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	stop = func() {
+		if cmd.ProcessState == nil {
+			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+			_ = cmd.Wait()
+		}
+	}
+	t.Cleanup(stop)
+	return said, stop
 }

@@ -59,7 +59,7 @@ func (w *world) startReplicated(t *testing.T, mode string) {
 
 func (w *world) answering(t *testing.T) {
 	t.Helper()
-	eventually(t, time.Minute, func() string {
+	eventually(t, 2*time.Minute, func() string {
 		if !w.answers(t) {
 			return "the guest does not answer"
 		}
@@ -138,8 +138,14 @@ func (w *world) strike(t *testing.T, site string) {
 	}
 }
 
-// failover fails the service over as soon as it may be.
+// failover fails the service over as soon as it may be, and waits until its guest answers.
 func (w *world) failover(t *testing.T) {
+	t.Helper()
+	w.takeOver(t)
+	w.answering(t)
+}
+
+func (w *world) takeOver(t *testing.T) {
 	t.Helper()
 	eventually(t, 30*time.Second, func() string {
 		if r := w.godwit(t, "failover", service); r.code != 0 {
@@ -152,7 +158,6 @@ func (w *world) failover(t *testing.T) {
 		}
 		return ""
 	})
-	w.answering(t)
 }
 
 // demoted waits until the old owner follows the new one, and says what it has kept aside.

@@ -232,16 +232,18 @@ func cut(role string) func(*testing.T, *world, string, string) func() {
 	}
 }
 
-// phaseLog follows what the controller says of phases, which is told the moment that they are entered.
+// phaseLog follows what a daemon says: the controller of phases, which is told the moment that they are entered.
 type phaseLog struct {
 	file *os.File
 	read *bufio.Reader
 	part string
 }
 
-func (w *world) follow(t *testing.T) *phaseLog {
+func (w *world) follow(t *testing.T) *phaseLog { return w.followLog(t, "controller") }
+
+func (w *world) followLog(t *testing.T, daemon string) *phaseLog {
 	t.Helper()
-	file, err := os.Open(filepath.Join(w.dir, "logs", "controller.log"))
+	file, err := os.Open(filepath.Join(w.dir, "logs", strings.ReplaceAll(daemon, " ", "-")+".log"))
 	if err == nil {
 		_, err = file.Seek(0, io.SeekEnd)
 	}
@@ -256,6 +258,14 @@ func (l *phaseLog) Close() { l.file.Close() }
 // await reads on until the phase, or a later one, is entered.
 func (l *phaseLog) await(t *testing.T, phase string, limit time.Duration) {
 	t.Helper()
+	l.awaitLine(t, "a migration in phase "+phase, limit, func(line string) bool {
+		return strings.Contains(line, `msg="migration phase"`) && reached(line, phase)
+	})
+}
+
+// awaitLine reads on until the line comes.
+func (l *phaseLog) awaitLine(t *testing.T, what string, limit time.Duration, is func(line string) bool) {
+	t.Helper()
 	const pause = time.Millisecond
 	for deadline := time.Now().Add(limit); time.Now().Before(deadline); {
 		line, err := l.read.ReadString('\n')
@@ -265,11 +275,11 @@ func (l *phaseLog) await(t *testing.T, phase string, limit time.Duration) {
 			continue
 		}
 		line, l.part = l.part, ""
-		if strings.Contains(line, `msg="migration phase"`) && reached(line, phase) {
+		if is(line) {
 			return
 		}
 	}
-	t.Fatalf("no migration came to phase %s within %v", phase, limit)
+	t.Fatalf("%s says nothing of %s within %v", filepath.Base(l.file.Name()), what, limit)
 }
 
 func reached(line, phase string) bool {

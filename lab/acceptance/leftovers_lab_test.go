@@ -98,6 +98,18 @@ func (w *world) running(t *testing.T, node string) []process {
 // daemons are the ids of what the lab keeps running, by the names that its status gives them.
 func (w *world) daemons(t *testing.T) map[string]int {
 	t.Helper()
+	pids := w.daemonsNow(t)
+	for name, pid := range pids {
+		if pid == 0 {
+			t.Fatalf("%s does not run", name)
+		}
+	}
+	return pids
+}
+
+// daemonsNow has 0 for one that is about to be started again.
+func (w *world) daemonsNow(t *testing.T) map[string]int {
+	t.Helper()
 	var status struct {
 		Processes []struct {
 			Name string
@@ -109,9 +121,6 @@ func (w *world) daemons(t *testing.T) map[string]int {
 	}
 	pids := make(map[string]int)
 	for _, p := range status.Processes {
-		if p.Pid == 0 {
-			t.Fatalf("%s does not run", p.Name)
-		}
 		pids[p.Name] = p.Pid
 	}
 	return pids

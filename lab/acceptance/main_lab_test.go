@@ -224,9 +224,18 @@ func manifest(t *testing.T, text string) string {
 // spec describes a service with the guest's usual load; the words change what is asked.
 type spec struct {
 	name, site, address, memory, volume string
+	words                               string // of the guest's command line; empty for the usual load
+	image                               string // file that the volume begins with, or empty
 }
 
 func (s spec) manifest(w *world) string {
+	words, image := "godwit.dirty=2MiB godwit.dirtyspace=64MiB godwit.writes=50 godwit.fsync=5", ""
+	if s.words != "" {
+		words = s.words
+	}
+	if s.image != "" {
+		image = ", image: " + s.image
+	}
 	return fmt.Sprintf(`kind: Service
 name: %s
 site: %s
@@ -234,11 +243,11 @@ server:
   memory: %s
   kernel: %s
   initrd: %s
-  commandLine: console=ttyS0 godwit.dirty=2MiB godwit.dirtyspace=64MiB godwit.writes=50 godwit.fsync=5
+  commandLine: console=ttyS0 %s
 volumes:
-- {name: data, size: %s}
+- {name: data, size: %s%s}
 addresses: [%s]
-`, s.name, s.site, s.memory, filepath.Join(w.guest, "vmlinuz"), filepath.Join(w.guest, "initrd.gz"), s.volume, s.address)
+`, s.name, s.site, s.memory, filepath.Join(w.guest, "vmlinuz"), filepath.Join(w.guest, "initrd.gz"), words, s.volume, image, s.address)
 }
 
 var shop = spec{name: service, site: "west", address: address, memory: "256MiB", volume: "64MiB"}

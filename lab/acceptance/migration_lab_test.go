@@ -17,6 +17,7 @@ type migrationView struct {
 	Epoch                                             uint64
 	Started                                           time.Time
 	BlackoutMs, TotalMs                               float64
+	DiskBytes                                         int64
 	Phases                                            []phaseView
 	Notes                                             []string
 }

@@ -62,7 +62,7 @@ func (m *machine) obey(words []string) (any, error) {
 		return m.stats(), nil
 	case "verify":
 		if m.disk == nil {
-			return nil, fmt.Errorf("this machine has no disk")
+			return nil, errNoDisk
 		}
 		return m.disk.verify()
 	case "set":
@@ -70,6 +70,10 @@ func (m *machine) obey(words []string) (any, error) {
 			return nil, err
 		}
 		return m.stats(), nil
+	case "mount", "write", "keep", "check":
+		return m.obeyFiles(words)
+	case "measure":
+		return m.measure(words[1:])
 	case "poweroff":
 		return poweredOff{true}, nil
 	}
@@ -108,7 +112,10 @@ func (m *machine) setLoad(assignments []string) error {
 		}
 	}
 	if o.writes >= 0 && m.disk == nil {
-		return fmt.Errorf("this machine has no disk")
+		return errNoDisk
+	}
+	if o.writes > 0 && m.files.mounted() != nil {
+		return fmt.Errorf("set writes=%d: the disk is mounted, and its blocks are the file system's", o.writes)
 	}
 	if o.dirty >= 0 {
 		m.memory.rate.Store(o.dirty)

@@ -79,6 +79,10 @@ func run(console *console) error {
 		return err
 	}
 
+	if options.run != "" {
+		return becomeOf(console, options)
+	}
+
 	m := &machine{started: started, console: console, memory: newMemoryLoad(options), powerOff: powerOff}
 	if m.disk, err = openDisk(diskPath, options); err != nil {
 		return err
@@ -123,6 +127,16 @@ func run(console *console) error {
 	console.printf("ready %s", address)
 	tasks.Wait()
 	return fmt.Errorf("all services ended")
+}
+
+// becomeOf makes this machine the one of the disk's file system. It returns only with an error.
+func becomeOf(console *console, o options) error {
+	address, err := setUpNetwork(context.Background(), console, o)
+	if err != nil {
+		return err
+	}
+	console.printf("ready %s, and goes on as %s", address, o.run)
+	return become(diskPath, o.run)
 }
 
 // console writes whole lines that begin with the program's name, so that they can be found among the kernel's.

@@ -20,6 +20,8 @@ type options struct {
 	// address and gateway, where given, stand in for DHCP.
 	address netip.Prefix
 	gateway netip.Addr
+	// run, where given, is the program of the disk's file system that this one ends in, once the network is there.
+	run string
 }
 
 func defaultOptions() options {
@@ -59,8 +61,12 @@ func (o *options) set(name, value string) (err error) {
 		o.address, err = parseAddress(value)
 	case "gateway":
 		o.gateway, err = netip.ParseAddr(value)
+	case "run":
+		if o.run = value; !strings.HasPrefix(value, "/") {
+			err = fmt.Errorf("want the path of a program on the disk")
+		}
 	default:
-		err = fmt.Errorf("unknown option; there are dirty, dirtyspace, writes, fsync, address, gateway")
+		err = fmt.Errorf("unknown option; there are dirty, dirtyspace, writes, fsync, address, gateway, run")
 	}
 	return err
 }

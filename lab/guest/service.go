@@ -22,6 +22,7 @@ type machine struct {
 	console *console
 	memory  *memoryLoad
 	disk    *disk // nil where the machine has none
+	files   fileSystem
 	// powerOff ends the machine; it is a field so that a test outlives the command.
 	powerOff func()
 
@@ -95,5 +96,7 @@ func serveEcho(conn *net.UDPConn) error {
 	}
 }
 
+var errNoDisk = errors.New("this machine has no disk")
+
 // errUsage names the control port's commands.
-var errUsage = fmt.Errorf("want stats, verify, set dirty=SIZE writes=N, or poweroff")
+var errUsage = fmt.Errorf("want stats, verify, set dirty=SIZE writes=N, mount, write N, keep N, check, measure read|write|sync SECONDS, or poweroff")

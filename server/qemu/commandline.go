@@ -141,8 +141,9 @@ func diskArguments(i int, d server.Disk, boot bool) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	// A failed write stops the guest, which can go on later, rather than telling it of a broken disk, which it never forgets.
-	device := "virtio-blk-pci,drive=" + node + ",id=virtio-" + node + ",werror=stop,rerror=stop"
+	// A failed write stops the guest, which can go on when there is room again, rather than telling it of a broken disk, which it never
+	// forgets. A failed read is told, as a disk array would of a bad sector: to try again would not put it right.
+	device := "virtio-blk-pci,drive=" + node + ",id=virtio-" + node + ",werror=stop,rerror=report"
 	if d.Name != "" {
 		const longestSerial = 20
 		device += ",serial=" + escape(d.Name[:min(len(d.Name), longestSerial)])

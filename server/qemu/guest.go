@@ -21,6 +21,7 @@ type guest struct {
 	ending    bool            // we are killing it
 	halting   bool            // Quiesce is about to stop it, so it still runs rightly
 	fault     string
+	stalled   bool // stopped by QEMU, for a write that failed
 }
 
 // QEMU's RunStates and MigrationStatus that matter here.
@@ -30,6 +31,7 @@ const (
 	runInMigrate   = "inmigrate"
 	runPostMigrate = "postmigrate"
 	runFinish      = "finish-migrate"
+	runIOError     = "io-error"
 
 	migrationActive        = "active"
 	migrationPreSwitchover = "pre-switchover"
@@ -79,7 +81,7 @@ func (g *guest) hear(e qmp.Event, r role) (tell bool) {
 		}
 		return !asked
 	case "RESUME":
-		g.resumed, g.runState, g.fault = e.Time, runRunning, ""
+		g.resumed, g.runState, g.fault, g.stalled = e.Time, runRunning, "", false
 		return !asked
 	case "MIGRATION":
 		var data struct{ Status string }
@@ -96,11 +98,15 @@ func (g *guest) hear(e qmp.Event, r role) (tell bool) {
 	case "BLOCK_IO_ERROR":
 		var data struct {
 			Operation string
+			Action    string
 			Reason    string
 			NodeName  string `json:"node-name"`
 		}
 		_ = json.Unmarshal(e.Data, &data)
-		g.fault = fmt.Sprintf("%s of %s failed: %s; look at the volume, then start the machine again", data.Operation, data.NodeName, data.Reason)
+		if data.Action != "stop" {
+			return false // the guest has been told
+		}
+		g.fault, g.stalled = fmt.Sprintf("%s of %s failed: %s", data.Operation, data.NodeName, data.Reason), true
 		return true
 	}
 	return false

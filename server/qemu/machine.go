@@ -213,6 +213,7 @@ func (m *machine) statusLocked() server.Status {
 		s.State = server.StateStarting
 	default:
 		s.State = m.guest.state(m.rec.Role)
+		s.Stalled = m.guest.stalled && s.State == server.StatePaused
 	}
 	s.PID = m.proc.pid
 	return s

@@ -94,6 +94,9 @@ func (m *machine) catchUp(ctx context.Context, client *qmp.Client) error {
 		m.mu.Lock()
 		if m.guest.events == before.events {
 			m.guest.runState, m.guest.migration = run.Status, migration.Status
+			if run.Status == runIOError && !m.guest.stalled {
+				m.guest.fault, m.guest.stalled = "a write to a disk failed", true
+			}
 			m.client = client
 			m.changedLocked()
 			m.wakeGuardLocked()

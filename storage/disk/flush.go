@@ -79,6 +79,13 @@ func (d *Disk) Sync() error {
 	return nil
 }
 
+// StartSync begins what Sync will wait for, where that can be done.
+func (d *Disk) StartSync() {
+	if f, ok := d.file.(vfs.Starter); ok && d.failed.Load() == nil && !d.fenced.Load() {
+		f.StartSync()
+	}
+}
+
 // fail is the end of writing: after a failed fdatasync the kernel has forgotten what was not written, and says so only once.
 func (d *Disk) fail(cause error) error {
 	why := cause.Error()

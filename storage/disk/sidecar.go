@@ -39,7 +39,9 @@ const (
 	leastRegion = 1 << 20
 
 	// unknown is the checksum of a block about which nothing is known.
-	unknown   = ^uint64(0)
+	unknown = ^uint64(0)
+	// condemned is the checksum of a block that has no right content: none fits.
+	condemned = unknown - 1
 	placeStep = 0x9e3779b97f4a7c15
 )
 
@@ -63,7 +65,7 @@ func sumOf(p []byte, block int64) uint64 {
 		return 0
 	}
 	h := xxh3.Hash(p) + uint64(block)*placeStep
-	if h == 0 || h == unknown {
+	if h == 0 || h >= condemned {
 		return 1
 	}
 	return h

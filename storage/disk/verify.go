@@ -194,6 +194,9 @@ func (d *Disk) repair(ctx context.Context, block int64, from Source) (repaired i
 			return 0, err
 		}
 	}
+	if sum, err := d.sums.at(block); err != nil || sum == unknown || d.sums.marks.unverified(block) {
+		return 0, errors.Join(err, fmt.Errorf("block at %d cannot be read, and what it should be is not known", off))
+	}
 	if err := from(ctx, *p, off); err != nil {
 		return 0, fmt.Errorf("fetch block at %d: %w", off, err)
 	}
@@ -241,6 +244,42 @@ func (d *Disk) Accept(r Range) error {
 	return d.resum(first, end)
 }
 
+// Condemn says that nobody knows what a range of whole blocks should hold: reading it fails with [ErrCorrupt] until it is written
+// anew. A power loss before it was synced, or in the midst of later writes nearby, may make that be forgotten.
+func (d *Disk) Condemn(r Range) error {
+	err := d.writable()
+	if err == nil {
+		err = d.inside(r.Off, r.Length)
+	}
+	if err == nil && (d.sums == nil || !d.whole(r.Off, r.Length)) {
+		err = errors.New("it has no checksums, or the range is not of whole blocks")
+	}
+	if err != nil || r.Length == 0 {
+		return err
+	}
+	first, end := d.blocks(r.Off, r.Length)
+	hold := d.held.take(first, end, nil)
+	defer d.held.drop(hold, nil)
+	if err := d.touch(first, end); err != nil {
+		return err
+	}
+	if err := d.sums.fill(first, end, condemned); err != nil {
+		return err
+	}
+	// What was there is not to be taken for it by whoever looks at the file, nor is a hole for zeroes.
+	filler := borrow(int(min(r.Length, scrubChunk*BlockSize)))
+	defer scratch.Put(filler)
+	for i := range *filler {
+		(*filler)[i] = 0xdb
+	}
+	for off := r.Off; off < r.Off+r.Length; off += int64(len(*filler)) {
+		if _, err := d.write((*filler)[:min(int64(len(*filler)), r.Off+r.Length-off)], off); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Sums copies the checksums of blocks from first on into sums, for comparing disks without reading them: equal blocks have equal
 // checksums, 0 those of zeroes. ok is false if not all are known.
 func (d *Disk) Sums(first int64, sums []uint64) (ok bool, err error) {
@@ -252,7 +291,7 @@ func (d *Disk) Sums(first int64, sums []uint64) (ok bool, err error) {
 		if sums[i], err = d.sums.at(first + int64(i)); err != nil {
 			return false, err
 		}
-		ok = ok && sums[i] != unknown && !d.sums.marks.unverified(first+int64(i))
+		ok = ok && sums[i] < condemned && !d.sums.marks.unverified(first+int64(i))
 	}
 	return ok, nil
 }

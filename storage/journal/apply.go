@@ -66,9 +66,10 @@ func (j *Journal) nextBatch() (batch []epochAt, top *cut) {
 	return j.queue, top
 }
 
-// records calls f with every change of an epoch.
+// records calls f with every change of an epoch; under applying.
 func (j *Journal) records(e *epochAt, f func(r *record, payload []byte) error) error {
-	r := reader{f: e.file, pos: e.start, sum: e.before}
+	r := &j.reader
+	r.over(e.file, e.start, e.bytes, e.before)
 	for {
 		rec, payload, err := r.next()
 		if err != nil {
@@ -112,16 +113,29 @@ func (j *Journal) redo(batch []epochAt) error {
 	defer j.base.Unlock()
 	for i := range batch {
 		if err := j.records(&batch[i], func(r *record, payload []byte) error {
-			if r.kind == kindZero {
-				return j.disks[r.vol].Zero(r.off, r.length)
-			}
-			_, err := j.disks[r.vol].WriteAt(payload, r.off)
-			return err
+			return r.redo(j.disks[r.vol], payload)
 		}); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// redo makes the change on the disk.
+func (r *record) redo(d Disk, payload []byte) error {
+	switch r.kind {
+	case kindZero:
+		return d.Zero(r.off, r.length)
+	case kindLost:
+		lost, ok := d.(Condemner)
+		if !ok {
+			return fmt.Errorf("%w: volume %d cannot be told that %d bytes at %d are lost", ErrOrder, r.vol, r.length, r.off)
+		}
+		return lost.Condemn(r.off, r.length)
+	default:
+		_, err := d.WriteAt(payload, r.off)
+		return err
+	}
 }
 
 // Settle applies everything that is committed.

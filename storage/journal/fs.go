@@ -47,6 +47,28 @@ type Salvager interface {
 	Salvage(p []byte, off int64) error
 }
 
+// Starter is what a [File] or [Disk] offers besides, if it can begin to make durable what was written, so that the next Sync waits
+// for less.
+type Starter interface {
+	StartSync()
+}
+
+// startEvery is how much is written before that is begun, in bytes.
+const startEvery = 8 << 20
+
+// startSync begins it where that can be done.
+func startSync(f any) {
+	if s, ok := f.(Starter); ok {
+		s.StartSync()
+	}
+}
+
+// Condemner is what a [Disk] offers besides, if it can refuse to be read where it has no right content.
+type Condemner interface {
+	// Condemn makes reading a range of whole blocks fail until it is written.
+	Condemn(off, length int64) error
+}
+
 // Dir is the FS of a folder of the system.
 type Dir string
 
@@ -104,6 +126,11 @@ func (f osFile) Sync() error {
 			return err
 		}
 	}
+}
+
+// StartSync implements Starter; what fails here, Sync says.
+func (f osFile) StartSync() {
+	_ = unix.SyncFileRange(int(f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE)
 }
 
 // readFull reads like ReadAt, taking what lies beyond the end of the file for zeroes.

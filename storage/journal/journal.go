@@ -49,6 +49,9 @@ type Journal struct {
 	base     sync.RWMutex
 	log      log
 	cuts     []*cut // oldest first; changed under applying and base
+	reader   reader // under applying
+
+	begun int64 // of a first copy: written since a sync of it was begun; the writer's
 
 	syncing sync.Mutex // one Sync at a time; before writing
 
@@ -199,27 +202,37 @@ func (j *Journal) Begin(number uint64) error {
 // Put adds a change to the epoch under way: data, or, when that is nil, zeroes. An error that is not an ErrSpoiled (a full disk)
 // is made good by Discard.
 func (j *Journal) Put(vol int, off, length int64, data []byte) error {
-	j.mu.Lock()
-	number, complete := j.under, j.st.Complete
-	j.mu.Unlock()
-	if number == 0 || vol < 0 || vol >= len(j.disks) || off < 0 || length <= 0 || length > j.disks[vol].Size()-off ||
-		data != nil && int64(len(data)) != length {
-		return fmt.Errorf("%w: change of volume %d at %d+%d in epoch %d", ErrOrder, vol, off, length, number)
-	}
-	switch {
-	case !complete && data == nil:
-		return j.disks[vol].Zero(off, length)
-	case !complete:
-		_, err := j.disks[vol].WriteAt(data, off)
-		return err
-	}
-	r := record{kind: kindZero, vol: uint16(vol), epoch: number, off: off, length: length}
+	r := record{kind: kindZero, vol: uint16(vol), off: off, length: length}
 	if data != nil {
 		r.kind = kindData
 	}
+	return j.put(&r, data)
+}
+
+// Lose adds to the epoch under way that a range, of whole blocks, has no right content any more. The disks must be [Condemner]s.
+func (j *Journal) Lose(vol int, off, length int64) error {
+	return j.put(&record{kind: kindLost, vol: uint16(vol), off: off, length: length}, nil)
+}
+
+func (j *Journal) put(r *record, data []byte) error {
+	j.mu.Lock()
+	number, complete := j.under, j.st.Complete
+	j.mu.Unlock()
+	if r.epoch = number; number == 0 || int(r.vol) >= len(j.disks) || r.off < 0 || r.length <= 0 || r.length > j.disks[r.vol].Size()-r.off ||
+		data != nil && int64(len(data)) != r.length {
+		return fmt.Errorf("%w: change of volume %d at %d+%d in epoch %d", ErrOrder, r.vol, r.off, r.length, number)
+	}
+	if !complete {
+		disk := j.disks[r.vol]
+		if j.begun += int64(len(data)); j.begun >= startEvery {
+			j.begun = 0
+			startSync(disk)
+		}
+		return r.redo(disk, data)
+	}
 	j.writing.Lock()
 	defer j.writing.Unlock()
-	return j.log.append(&r, data)
+	return j.log.append(r, data)
 }
 
 // Commit ends the epoch under way; on return it is durable, and the last consistent point. at is when the primary was there.

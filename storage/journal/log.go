@@ -47,6 +47,7 @@ type log struct {
 
 	buf     []byte // to be written at flushed
 	flushed int64
+	started int64 // a sync was begun of what was written before
 	sum     uint64
 
 	// where the epoch under way began
@@ -177,7 +178,7 @@ func (l *log) addFile(committed uint64) error {
 	if err := l.dir.Sync(); err != nil {
 		return err
 	}
-	l.buf, l.flushed, l.sum = l.buf[:0], 0, 0
+	l.buf, l.flushed, l.started, l.sum = l.buf[:0], 0, 0, 0
 	return l.append(&record{kind: kindStart, epoch: committed, off: int64(rand.Uint64() >> 1)}, nil)
 }
 
@@ -208,6 +209,10 @@ func (l *log) flush() error {
 	}
 	l.flushed += int64(len(l.buf))
 	l.buf = l.buf[:0]
+	if l.flushed-l.started >= startEvery {
+		l.started = l.flushed
+		startSync(l.current().File)
+	}
 	return nil
 }
 
@@ -230,6 +235,7 @@ func (l *log) discard() {
 		l.buf = l.buf[:l.start-l.flushed]
 	} else {
 		l.buf, l.flushed = l.buf[:0], l.start
+		l.started = min(l.started, l.flushed)
 	}
 	l.sum = l.startSum
 }

@@ -16,7 +16,7 @@ var ErrDamaged = errors.New("journal is damaged")
 //
 //	offset size
 //	     0    4  magic "GWJ1"
-//	     4    1  kind: 1 data, 2 zeroes, 3 commit, 4 start of a file
+//	     4    1  kind: 1 data, 2 zeroes, 3 commit, 4 start of a file, 5 no right content any more
 //	     5    1  zero
 //	     6    2  volume
 //	     8    8  epoch; in a start, the last one that was committed before this file
@@ -33,6 +33,7 @@ const (
 	kindZero   = 2
 	kindCommit = 3
 	kindStart  = 4
+	kindLost   = 5
 
 	// maxPayload bounds a record, in bytes.
 	maxPayload = 4 << 20
@@ -62,19 +63,50 @@ func (r *record) put(b, payload []byte, before uint64) {
 	binary.BigEndian.PutUint64(b[40:], r.sum)
 }
 
-// reader goes over the records of a file.
+// readAhead is how much of a file is read at once, in bytes: at most, and to begin with, where it is not known how much there is.
+const (
+	readAhead  = 256 << 10
+	readAtOnce = 4 << 10
+)
+
+// reader goes over the records of a file. Nothing of what it is to read may change meanwhile.
 type reader struct {
-	f      io.ReaderAt
-	pos    int64
-	sum    uint64 // of the last record
-	header [recordSize]byte
-	buf    []byte
+	f   io.ReaderAt
+	pos int64
+	sum uint64 // of the last record
+	// ahead is what the file has from some offset on, most how much is read next.
+	ahead []byte
+	at    int64
+	most  int
+}
+
+// over goes over so many bytes of a file, in the same memory.
+func (r *reader) over(f io.ReaderAt, pos, bytes int64, sum uint64) {
+	r.f, r.pos, r.sum = f, pos, sum
+	r.ahead, r.most = r.ahead[:0], int(min(bytes, readAhead))
+}
+
+// peek returns n bytes from off on, zeroes beyond the end of the file; they are good until the next call.
+func (r *reader) peek(off int64, n int) ([]byte, error) {
+	if off < r.at || off+int64(n) > r.at+int64(len(r.ahead)) {
+		size := max(n, r.most, readAtOnce)
+		r.most = min(2*size, readAhead)
+		if cap(r.ahead) < size {
+			r.ahead = make([]byte, size)
+		}
+		r.ahead, r.at = r.ahead[:size], off
+		if err := readFull(r.f, r.ahead, off); err != nil {
+			r.ahead = r.ahead[:0]
+			return nil, err
+		}
+	}
+	return r.ahead[off-r.at:][:n], nil
 }
 
 // next reads one record; the payload is valid until the next call. An error is an ErrDamaged, or one of the disk.
 func (r *reader) next() (record, []byte, error) {
-	b := r.header[:]
-	if err := readFull(r.f, b, r.pos); err != nil {
+	b, err := r.peek(r.pos, recordSize)
+	if err != nil {
 		return record{}, nil, err
 	}
 	rec := record{
@@ -85,17 +117,15 @@ func (r *reader) next() (record, []byte, error) {
 		payload: binary.BigEndian.Uint32(b[32:]),
 		sum:     binary.BigEndian.Uint64(b[40:]),
 	}
-	if binary.BigEndian.Uint32(b) != magic || rec.kind < kindData || rec.kind > kindStart || rec.payload > maxPayload {
+	if binary.BigEndian.Uint32(b) != magic || rec.kind < kindData || rec.kind > kindLost || rec.payload > maxPayload {
 		return rec, nil, fmt.Errorf("%w: no record at %d", ErrDamaged, r.pos)
 	}
-	if cap(r.buf) < int(rec.payload) {
-		r.buf = make([]byte, rec.payload)
-	}
-	p := r.buf[:rec.payload]
-	if err := readFull(r.f, p, r.pos+recordSize); err != nil {
+	seed := xxh3.HashSeed(b[:40], r.sum)
+	p, err := r.peek(r.pos+recordSize, int(rec.payload))
+	if err != nil {
 		return rec, nil, err
 	}
-	if xxh3.HashSeed(p, xxh3.HashSeed(b[:40], r.sum)) != rec.sum {
+	if xxh3.HashSeed(p, seed) != rec.sum {
 		return rec, nil, fmt.Errorf("%w: wrong checksum of the record at %d", ErrDamaged, r.pos)
 	}
 	r.sum = rec.sum

@@ -146,8 +146,8 @@ func (j *Journal) putCut(v *View) error {
 				if err := v.ReadAt(vol, p, off); err != nil {
 					return err
 				}
-				if err := j.ReadAt(vol, q, off); err != nil || bytes.Equal(p, q) {
-					return err
+				if err := j.ReadAt(vol, q, off); err == nil && bytes.Equal(p, q) {
+					return nil // what cannot be read differs
 				}
 				return j.Put(vol, off, length, p)
 			}); err != nil {

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"math"
 	"sync"
 	"sync/atomic"
 
@@ -15,12 +16,23 @@ import (
 type Encoder struct {
 	zstd *zstd.Encoder
 	pool sync.Pool
-	// vain counts the frames in a row that compression did not make smaller, and skip those that it is not tried on therefore.
-	vain, skip atomic.Int32
+	// pause is how many frames that look like noise are sent as they are between two on which compression is tried, skip how many of
+	// them are left.
+	pause, skip atomic.Int32
+	// weight is what bytes that occur so often in a sample take off its entropy, times its length, in bits.
+	weight [sampled + 1]float32
 }
 
-// maxSkip is how many frames are sent as they are, at most, before compression is tried again.
-const maxSkip = 63
+// A sample is 2^sampledBits bytes; it is of noise if its entropy is above noisyBits a byte. (Of a sample as short as this, the entropy
+// comes out a fifth of a bit too small.)
+const (
+	sampledBits = 10
+	sampled     = 1 << sampledBits
+	noisyBits   = 6.8
+)
+
+// maxPause is how many frames that look like noise are sent as they are, at most, before compression is tried on one.
+const maxPause = 255
 
 // NewEncoder makes an encoder. It needs no closing: it has no goroutine.
 func NewEncoder() (*Encoder, error) {
@@ -29,7 +41,12 @@ func NewEncoder() (*Encoder, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start the compressor: %w", err)
 	}
-	return &Encoder{zstd: z}, nil
+	e := &Encoder{zstd: z}
+	e.pause.Store(maxPause / 8)
+	for n := 2; n <= sampled; n++ {
+		e.weight[n] = float32(float64(n) * math.Log2(float64(n)))
+	}
+	return e, nil
 }
 
 // Frame is one encoded frame, header and payload, in a buffer that Release gives back.
@@ -48,8 +65,8 @@ func (f *Frame) Release() {
 // minCompress is the size below which compression is not worth its latency.
 const minCompress = 1024
 
-// Encode makes a frame of h and the content. Data of at least 1 KiB is compressed if that saves an eighth, and if it
-// did lately; the content is copied, so the caller keeps it. Length and Payload are set here, except the
+// Encode makes a frame of h and the content. Data of at least 1 KiB is compressed if that saves an eighth, and is not even tried on most
+// of what looks like noise, if it did not help lately; the content is copied, so the caller keeps it. Length and Payload are set here, except the
 // Length of frames that only name a range.
 func (e *Encoder) Encode(h Header, content []byte) *Frame {
 	f, _ := e.pool.Get().(*Frame)
@@ -59,18 +76,19 @@ func (e *Encoder) Encode(h Header, content []byte) *Frame {
 	if cap(f.B) < HeaderSize+len(content) {
 		f.B = make([]byte, 0, HeaderSize+len(content)+len(content)/64+256)
 	}
-	if h.Type != TypeZero && h.Type != TypeAsk && h.Type != TypeFetch {
+	if h.Type != TypeZero && h.Type != TypeAsk && h.Type != TypeFetch && h.Type != TypeLost {
 		h.Length = uint32(len(content))
 	}
 	h.Flags &^= FlagZstd
 	b := f.B[:HeaderSize]
-	if (h.Type == TypeData || h.Type == TypeHashes) && len(content) >= minCompress && (e.skip.Load() <= 0 || e.skip.Add(-1) < 0) {
+	if noise, try := e.worthCompressing(&h, content); try {
 		b = e.zstd.EncodeAll(content, b)
-		if len(b)-HeaderSize < len(content)-len(content)/8 {
+		less := len(b)-HeaderSize < len(content)-len(content)/8
+		if less {
 			h.Flags |= FlagZstd
-			e.vain.Store(0)
-		} else if vain := e.vain.Add(1); vain > 4 { // what follows will hardly be better
-			e.skip.Store(min(vain, maxSkip))
+		}
+		if noise {
+			e.learn(less)
 		}
 	}
 	if h.Flags&FlagZstd == 0 {
@@ -81,6 +99,47 @@ func (e *Encoder) Encode(h Header, content []byte) *Frame {
 	binary.BigEndian.PutUint64(b[40:], xxh3.HashSeed(content, seed))
 	f.B = b
 	return f
+}
+
+// worthCompressing says whether compression is to be tried, and whether the content looks like noise.
+func (e *Encoder) worthCompressing(h *Header, content []byte) (noise, try bool) {
+	if h.Type != TypeData && h.Type != TypeHashes || len(content) < minCompress {
+		return false, false
+	}
+	if noise = e.looksLikeNoise(content); !noise {
+		return false, true
+	}
+	return true, e.skip.Add(-1) < 0
+}
+
+// learn sets how long compression rests on what looks like noise: it may still have been there before.
+func (e *Encoder) learn(less bool) {
+	pause := e.pause.Load()
+	if less {
+		pause /= 2
+	} else {
+		pause = min(2*pause+1, maxPause)
+	}
+	e.pause.Store(pause)
+	e.skip.Store(pause)
+}
+
+// looksLikeNoise says, from a sample, that the bytes carry nearly all that they can, as those of encrypted and compressed content do:
+// an eighth would hardly be saved. It costs a twentieth of a vain compression.
+func (e *Encoder) looksLikeNoise(p []byte) bool {
+	const window = 128
+	var counts [256]uint16
+	step := (len(p) - window) / (sampled/window - 1)
+	for i := range sampled / window {
+		for _, b := range p[i*step : i*step+window] {
+			counts[b]++
+		}
+	}
+	known := float32(0)
+	for _, n := range counts {
+		known += e.weight[n]
+	}
+	return known < sampled*(sampledBits-noisyBits)
 }
 
 // Reader takes frames from a stream. It is used by one goroutine.

@@ -41,6 +41,7 @@
 //	17 keep      source   payload: seconds (0: for ever) and the name of a cut of what is committed before it on the stream
 //	18 fetch     source   wants the content of a range, which comes as data
 //	19 missing   replica  … which is not right there
+//	20 lost      source   the range, of whole blocks, has no right content any more; counts as data
 //
 // What may not enter: anything that knows files or sessions.
 package wire
@@ -97,6 +98,7 @@ const (
 	TypeKeep      Type = 17
 	TypeFetch     Type = 18
 	TypeMissing   Type = 19
+	TypeLost      Type = 20
 )
 
 // Flags of a frame.
@@ -199,6 +201,8 @@ func (h *Header) checkGroup() bool {
 		return h.Payload == 0 && h.Length == 0 && h.Flags == 0
 	case TypeAsk:
 		return h.Length > 0 && h.Length <= MaxAsk && h.Payload == 0 && h.Offset%HashBlock == 0 && h.Flags == 0
+	case TypeLost:
+		return h.Length > 0 && h.Length <= MaxData && h.Payload == 0 && h.Offset%HashBlock == 0 && h.Flags == 0
 	case TypeFetch:
 		return h.Length > 0 && h.Length <= MaxData && h.Payload == 0 && h.Flags == 0
 	case TypeHashes:

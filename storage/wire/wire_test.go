@@ -2,6 +2,7 @@ package wire
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"io"
 	"math/rand/v2"
@@ -156,7 +157,7 @@ func BenchmarkEncode(b *testing.B) {
 	}
 }
 
-func TestCompressionIsTriedAgainAfterNoise(t *testing.T) {
+func TestCompressionIsThereAtOnceAfterNoise(t *testing.T) {
 	e := newEncoder(t)
 	rng := rand.New(rand.NewPCG(1, 1))
 	noise := make([]byte, 4096)
@@ -169,13 +170,79 @@ func TestCompressionIsTriedAgainAfterNoise(t *testing.T) {
 		}
 	}
 	text := bytes.Repeat([]byte("what compresses "), 256)
-	tries := 0
-	for len(e.Encode(Header{Type: TypeData, Seq: 1}, text).B) > 1000 {
-		if tries++; tries > maxSkip {
-			t.Fatal("it is not compressed any more")
-		}
-	}
 	if len(e.Encode(Header{Type: TypeData, Seq: 1}, text).B) > 1000 {
 		t.Error("what compresses is sent as it is")
+	}
+}
+
+func TestNoiseIsHardlyEverCompressedAndAllElseIs(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	noise := make([]byte, 1<<16)
+	for i := range noise {
+		noise[i] = byte(rng.Uint32())
+	}
+	half := bytes.Clone(noise)
+	clear(half[len(half)/2:])
+	e, err := NewEncoder()
+	if err != nil {
+		t.Fatal(err)
+	}
+	compressed := func(content []byte) bool {
+		f := e.Encode(Header{Type: TypeData, Epoch: 1}, content)
+		defer f.Release()
+		return f.B[5]&FlagZstd != 0
+	}
+	for n := minCompress; n <= len(noise); n *= 2 {
+		if !e.looksLikeNoise(noise[:n]) {
+			t.Errorf("%d bytes of noise are not seen", n)
+		}
+		if !e.looksLikeNoise(skewed(noise[:n])) {
+			t.Errorf("%d bytes of which less than an eighth could be saved are not taken for noise", n)
+		}
+		for name, p := range map[string][]byte{"text": bytes.Repeat([]byte("the quick brown fox "), n/20+1)[:n], "half noise": half[len(half)/2-n/2:][:n], "numbers": numbers(n)} {
+			if e.looksLikeNoise(p) || !compressed(p) {
+				t.Errorf("%d bytes of %s are taken for noise, or not compressed", n, name)
+			}
+		}
+	}
+	// What looks like noise and is compressible nevertheless is found out after a while.
+	twice := append(bytes.Clone(noise[:4096]), noise[:4096]...)
+	tries := 0
+	for ; !compressed(twice); tries++ {
+		if tries > maxPause {
+			t.Fatal("it is never tried")
+		}
+	}
+	for range 4 * maxPause {
+		compressed(twice)
+	}
+	if first := compressed(twice); !first || !compressed(twice) {
+		t.Error("it is not always compressed, although that always helps")
+	}
+}
+
+// numbers are what a table of small numbers looks like.
+func numbers(n int) []byte {
+	var p []byte
+	for i := 0; len(p) < n; i++ {
+		p = binary.BigEndian.AppendUint64(p, uint64(i*i))
+	}
+	return p[:n]
+}
+
+// skewed is noise in which one byte is more frequent.
+func skewed(noise []byte) []byte {
+	p := bytes.Clone(noise)
+	for i := 0; i < len(p); i += 20 {
+		p[i] = 0
+	}
+	return p
+}
+
+func BenchmarkLookingForNoise(b *testing.B) {
+	e := newEncoder(b)
+	p := bytes.Repeat([]byte("godwit 0123456789 "), 300)[:4096]
+	for b.Loop() {
+		e.looksLikeNoise(p)
 	}
 }

@@ -284,8 +284,10 @@ type Holding struct {
 	// The highest epoch that the agent has seen for it.
 	Epoch uint64 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// The state of the virtual server: absent, running, paused, incoming, loaded, postmigrate, dead.
-	Server        string    `protobuf:"bytes,3,opt,name=server,proto3" json:"server,omitempty"`
-	Volumes       []*Volume `protobuf:"bytes,4,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	Server  string    `protobuf:"bytes,3,opt,name=server,proto3" json:"server,omitempty"`
+	Volumes []*Volume `protobuf:"bytes,4,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	// Why the virtual server does not run although it should, and what to do; empty when all is well.
+	Trouble       string `protobuf:"bytes,5,opt,name=trouble,proto3" json:"trouble,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -346,6 +348,13 @@ func (x *Holding) GetVolumes() []*Volume {
 		return x.Volumes
 	}
 	return nil
+}
+
+func (x *Holding) GetTrouble() string {
+	if x != nil {
+		return x.Trouble
+	}
+	return ""
 }
 
 // Heartbeat is sent every second.
@@ -762,6 +771,7 @@ type SessionResponse struct {
 	//	*SessionResponse_Stop
 	//	*SessionResponse_Replicate
 	//	*SessionResponse_Volume
+	//	*SessionResponse_Place
 	Task          isSessionResponse_Task `protobuf_oneof:"task"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -856,6 +866,15 @@ func (x *SessionResponse) GetVolume() *VolumeTask {
 	return nil
 }
 
+func (x *SessionResponse) GetPlace() *PlaceVolume {
+	if x != nil {
+		if x, ok := x.Task.(*SessionResponse_Place); ok {
+			return x.Place
+		}
+	}
+	return nil
+}
+
 type isSessionResponse_Task interface {
 	isSessionResponse_Task()
 }
@@ -880,6 +899,10 @@ type SessionResponse_Volume struct {
 	Volume *VolumeTask `protobuf:"bytes,6,opt,name=volume,proto3,oneof"`
 }
 
+type SessionResponse_Place struct {
+	Place *PlaceVolume `protobuf:"bytes,7,opt,name=place,proto3,oneof"`
+}
+
 func (*SessionResponse_Step) isSessionResponse_Task() {}
 
 func (*SessionResponse_Start) isSessionResponse_Task() {}
@@ -889,6 +912,8 @@ func (*SessionResponse_Stop) isSessionResponse_Task() {}
 func (*SessionResponse_Replicate) isSessionResponse_Task() {}
 
 func (*SessionResponse_Volume) isSessionResponse_Task() {}
+
+func (*SessionResponse_Place) isSessionResponse_Task() {}
 
 // MigrationStep is one verb of one participant. It carries everything that the agent needs, so that an agent which has
 // just been restarted can carry it out.
@@ -1163,10 +1188,12 @@ func (x *StartService) GetRefill() map[string]string {
 
 // StopService removes the agent's part of a service. Idempotent.
 type StopService struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Service       string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
-	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	Spec          *ServiceSpec           `protobuf:"bytes,3,opt,name=spec,proto3" json:"spec,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Service string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	Epoch   uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Spec    *ServiceSpec           `protobuf:"bytes,3,opt,name=spec,proto3" json:"spec,omitempty"`
+	// The volumes that stand alone are left here, bound to this epoch.
+	Keep          bool `protobuf:"varint,4,opt,name=keep,proto3" json:"keep,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1222,6 +1249,93 @@ func (x *StopService) GetSpec() *ServiceSpec {
 	return nil
 }
 
+func (x *StopService) GetKeep() bool {
+	if x != nil {
+		return x.Keep
+	}
+	return false
+}
+
+// PlaceVolume makes a volume that stands alone, and that no service uses, what it is to be, or removes it. Idempotent. An agent
+// refuses one that is older than another that it has seen for the volume, or than the service that has used it since.
+type PlaceVolume struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Epoch uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// As large as this, if it is smaller.
+	Size int64 `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
+	// The blob, a raw or qcow2 image, that it is filled with, once for this epoch; empty: nothing.
+	Image         string `protobuf:"bytes,4,opt,name=image,proto3" json:"image,omitempty"`
+	Remove        bool   `protobuf:"varint,5,opt,name=remove,proto3" json:"remove,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlaceVolume) Reset() {
+	*x = PlaceVolume{}
+	mi := &file_godwit_v1_agent_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlaceVolume) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlaceVolume) ProtoMessage() {}
+
+func (x *PlaceVolume) ProtoReflect() protoreflect.Message {
+	mi := &file_godwit_v1_agent_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlaceVolume.ProtoReflect.Descriptor instead.
+func (*PlaceVolume) Descriptor() ([]byte, []int) {
+	return file_godwit_v1_agent_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *PlaceVolume) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PlaceVolume) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *PlaceVolume) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *PlaceVolume) GetImage() string {
+	if x != nil {
+		return x.Image
+	}
+	return ""
+}
+
+func (x *PlaceVolume) GetRemove() bool {
+	if x != nil {
+		return x.Remove
+	}
+	return false
+}
+
 // ReplicateService makes, changes or ends one end of the standing replication of a service's volumes. Idempotent. An agent
 // refuses one that is older than another that it has seen, by serial, or than its StopService.
 type ReplicateService struct {
@@ -1239,7 +1353,7 @@ type ReplicateService struct {
 
 func (x *ReplicateService) Reset() {
 	*x = ReplicateService{}
-	mi := &file_godwit_v1_agent_proto_msgTypes[13]
+	mi := &file_godwit_v1_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1251,7 +1365,7 @@ func (x *ReplicateService) String() string {
 func (*ReplicateService) ProtoMessage() {}
 
 func (x *ReplicateService) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_agent_proto_msgTypes[13]
+	mi := &file_godwit_v1_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1264,7 +1378,7 @@ func (x *ReplicateService) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicateService.ProtoReflect.Descriptor instead.
 func (*ReplicateService) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_agent_proto_rawDescGZIP(), []int{13}
+	return file_godwit_v1_agent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ReplicateService) GetService() *ServiceSpec {
@@ -1318,12 +1432,13 @@ const file_godwit_v1_agent_proto_rawDesc = "" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x1a\n" +
 	"\bunderlay\x18\x02 \x01(\tR\bunderlay\x12*\n" +
 	"\x05facts\x18\x03 \x01(\v2\x14.godwit.v1.HostFactsR\x05facts\x12.\n" +
-	"\bholdings\x18\x04 \x03(\v2\x12.godwit.v1.HoldingR\bholdings\"~\n" +
+	"\bholdings\x18\x04 \x03(\v2\x12.godwit.v1.HoldingR\bholdings\"\x98\x01\n" +
 	"\aHolding\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x16\n" +
 	"\x06server\x18\x03 \x01(\tR\x06server\x12+\n" +
-	"\avolumes\x18\x04 \x03(\v2\x11.godwit.v1.VolumeR\avolumes\"g\n" +
+	"\avolumes\x18\x04 \x03(\v2\x11.godwit.v1.VolumeR\avolumes\x12\x18\n" +
+	"\atrouble\x18\x05 \x01(\tR\atrouble\"g\n" +
 	"\tHeartbeat\x12*\n" +
 	"\x05facts\x18\x01 \x01(\v2\x14.godwit.v1.HostFactsR\x05facts\x12.\n" +
 	"\bholdings\x18\x02 \x03(\v2\x12.godwit.v1.HoldingR\bholdings\"\xaf\x01\n" +
@@ -1360,14 +1475,15 @@ const file_godwit_v1_agent_proto_rawDesc = "" +
 	"\fheld_packets\x18\b \x01(\x03R\vheldPackets\x12'\n" +
 	"\x0fdropped_packets\x18\t \x01(\x03R\x0edroppedPackets\x12%\n" +
 	"\x0etunnel_packets\x18\n" +
-	" \x01(\x03R\rtunnelPackets\"\xa6\x02\n" +
+	" \x01(\x03R\rtunnelPackets\"\xd6\x02\n" +
 	"\x0fSessionResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12.\n" +
 	"\x04step\x18\x02 \x01(\v2\x18.godwit.v1.MigrationStepH\x00R\x04step\x12/\n" +
 	"\x05start\x18\x03 \x01(\v2\x17.godwit.v1.StartServiceH\x00R\x05start\x12,\n" +
 	"\x04stop\x18\x04 \x01(\v2\x16.godwit.v1.StopServiceH\x00R\x04stop\x12;\n" +
 	"\treplicate\x18\x05 \x01(\v2\x1b.godwit.v1.ReplicateServiceH\x00R\treplicate\x12/\n" +
-	"\x06volume\x18\x06 \x01(\v2\x15.godwit.v1.VolumeTaskH\x00R\x06volumeB\x06\n" +
+	"\x06volume\x18\x06 \x01(\v2\x15.godwit.v1.VolumeTaskH\x00R\x06volume\x12.\n" +
+	"\x05place\x18\a \x01(\v2\x16.godwit.v1.PlaceVolumeH\x00R\x05placeB\x06\n" +
 	"\x04task\"\x8e\x02\n" +
 	"\rMigrationStep\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\x12\x12\n" +
@@ -1393,11 +1509,18 @@ const file_godwit_v1_agent_proto_rawDesc = "" +
 	"\x06refill\x18\a \x03(\v2#.godwit.v1.StartService.RefillEntryR\x06refill\x1a9\n" +
 	"\vRefillEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"i\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"}\n" +
 	"\vStopService\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12*\n" +
-	"\x04spec\x18\x03 \x01(\v2\x16.godwit.v1.ServiceSpecR\x04spec\"\xca\x01\n" +
+	"\x04spec\x18\x03 \x01(\v2\x16.godwit.v1.ServiceSpecR\x04spec\x12\x12\n" +
+	"\x04keep\x18\x04 \x01(\bR\x04keep\"y\n" +
+	"\vPlaceVolume\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x12\n" +
+	"\x04size\x18\x03 \x01(\x03R\x04size\x12\x14\n" +
+	"\x05image\x18\x04 \x01(\tR\x05image\x12\x16\n" +
+	"\x06remove\x18\x05 \x01(\bR\x06remove\"\xca\x01\n" +
 	"\x10ReplicateService\x120\n" +
 	"\aservice\x18\x01 \x01(\v2\x16.godwit.v1.ServiceSpecR\aservice\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x16\n" +
@@ -1424,7 +1547,7 @@ func file_godwit_v1_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_godwit_v1_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_godwit_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_godwit_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_godwit_v1_agent_proto_goTypes = []any{
 	(ReplicaRole)(0),              // 0: godwit.v1.ReplicaRole
 	(*SessionRequest)(nil),        // 1: godwit.v1.SessionRequest
@@ -1440,14 +1563,15 @@ var file_godwit_v1_agent_proto_goTypes = []any{
 	(*Place)(nil),                 // 11: godwit.v1.Place
 	(*StartService)(nil),          // 12: godwit.v1.StartService
 	(*StopService)(nil),           // 13: godwit.v1.StopService
-	(*ReplicateService)(nil),      // 14: godwit.v1.ReplicateService
-	nil,                           // 15: godwit.v1.StartService.RefillEntry
-	(*HostFacts)(nil),             // 16: godwit.v1.HostFacts
-	(*Volume)(nil),                // 17: godwit.v1.Volume
-	(*VolumeResult)(nil),          // 18: godwit.v1.VolumeResult
-	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
-	(*VolumeTask)(nil),            // 20: godwit.v1.VolumeTask
-	(*ServiceSpec)(nil),           // 21: godwit.v1.ServiceSpec
+	(*PlaceVolume)(nil),           // 14: godwit.v1.PlaceVolume
+	(*ReplicateService)(nil),      // 15: godwit.v1.ReplicateService
+	nil,                           // 16: godwit.v1.StartService.RefillEntry
+	(*HostFacts)(nil),             // 17: godwit.v1.HostFacts
+	(*Volume)(nil),                // 18: godwit.v1.Volume
+	(*VolumeResult)(nil),          // 19: godwit.v1.VolumeResult
+	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
+	(*VolumeTask)(nil),            // 21: godwit.v1.VolumeTask
+	(*ServiceSpec)(nil),           // 22: godwit.v1.ServiceSpec
 }
 var file_godwit_v1_agent_proto_depIdxs = []int32{
 	2,  // 0: godwit.v1.SessionRequest.hello:type_name -> godwit.v1.Hello
@@ -1455,37 +1579,38 @@ var file_godwit_v1_agent_proto_depIdxs = []int32{
 	6,  // 2: godwit.v1.SessionRequest.progress:type_name -> godwit.v1.TaskProgress
 	7,  // 3: godwit.v1.SessionRequest.notice:type_name -> godwit.v1.Notice
 	4,  // 4: godwit.v1.SessionRequest.heartbeat:type_name -> godwit.v1.Heartbeat
-	16, // 5: godwit.v1.Hello.facts:type_name -> godwit.v1.HostFacts
+	17, // 5: godwit.v1.Hello.facts:type_name -> godwit.v1.HostFacts
 	3,  // 6: godwit.v1.Hello.holdings:type_name -> godwit.v1.Holding
-	17, // 7: godwit.v1.Holding.volumes:type_name -> godwit.v1.Volume
-	16, // 8: godwit.v1.Heartbeat.facts:type_name -> godwit.v1.HostFacts
+	18, // 7: godwit.v1.Holding.volumes:type_name -> godwit.v1.Volume
+	17, // 8: godwit.v1.Heartbeat.facts:type_name -> godwit.v1.HostFacts
 	3,  // 9: godwit.v1.Heartbeat.holdings:type_name -> godwit.v1.Holding
 	8,  // 10: godwit.v1.TaskResult.figures:type_name -> godwit.v1.StepFigures
-	18, // 11: godwit.v1.TaskResult.volume:type_name -> godwit.v1.VolumeResult
-	19, // 12: godwit.v1.StepFigures.stopped_at:type_name -> google.protobuf.Timestamp
-	19, // 13: godwit.v1.StepFigures.resumed_at:type_name -> google.protobuf.Timestamp
+	19, // 11: godwit.v1.TaskResult.volume:type_name -> godwit.v1.VolumeResult
+	20, // 12: godwit.v1.StepFigures.stopped_at:type_name -> google.protobuf.Timestamp
+	20, // 13: godwit.v1.StepFigures.resumed_at:type_name -> google.protobuf.Timestamp
 	10, // 14: godwit.v1.SessionResponse.step:type_name -> godwit.v1.MigrationStep
 	12, // 15: godwit.v1.SessionResponse.start:type_name -> godwit.v1.StartService
 	13, // 16: godwit.v1.SessionResponse.stop:type_name -> godwit.v1.StopService
-	14, // 17: godwit.v1.SessionResponse.replicate:type_name -> godwit.v1.ReplicateService
-	20, // 18: godwit.v1.SessionResponse.volume:type_name -> godwit.v1.VolumeTask
-	21, // 19: godwit.v1.MigrationStep.service:type_name -> godwit.v1.ServiceSpec
-	11, // 20: godwit.v1.MigrationStep.source:type_name -> godwit.v1.Place
-	11, // 21: godwit.v1.MigrationStep.destination:type_name -> godwit.v1.Place
-	21, // 22: godwit.v1.StartService.service:type_name -> godwit.v1.ServiceSpec
-	11, // 23: godwit.v1.StartService.place:type_name -> godwit.v1.Place
-	15, // 24: godwit.v1.StartService.refill:type_name -> godwit.v1.StartService.RefillEntry
-	21, // 25: godwit.v1.StopService.spec:type_name -> godwit.v1.ServiceSpec
-	21, // 26: godwit.v1.ReplicateService.service:type_name -> godwit.v1.ServiceSpec
-	0,  // 27: godwit.v1.ReplicateService.role:type_name -> godwit.v1.ReplicaRole
-	11, // 28: godwit.v1.ReplicateService.replica:type_name -> godwit.v1.Place
-	1,  // 29: godwit.v1.AgentService.Session:input_type -> godwit.v1.SessionRequest
-	9,  // 30: godwit.v1.AgentService.Session:output_type -> godwit.v1.SessionResponse
-	30, // [30:31] is the sub-list for method output_type
-	29, // [29:30] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	15, // 17: godwit.v1.SessionResponse.replicate:type_name -> godwit.v1.ReplicateService
+	21, // 18: godwit.v1.SessionResponse.volume:type_name -> godwit.v1.VolumeTask
+	14, // 19: godwit.v1.SessionResponse.place:type_name -> godwit.v1.PlaceVolume
+	22, // 20: godwit.v1.MigrationStep.service:type_name -> godwit.v1.ServiceSpec
+	11, // 21: godwit.v1.MigrationStep.source:type_name -> godwit.v1.Place
+	11, // 22: godwit.v1.MigrationStep.destination:type_name -> godwit.v1.Place
+	22, // 23: godwit.v1.StartService.service:type_name -> godwit.v1.ServiceSpec
+	11, // 24: godwit.v1.StartService.place:type_name -> godwit.v1.Place
+	16, // 25: godwit.v1.StartService.refill:type_name -> godwit.v1.StartService.RefillEntry
+	22, // 26: godwit.v1.StopService.spec:type_name -> godwit.v1.ServiceSpec
+	22, // 27: godwit.v1.ReplicateService.service:type_name -> godwit.v1.ServiceSpec
+	0,  // 28: godwit.v1.ReplicateService.role:type_name -> godwit.v1.ReplicaRole
+	11, // 29: godwit.v1.ReplicateService.replica:type_name -> godwit.v1.Place
+	1,  // 30: godwit.v1.AgentService.Session:input_type -> godwit.v1.SessionRequest
+	9,  // 31: godwit.v1.AgentService.Session:output_type -> godwit.v1.SessionResponse
+	31, // [31:32] is the sub-list for method output_type
+	30, // [30:31] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_godwit_v1_agent_proto_init() }
@@ -1508,6 +1633,7 @@ func file_godwit_v1_agent_proto_init() {
 		(*SessionResponse_Stop)(nil),
 		(*SessionResponse_Replicate)(nil),
 		(*SessionResponse_Volume)(nil),
+		(*SessionResponse_Place)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1515,7 +1641,7 @@ func file_godwit_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_godwit_v1_agent_proto_rawDesc), len(file_godwit_v1_agent_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   15,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

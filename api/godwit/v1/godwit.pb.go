@@ -216,17 +216,143 @@ func (x *GetResponse) GetObjects() []*Object {
 	return nil
 }
 
+type CreateVolumeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Size  int64                  `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
+	// Where: a site, of which the first host with room is taken, or a host of it.
+	Site string `protobuf:"bytes,3,opt,name=site,proto3" json:"site,omitempty"`
+	Host string `protobuf:"bytes,4,opt,name=host,proto3" json:"host,omitempty"`
+	// The blob, a raw or qcow2 image, that it starts with; empty: it reads as zeroes.
+	Image         string `protobuf:"bytes,5,opt,name=image,proto3" json:"image,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateVolumeRequest) Reset() {
+	*x = CreateVolumeRequest{}
+	mi := &file_godwit_v1_godwit_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateVolumeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateVolumeRequest) ProtoMessage() {}
+
+func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_godwit_v1_godwit_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateVolumeRequest.ProtoReflect.Descriptor instead.
+func (*CreateVolumeRequest) Descriptor() ([]byte, []int) {
+	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *CreateVolumeRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CreateVolumeRequest) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *CreateVolumeRequest) GetSite() string {
+	if x != nil {
+		return x.Site
+	}
+	return ""
+}
+
+func (x *CreateVolumeRequest) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *CreateVolumeRequest) GetImage() string {
+	if x != nil {
+		return x.Image
+	}
+	return ""
+}
+
+type CreateVolumeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// created or unchanged.
+	Outcome       string `protobuf:"bytes,1,opt,name=outcome,proto3" json:"outcome,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateVolumeResponse) Reset() {
+	*x = CreateVolumeResponse{}
+	mi := &file_godwit_v1_godwit_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateVolumeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateVolumeResponse) ProtoMessage() {}
+
+func (x *CreateVolumeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_godwit_v1_godwit_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateVolumeResponse.ProtoReflect.Descriptor instead.
+func (*CreateVolumeResponse) Descriptor() ([]byte, []int) {
+	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *CreateVolumeResponse) GetOutcome() string {
+	if x != nil {
+		return x.Outcome
+	}
+	return ""
+}
+
 type DeleteRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
-	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// service, volume.
+	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Of a service: its volumes that stand alone, too.
+	Volumes       bool `protobuf:"varint,3,opt,name=volumes,proto3" json:"volumes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeleteRequest) Reset() {
 	*x = DeleteRequest{}
-	mi := &file_godwit_v1_godwit_proto_msgTypes[4]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -238,7 +364,7 @@ func (x *DeleteRequest) String() string {
 func (*DeleteRequest) ProtoMessage() {}
 
 func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_godwit_proto_msgTypes[4]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -251,7 +377,7 @@ func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRequest) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{4}
+	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *DeleteRequest) GetKind() string {
@@ -268,6 +394,13 @@ func (x *DeleteRequest) GetName() string {
 	return ""
 }
 
+func (x *DeleteRequest) GetVolumes() bool {
+	if x != nil {
+		return x.Volumes
+	}
+	return false
+}
+
 type DeleteResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -276,7 +409,7 @@ type DeleteResponse struct {
 
 func (x *DeleteResponse) Reset() {
 	*x = DeleteResponse{}
-	mi := &file_godwit_v1_godwit_proto_msgTypes[5]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -288,7 +421,7 @@ func (x *DeleteResponse) String() string {
 func (*DeleteResponse) ProtoMessage() {}
 
 func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_godwit_proto_msgTypes[5]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -301,7 +434,7 @@ func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteResponse.ProtoReflect.Descriptor instead.
 func (*DeleteResponse) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{5}
+	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{7}
 }
 
 type MigrateRequest struct {
@@ -318,7 +451,7 @@ type MigrateRequest struct {
 
 func (x *MigrateRequest) Reset() {
 	*x = MigrateRequest{}
-	mi := &file_godwit_v1_godwit_proto_msgTypes[6]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -330,7 +463,7 @@ func (x *MigrateRequest) String() string {
 func (*MigrateRequest) ProtoMessage() {}
 
 func (x *MigrateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_godwit_proto_msgTypes[6]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -343,7 +476,7 @@ func (x *MigrateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MigrateRequest.ProtoReflect.Descriptor instead.
 func (*MigrateRequest) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{6}
+	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *MigrateRequest) GetService() string {
@@ -390,7 +523,7 @@ type MigrateResponse struct {
 
 func (x *MigrateResponse) Reset() {
 	*x = MigrateResponse{}
-	mi := &file_godwit_v1_godwit_proto_msgTypes[7]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -402,7 +535,7 @@ func (x *MigrateResponse) String() string {
 func (*MigrateResponse) ProtoMessage() {}
 
 func (x *MigrateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_godwit_proto_msgTypes[7]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -415,7 +548,7 @@ func (x *MigrateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MigrateResponse.ProtoReflect.Descriptor instead.
 func (*MigrateResponse) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{7}
+	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *MigrateResponse) GetMigration() *Migration {
@@ -434,7 +567,7 @@ type WatchMigrationRequest struct {
 
 func (x *WatchMigrationRequest) Reset() {
 	*x = WatchMigrationRequest{}
-	mi := &file_godwit_v1_godwit_proto_msgTypes[8]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -446,7 +579,7 @@ func (x *WatchMigrationRequest) String() string {
 func (*WatchMigrationRequest) ProtoMessage() {}
 
 func (x *WatchMigrationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_godwit_proto_msgTypes[8]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -459,7 +592,7 @@ func (x *WatchMigrationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchMigrationRequest.ProtoReflect.Descriptor instead.
 func (*WatchMigrationRequest) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{8}
+	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *WatchMigrationRequest) GetName() string {
@@ -478,7 +611,7 @@ type WatchMigrationResponse struct {
 
 func (x *WatchMigrationResponse) Reset() {
 	*x = WatchMigrationResponse{}
-	mi := &file_godwit_v1_godwit_proto_msgTypes[9]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -490,7 +623,7 @@ func (x *WatchMigrationResponse) String() string {
 func (*WatchMigrationResponse) ProtoMessage() {}
 
 func (x *WatchMigrationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_godwit_proto_msgTypes[9]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -503,7 +636,7 @@ func (x *WatchMigrationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchMigrationResponse.ProtoReflect.Descriptor instead.
 func (*WatchMigrationResponse) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{9}
+	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *WatchMigrationResponse) GetMigration() *Migration {
@@ -522,7 +655,7 @@ type ContinueMigrationRequest struct {
 
 func (x *ContinueMigrationRequest) Reset() {
 	*x = ContinueMigrationRequest{}
-	mi := &file_godwit_v1_godwit_proto_msgTypes[10]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -534,7 +667,7 @@ func (x *ContinueMigrationRequest) String() string {
 func (*ContinueMigrationRequest) ProtoMessage() {}
 
 func (x *ContinueMigrationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_godwit_proto_msgTypes[10]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -547,7 +680,7 @@ func (x *ContinueMigrationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContinueMigrationRequest.ProtoReflect.Descriptor instead.
 func (*ContinueMigrationRequest) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{10}
+	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ContinueMigrationRequest) GetName() string {
@@ -566,7 +699,7 @@ type ContinueMigrationResponse struct {
 
 func (x *ContinueMigrationResponse) Reset() {
 	*x = ContinueMigrationResponse{}
-	mi := &file_godwit_v1_godwit_proto_msgTypes[11]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -578,7 +711,7 @@ func (x *ContinueMigrationResponse) String() string {
 func (*ContinueMigrationResponse) ProtoMessage() {}
 
 func (x *ContinueMigrationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_godwit_proto_msgTypes[11]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -591,7 +724,7 @@ func (x *ContinueMigrationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContinueMigrationResponse.ProtoReflect.Descriptor instead.
 func (*ContinueMigrationResponse) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{11}
+	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ContinueMigrationResponse) GetMigration() *Migration {
@@ -611,7 +744,7 @@ type AbortMigrationRequest struct {
 
 func (x *AbortMigrationRequest) Reset() {
 	*x = AbortMigrationRequest{}
-	mi := &file_godwit_v1_godwit_proto_msgTypes[12]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -623,7 +756,7 @@ func (x *AbortMigrationRequest) String() string {
 func (*AbortMigrationRequest) ProtoMessage() {}
 
 func (x *AbortMigrationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_godwit_proto_msgTypes[12]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -636,7 +769,7 @@ func (x *AbortMigrationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortMigrationRequest.ProtoReflect.Descriptor instead.
 func (*AbortMigrationRequest) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{12}
+	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *AbortMigrationRequest) GetName() string {
@@ -662,7 +795,7 @@ type AbortMigrationResponse struct {
 
 func (x *AbortMigrationResponse) Reset() {
 	*x = AbortMigrationResponse{}
-	mi := &file_godwit_v1_godwit_proto_msgTypes[13]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -674,7 +807,7 @@ func (x *AbortMigrationResponse) String() string {
 func (*AbortMigrationResponse) ProtoMessage() {}
 
 func (x *AbortMigrationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_godwit_proto_msgTypes[13]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -687,7 +820,7 @@ func (x *AbortMigrationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortMigrationResponse.ProtoReflect.Descriptor instead.
 func (*AbortMigrationResponse) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{13}
+	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AbortMigrationResponse) GetMigration() *Migration {
@@ -702,7 +835,7 @@ type FailoverRequest struct {
 	Service string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
 	// Empty: where the replica is.
 	ToSite string `protobuf:"bytes,2,opt,name=to_site,json=toSite,proto3" json:"to_site,omitempty"`
-	// Also when the owner's host answers.
+	// Also when the owner's host answers; and with an external volume, when nobody has made sure that it is dead.
 	Force bool `protobuf:"varint,3,opt,name=force,proto3" json:"force,omitempty"`
 	// Go back to this snapshot first; then it does not matter whether the owner's host answers.
 	Snapshot      string `protobuf:"bytes,4,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
@@ -712,7 +845,7 @@ type FailoverRequest struct {
 
 func (x *FailoverRequest) Reset() {
 	*x = FailoverRequest{}
-	mi := &file_godwit_v1_godwit_proto_msgTypes[14]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -724,7 +857,7 @@ func (x *FailoverRequest) String() string {
 func (*FailoverRequest) ProtoMessage() {}
 
 func (x *FailoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_godwit_proto_msgTypes[14]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -737,7 +870,7 @@ func (x *FailoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailoverRequest.ProtoReflect.Descriptor instead.
 func (*FailoverRequest) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{14}
+	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *FailoverRequest) GetService() string {
@@ -777,7 +910,7 @@ type FailoverResponse struct {
 
 func (x *FailoverResponse) Reset() {
 	*x = FailoverResponse{}
-	mi := &file_godwit_v1_godwit_proto_msgTypes[15]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -789,7 +922,7 @@ func (x *FailoverResponse) String() string {
 func (*FailoverResponse) ProtoMessage() {}
 
 func (x *FailoverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_godwit_proto_msgTypes[15]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -802,7 +935,7 @@ func (x *FailoverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailoverResponse.ProtoReflect.Descriptor instead.
 func (*FailoverResponse) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{15}
+	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *FailoverResponse) GetFailover() *Failover {
@@ -813,9 +946,10 @@ func (x *FailoverResponse) GetFailover() *Failover {
 }
 
 type ChangeVolumeRequest struct {
-	state   protoimpl.MessageState `protogen:"open.v1"`
-	Service string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
-	Volume  string                 `protobuf:"bytes,2,opt,name=volume,proto3" json:"volume,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty: the volume stands alone, and is found by its name.
+	Service string `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	Volume  string `protobuf:"bytes,2,opt,name=volume,proto3" json:"volume,omitempty"`
 	// Bytes; 0: as it is.
 	Size int64 `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
 	// The blob, a raw or qcow2 image, that replaces what the volume holds; empty: nothing does.
@@ -826,7 +960,7 @@ type ChangeVolumeRequest struct {
 
 func (x *ChangeVolumeRequest) Reset() {
 	*x = ChangeVolumeRequest{}
-	mi := &file_godwit_v1_godwit_proto_msgTypes[16]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -838,7 +972,7 @@ func (x *ChangeVolumeRequest) String() string {
 func (*ChangeVolumeRequest) ProtoMessage() {}
 
 func (x *ChangeVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_godwit_proto_msgTypes[16]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -851,7 +985,7 @@ func (x *ChangeVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeVolumeRequest.ProtoReflect.Descriptor instead.
 func (*ChangeVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{16}
+	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ChangeVolumeRequest) GetService() string {
@@ -892,7 +1026,7 @@ type ChangeVolumeResponse struct {
 
 func (x *ChangeVolumeResponse) Reset() {
 	*x = ChangeVolumeResponse{}
-	mi := &file_godwit_v1_godwit_proto_msgTypes[17]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -904,7 +1038,7 @@ func (x *ChangeVolumeResponse) String() string {
 func (*ChangeVolumeResponse) ProtoMessage() {}
 
 func (x *ChangeVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_godwit_proto_msgTypes[17]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -917,7 +1051,7 @@ func (x *ChangeVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeVolumeResponse.ProtoReflect.Descriptor instead.
 func (*ChangeVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{17}
+	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ChangeVolumeResponse) GetUnchanged() bool {
@@ -936,7 +1070,7 @@ type RunVolumeTaskRequest struct {
 
 func (x *RunVolumeTaskRequest) Reset() {
 	*x = RunVolumeTaskRequest{}
-	mi := &file_godwit_v1_godwit_proto_msgTypes[18]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -948,7 +1082,7 @@ func (x *RunVolumeTaskRequest) String() string {
 func (*RunVolumeTaskRequest) ProtoMessage() {}
 
 func (x *RunVolumeTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_godwit_proto_msgTypes[18]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -961,7 +1095,7 @@ func (x *RunVolumeTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunVolumeTaskRequest.ProtoReflect.Descriptor instead.
 func (*RunVolumeTaskRequest) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{18}
+	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *RunVolumeTaskRequest) GetTask() *VolumeTask {
@@ -984,7 +1118,7 @@ type RunVolumeTaskResponse struct {
 
 func (x *RunVolumeTaskResponse) Reset() {
 	*x = RunVolumeTaskResponse{}
-	mi := &file_godwit_v1_godwit_proto_msgTypes[19]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -996,7 +1130,7 @@ func (x *RunVolumeTaskResponse) String() string {
 func (*RunVolumeTaskResponse) ProtoMessage() {}
 
 func (x *RunVolumeTaskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_godwit_proto_msgTypes[19]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1009,7 +1143,7 @@ func (x *RunVolumeTaskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunVolumeTaskResponse.ProtoReflect.Descriptor instead.
 func (*RunVolumeTaskResponse) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{19}
+	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RunVolumeTaskResponse) GetDone() int64 {
@@ -1054,7 +1188,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_godwit_v1_godwit_proto_msgTypes[20]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1066,7 +1200,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_godwit_proto_msgTypes[20]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1079,7 +1213,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{20}
+	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *CreateTokenRequest) GetRole() string {
@@ -1119,7 +1253,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_godwit_v1_godwit_proto_msgTypes[21]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1131,7 +1265,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_godwit_proto_msgTypes[21]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1144,7 +1278,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{21}
+	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *CreateTokenResponse) GetToken() string {
@@ -1165,7 +1299,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_godwit_v1_godwit_proto_msgTypes[22]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1177,7 +1311,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_godwit_proto_msgTypes[22]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1190,7 +1324,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{22}
+	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *JoinRequest) GetToken() string {
@@ -1221,7 +1355,7 @@ type JoinResponse struct {
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_godwit_v1_godwit_proto_msgTypes[23]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1233,7 +1367,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_godwit_proto_msgTypes[23]
+	mi := &file_godwit_v1_godwit_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1246,7 +1380,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{23}
+	return file_godwit_v1_godwit_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *JoinResponse) GetCertificatePem() []byte {
@@ -1306,10 +1440,19 @@ const file_godwit_v1_godwit_proto_rawDesc = "" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\":\n" +
 	"\vGetResponse\x12+\n" +
-	"\aobjects\x18\x01 \x03(\v2\x11.godwit.v1.ObjectR\aobjects\"7\n" +
+	"\aobjects\x18\x01 \x03(\v2\x11.godwit.v1.ObjectR\aobjects\"{\n" +
+	"\x13CreateVolumeRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x12\n" +
+	"\x04site\x18\x03 \x01(\tR\x04site\x12\x12\n" +
+	"\x04host\x18\x04 \x01(\tR\x04host\x12\x14\n" +
+	"\x05image\x18\x05 \x01(\tR\x05image\"0\n" +
+	"\x14CreateVolumeResponse\x12\x18\n" +
+	"\aoutcome\x18\x01 \x01(\tR\aoutcome\"Q\n" +
 	"\rDeleteRequest\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\"\x10\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
+	"\avolumes\x18\x03 \x01(\bR\avolumes\"\x10\n" +
 	"\x0eDeleteResponse\"\xa2\x01\n" +
 	"\x0eMigrateRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x17\n" +
@@ -1369,10 +1512,11 @@ const file_godwit_v1_godwit_proto_rawDesc = "" +
 	"\x04role\x18\x03 \x01(\tR\x04role\x12\x12\n" +
 	"\x04kind\x18\x04 \x01(\tR\x04kind\x12\x12\n" +
 	"\x04site\x18\x05 \x01(\tR\x04site\x12\x12\n" +
-	"\x04name\x18\x06 \x01(\tR\x04name2\xcc\x06\n" +
+	"\x04name\x18\x06 \x01(\tR\x04name2\x9d\a\n" +
 	"\rGodwitService\x12:\n" +
 	"\x05Apply\x12\x17.godwit.v1.ApplyRequest\x1a\x18.godwit.v1.ApplyResponse\x124\n" +
-	"\x03Get\x12\x15.godwit.v1.GetRequest\x1a\x16.godwit.v1.GetResponse\x12=\n" +
+	"\x03Get\x12\x15.godwit.v1.GetRequest\x1a\x16.godwit.v1.GetResponse\x12O\n" +
+	"\fCreateVolume\x12\x1e.godwit.v1.CreateVolumeRequest\x1a\x1f.godwit.v1.CreateVolumeResponse\x12=\n" +
 	"\x06Delete\x12\x18.godwit.v1.DeleteRequest\x1a\x19.godwit.v1.DeleteResponse\x12@\n" +
 	"\aMigrate\x12\x19.godwit.v1.MigrateRequest\x1a\x1a.godwit.v1.MigrateResponse\x12W\n" +
 	"\x0eWatchMigration\x12 .godwit.v1.WatchMigrationRequest\x1a!.godwit.v1.WatchMigrationResponse0\x01\x12^\n" +
@@ -1397,79 +1541,83 @@ func file_godwit_v1_godwit_proto_rawDescGZIP() []byte {
 	return file_godwit_v1_godwit_proto_rawDescData
 }
 
-var file_godwit_v1_godwit_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_godwit_v1_godwit_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_godwit_v1_godwit_proto_goTypes = []any{
 	(*ApplyRequest)(nil),              // 0: godwit.v1.ApplyRequest
 	(*ApplyResponse)(nil),             // 1: godwit.v1.ApplyResponse
 	(*GetRequest)(nil),                // 2: godwit.v1.GetRequest
 	(*GetResponse)(nil),               // 3: godwit.v1.GetResponse
-	(*DeleteRequest)(nil),             // 4: godwit.v1.DeleteRequest
-	(*DeleteResponse)(nil),            // 5: godwit.v1.DeleteResponse
-	(*MigrateRequest)(nil),            // 6: godwit.v1.MigrateRequest
-	(*MigrateResponse)(nil),           // 7: godwit.v1.MigrateResponse
-	(*WatchMigrationRequest)(nil),     // 8: godwit.v1.WatchMigrationRequest
-	(*WatchMigrationResponse)(nil),    // 9: godwit.v1.WatchMigrationResponse
-	(*ContinueMigrationRequest)(nil),  // 10: godwit.v1.ContinueMigrationRequest
-	(*ContinueMigrationResponse)(nil), // 11: godwit.v1.ContinueMigrationResponse
-	(*AbortMigrationRequest)(nil),     // 12: godwit.v1.AbortMigrationRequest
-	(*AbortMigrationResponse)(nil),    // 13: godwit.v1.AbortMigrationResponse
-	(*FailoverRequest)(nil),           // 14: godwit.v1.FailoverRequest
-	(*FailoverResponse)(nil),          // 15: godwit.v1.FailoverResponse
-	(*ChangeVolumeRequest)(nil),       // 16: godwit.v1.ChangeVolumeRequest
-	(*ChangeVolumeResponse)(nil),      // 17: godwit.v1.ChangeVolumeResponse
-	(*RunVolumeTaskRequest)(nil),      // 18: godwit.v1.RunVolumeTaskRequest
-	(*RunVolumeTaskResponse)(nil),     // 19: godwit.v1.RunVolumeTaskResponse
-	(*CreateTokenRequest)(nil),        // 20: godwit.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),       // 21: godwit.v1.CreateTokenResponse
-	(*JoinRequest)(nil),               // 22: godwit.v1.JoinRequest
-	(*JoinResponse)(nil),              // 23: godwit.v1.JoinResponse
-	(*ServiceSpec)(nil),               // 24: godwit.v1.ServiceSpec
-	(*Service)(nil),                   // 25: godwit.v1.Service
-	(*Object)(nil),                    // 26: godwit.v1.Object
-	(*timestamppb.Timestamp)(nil),     // 27: google.protobuf.Timestamp
-	(*Migration)(nil),                 // 28: godwit.v1.Migration
-	(*Failover)(nil),                  // 29: godwit.v1.Failover
-	(*VolumeTask)(nil),                // 30: godwit.v1.VolumeTask
-	(*VolumeResult)(nil),              // 31: godwit.v1.VolumeResult
+	(*CreateVolumeRequest)(nil),       // 4: godwit.v1.CreateVolumeRequest
+	(*CreateVolumeResponse)(nil),      // 5: godwit.v1.CreateVolumeResponse
+	(*DeleteRequest)(nil),             // 6: godwit.v1.DeleteRequest
+	(*DeleteResponse)(nil),            // 7: godwit.v1.DeleteResponse
+	(*MigrateRequest)(nil),            // 8: godwit.v1.MigrateRequest
+	(*MigrateResponse)(nil),           // 9: godwit.v1.MigrateResponse
+	(*WatchMigrationRequest)(nil),     // 10: godwit.v1.WatchMigrationRequest
+	(*WatchMigrationResponse)(nil),    // 11: godwit.v1.WatchMigrationResponse
+	(*ContinueMigrationRequest)(nil),  // 12: godwit.v1.ContinueMigrationRequest
+	(*ContinueMigrationResponse)(nil), // 13: godwit.v1.ContinueMigrationResponse
+	(*AbortMigrationRequest)(nil),     // 14: godwit.v1.AbortMigrationRequest
+	(*AbortMigrationResponse)(nil),    // 15: godwit.v1.AbortMigrationResponse
+	(*FailoverRequest)(nil),           // 16: godwit.v1.FailoverRequest
+	(*FailoverResponse)(nil),          // 17: godwit.v1.FailoverResponse
+	(*ChangeVolumeRequest)(nil),       // 18: godwit.v1.ChangeVolumeRequest
+	(*ChangeVolumeResponse)(nil),      // 19: godwit.v1.ChangeVolumeResponse
+	(*RunVolumeTaskRequest)(nil),      // 20: godwit.v1.RunVolumeTaskRequest
+	(*RunVolumeTaskResponse)(nil),     // 21: godwit.v1.RunVolumeTaskResponse
+	(*CreateTokenRequest)(nil),        // 22: godwit.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),       // 23: godwit.v1.CreateTokenResponse
+	(*JoinRequest)(nil),               // 24: godwit.v1.JoinRequest
+	(*JoinResponse)(nil),              // 25: godwit.v1.JoinResponse
+	(*ServiceSpec)(nil),               // 26: godwit.v1.ServiceSpec
+	(*Service)(nil),                   // 27: godwit.v1.Service
+	(*Object)(nil),                    // 28: godwit.v1.Object
+	(*timestamppb.Timestamp)(nil),     // 29: google.protobuf.Timestamp
+	(*Migration)(nil),                 // 30: godwit.v1.Migration
+	(*Failover)(nil),                  // 31: godwit.v1.Failover
+	(*VolumeTask)(nil),                // 32: godwit.v1.VolumeTask
+	(*VolumeResult)(nil),              // 33: godwit.v1.VolumeResult
 }
 var file_godwit_v1_godwit_proto_depIdxs = []int32{
-	24, // 0: godwit.v1.ApplyRequest.service:type_name -> godwit.v1.ServiceSpec
-	25, // 1: godwit.v1.ApplyResponse.service:type_name -> godwit.v1.Service
-	26, // 2: godwit.v1.GetResponse.objects:type_name -> godwit.v1.Object
-	27, // 3: godwit.v1.MigrateRequest.at:type_name -> google.protobuf.Timestamp
-	28, // 4: godwit.v1.MigrateResponse.migration:type_name -> godwit.v1.Migration
-	28, // 5: godwit.v1.WatchMigrationResponse.migration:type_name -> godwit.v1.Migration
-	28, // 6: godwit.v1.ContinueMigrationResponse.migration:type_name -> godwit.v1.Migration
-	28, // 7: godwit.v1.AbortMigrationResponse.migration:type_name -> godwit.v1.Migration
-	29, // 8: godwit.v1.FailoverResponse.failover:type_name -> godwit.v1.Failover
-	30, // 9: godwit.v1.RunVolumeTaskRequest.task:type_name -> godwit.v1.VolumeTask
-	31, // 10: godwit.v1.RunVolumeTaskResponse.result:type_name -> godwit.v1.VolumeResult
+	26, // 0: godwit.v1.ApplyRequest.service:type_name -> godwit.v1.ServiceSpec
+	27, // 1: godwit.v1.ApplyResponse.service:type_name -> godwit.v1.Service
+	28, // 2: godwit.v1.GetResponse.objects:type_name -> godwit.v1.Object
+	29, // 3: godwit.v1.MigrateRequest.at:type_name -> google.protobuf.Timestamp
+	30, // 4: godwit.v1.MigrateResponse.migration:type_name -> godwit.v1.Migration
+	30, // 5: godwit.v1.WatchMigrationResponse.migration:type_name -> godwit.v1.Migration
+	30, // 6: godwit.v1.ContinueMigrationResponse.migration:type_name -> godwit.v1.Migration
+	30, // 7: godwit.v1.AbortMigrationResponse.migration:type_name -> godwit.v1.Migration
+	31, // 8: godwit.v1.FailoverResponse.failover:type_name -> godwit.v1.Failover
+	32, // 9: godwit.v1.RunVolumeTaskRequest.task:type_name -> godwit.v1.VolumeTask
+	33, // 10: godwit.v1.RunVolumeTaskResponse.result:type_name -> godwit.v1.VolumeResult
 	0,  // 11: godwit.v1.GodwitService.Apply:input_type -> godwit.v1.ApplyRequest
 	2,  // 12: godwit.v1.GodwitService.Get:input_type -> godwit.v1.GetRequest
-	4,  // 13: godwit.v1.GodwitService.Delete:input_type -> godwit.v1.DeleteRequest
-	6,  // 14: godwit.v1.GodwitService.Migrate:input_type -> godwit.v1.MigrateRequest
-	8,  // 15: godwit.v1.GodwitService.WatchMigration:input_type -> godwit.v1.WatchMigrationRequest
-	10, // 16: godwit.v1.GodwitService.ContinueMigration:input_type -> godwit.v1.ContinueMigrationRequest
-	12, // 17: godwit.v1.GodwitService.AbortMigration:input_type -> godwit.v1.AbortMigrationRequest
-	14, // 18: godwit.v1.GodwitService.Failover:input_type -> godwit.v1.FailoverRequest
-	16, // 19: godwit.v1.GodwitService.ChangeVolume:input_type -> godwit.v1.ChangeVolumeRequest
-	18, // 20: godwit.v1.GodwitService.RunVolumeTask:input_type -> godwit.v1.RunVolumeTaskRequest
-	20, // 21: godwit.v1.GodwitService.CreateToken:input_type -> godwit.v1.CreateTokenRequest
-	22, // 22: godwit.v1.JoinService.Join:input_type -> godwit.v1.JoinRequest
-	1,  // 23: godwit.v1.GodwitService.Apply:output_type -> godwit.v1.ApplyResponse
-	3,  // 24: godwit.v1.GodwitService.Get:output_type -> godwit.v1.GetResponse
-	5,  // 25: godwit.v1.GodwitService.Delete:output_type -> godwit.v1.DeleteResponse
-	7,  // 26: godwit.v1.GodwitService.Migrate:output_type -> godwit.v1.MigrateResponse
-	9,  // 27: godwit.v1.GodwitService.WatchMigration:output_type -> godwit.v1.WatchMigrationResponse
-	11, // 28: godwit.v1.GodwitService.ContinueMigration:output_type -> godwit.v1.ContinueMigrationResponse
-	13, // 29: godwit.v1.GodwitService.AbortMigration:output_type -> godwit.v1.AbortMigrationResponse
-	15, // 30: godwit.v1.GodwitService.Failover:output_type -> godwit.v1.FailoverResponse
-	17, // 31: godwit.v1.GodwitService.ChangeVolume:output_type -> godwit.v1.ChangeVolumeResponse
-	19, // 32: godwit.v1.GodwitService.RunVolumeTask:output_type -> godwit.v1.RunVolumeTaskResponse
-	21, // 33: godwit.v1.GodwitService.CreateToken:output_type -> godwit.v1.CreateTokenResponse
-	23, // 34: godwit.v1.JoinService.Join:output_type -> godwit.v1.JoinResponse
-	23, // [23:35] is the sub-list for method output_type
-	11, // [11:23] is the sub-list for method input_type
+	4,  // 13: godwit.v1.GodwitService.CreateVolume:input_type -> godwit.v1.CreateVolumeRequest
+	6,  // 14: godwit.v1.GodwitService.Delete:input_type -> godwit.v1.DeleteRequest
+	8,  // 15: godwit.v1.GodwitService.Migrate:input_type -> godwit.v1.MigrateRequest
+	10, // 16: godwit.v1.GodwitService.WatchMigration:input_type -> godwit.v1.WatchMigrationRequest
+	12, // 17: godwit.v1.GodwitService.ContinueMigration:input_type -> godwit.v1.ContinueMigrationRequest
+	14, // 18: godwit.v1.GodwitService.AbortMigration:input_type -> godwit.v1.AbortMigrationRequest
+	16, // 19: godwit.v1.GodwitService.Failover:input_type -> godwit.v1.FailoverRequest
+	18, // 20: godwit.v1.GodwitService.ChangeVolume:input_type -> godwit.v1.ChangeVolumeRequest
+	20, // 21: godwit.v1.GodwitService.RunVolumeTask:input_type -> godwit.v1.RunVolumeTaskRequest
+	22, // 22: godwit.v1.GodwitService.CreateToken:input_type -> godwit.v1.CreateTokenRequest
+	24, // 23: godwit.v1.JoinService.Join:input_type -> godwit.v1.JoinRequest
+	1,  // 24: godwit.v1.GodwitService.Apply:output_type -> godwit.v1.ApplyResponse
+	3,  // 25: godwit.v1.GodwitService.Get:output_type -> godwit.v1.GetResponse
+	5,  // 26: godwit.v1.GodwitService.CreateVolume:output_type -> godwit.v1.CreateVolumeResponse
+	7,  // 27: godwit.v1.GodwitService.Delete:output_type -> godwit.v1.DeleteResponse
+	9,  // 28: godwit.v1.GodwitService.Migrate:output_type -> godwit.v1.MigrateResponse
+	11, // 29: godwit.v1.GodwitService.WatchMigration:output_type -> godwit.v1.WatchMigrationResponse
+	13, // 30: godwit.v1.GodwitService.ContinueMigration:output_type -> godwit.v1.ContinueMigrationResponse
+	15, // 31: godwit.v1.GodwitService.AbortMigration:output_type -> godwit.v1.AbortMigrationResponse
+	17, // 32: godwit.v1.GodwitService.Failover:output_type -> godwit.v1.FailoverResponse
+	19, // 33: godwit.v1.GodwitService.ChangeVolume:output_type -> godwit.v1.ChangeVolumeResponse
+	21, // 34: godwit.v1.GodwitService.RunVolumeTask:output_type -> godwit.v1.RunVolumeTaskResponse
+	23, // 35: godwit.v1.GodwitService.CreateToken:output_type -> godwit.v1.CreateTokenResponse
+	25, // 36: godwit.v1.JoinService.Join:output_type -> godwit.v1.JoinResponse
+	24, // [24:37] is the sub-list for method output_type
+	11, // [11:24] is the sub-list for method input_type
 	11, // [11:11] is the sub-list for extension type_name
 	11, // [11:11] is the sub-list for extension extendee
 	0,  // [0:11] is the sub-list for field type_name
@@ -1488,7 +1636,7 @@ func file_godwit_v1_godwit_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_godwit_v1_godwit_proto_rawDesc), len(file_godwit_v1_godwit_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   24,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

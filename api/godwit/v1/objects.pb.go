@@ -853,7 +853,12 @@ type VolumeSpec struct {
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Size  int64                  `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
 	// The name of a blob whose content the volume starts with, raw or qcow2.
-	Image         string `protobuf:"bytes,3,opt,name=image,proto3" json:"image,omitempty"`
+	Image string `protobuf:"bytes,3,opt,name=image,proto3" json:"image,omitempty"`
+	// The volume that stands alone which this one is: it has that one's size and content, and stays when the service is deleted.
+	Volume string `protobuf:"bytes,4,opt,name=volume,proto3" json:"volume,omitempty"`
+	// The path of a disk that hosts of all sites reach, a file or a block device: it is never copied, only fenced, and has the size
+	// that it has.
+	External      string `protobuf:"bytes,5,opt,name=external,proto3" json:"external,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -905,6 +910,20 @@ func (x *VolumeSpec) GetSize() int64 {
 func (x *VolumeSpec) GetImage() string {
 	if x != nil {
 		return x.Image
+	}
+	return ""
+}
+
+func (x *VolumeSpec) GetVolume() string {
+	if x != nil {
+		return x.Volume
+	}
+	return ""
+}
+
+func (x *VolumeSpec) GetExternal() string {
+	if x != nil {
+		return x.External
 	}
 	return ""
 }
@@ -1163,15 +1182,17 @@ func (x *Failover) GetSnapshot() string {
 // Volume is a replicated virtual disk.
 type Volume struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// SERVICE.VOLUME
-	Name      string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// SERVICE.VOLUME; of a volume that stands alone its own.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Empty: it stands alone, and no service uses it.
 	Service   string `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`
 	Site      string `protobuf:"bytes,3,opt,name=site,proto3" json:"site,omitempty"`
 	Host      string `protobuf:"bytes,4,opt,name=host,proto3" json:"host,omitempty"`
 	Size      int64  `protobuf:"varint,5,opt,name=size,proto3" json:"size,omitempty"`
 	Allocated int64  `protobuf:"varint,6,opt,name=allocated,proto3" json:"allocated,omitempty"`
 	// primary, replica, fenced; leftover: what a host that is out of reach may still have, and gives up, or takes part again
-	// with, when it is back.
+	// with, when it is back. Of an external volume: primary, waiting (to be the destination's), fenced. Empty when its host does not
+	// tell.
 	Role string `protobuf:"bytes,7,opt,name=role,proto3" json:"role,omitempty"`
 	// local, async, flush, sync; standby on a standing replica.
 	Mode  string `protobuf:"bytes,8,opt,name=mode,proto3" json:"mode,omitempty"`
@@ -1211,7 +1232,15 @@ type Volume struct {
 	// NBD connections.
 	Clients int32 `protobuf:"varint,28,opt,name=clients,proto3" json:"clients,omitempty"`
 	// The last trouble; empty when all is well.
-	Error         string `protobuf:"bytes,29,opt,name=error,proto3" json:"error,omitempty"`
+	Error string `protobuf:"bytes,29,opt,name=error,proto3" json:"error,omitempty"`
+	// It stands alone: made by itself, it stays when the service that uses it is deleted.
+	Standalone bool `protobuf:"varint,30,opt,name=standalone,proto3" json:"standalone,omitempty"`
+	// Where its bytes are: file (on the host), external (a path that all sites reach).
+	Backing string `protobuf:"bytes,31,opt,name=backing,proto3" json:"backing,omitempty"`
+	// What an operator should do something about, and what; empty when nothing. error has the last trouble also when that is over.
+	Alert string `protobuf:"bytes,32,opt,name=alert,proto3" json:"alert,omitempty"`
+	// Of a volume that stands alone: changing (it is being made, or changed), ready, failed, deleting.
+	Phase         string `protobuf:"bytes,33,opt,name=phase,proto3" json:"phase,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1445,6 +1474,34 @@ func (x *Volume) GetClients() int32 {
 func (x *Volume) GetError() string {
 	if x != nil {
 		return x.Error
+	}
+	return ""
+}
+
+func (x *Volume) GetStandalone() bool {
+	if x != nil {
+		return x.Standalone
+	}
+	return false
+}
+
+func (x *Volume) GetBacking() string {
+	if x != nil {
+		return x.Backing
+	}
+	return ""
+}
+
+func (x *Volume) GetAlert() string {
+	if x != nil {
+		return x.Alert
+	}
+	return ""
+}
+
+func (x *Volume) GetPhase() string {
+	if x != nil {
+		return x.Phase
 	}
 	return ""
 }
@@ -1993,12 +2050,14 @@ const file_godwit_v1_objects_proto_rawDesc = "" +
 	"\fcommand_line\x18\x05 \x01(\tR\vcommandLine\x12!\n" +
 	"\fmachine_type\x18\x06 \x01(\tR\vmachineType\x12\x1b\n" +
 	"\tcpu_model\x18\a \x01(\tR\bcpuModel\x12\x10\n" +
-	"\x03mac\x18\b \x01(\tR\x03mac\"J\n" +
+	"\x03mac\x18\b \x01(\tR\x03mac\"~\n" +
 	"\n" +
 	"VolumeSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x14\n" +
-	"\x05image\x18\x03 \x01(\tR\x05image\"\xb7\x02\n" +
+	"\x05image\x18\x03 \x01(\tR\x05image\x12\x16\n" +
+	"\x06volume\x18\x04 \x01(\tR\x06volume\x12\x1a\n" +
+	"\bexternal\x18\x05 \x01(\tR\bexternal\"\xb7\x02\n" +
 	"\rServiceStatus\x12\x14\n" +
 	"\x05phase\x18\x01 \x01(\tR\x05phase\x12\x12\n" +
 	"\x04site\x18\x02 \x01(\tR\x04site\x12\x12\n" +
@@ -2024,7 +2083,7 @@ const file_godwit_v1_objects_proto_rawDesc = "" +
 	"point_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\tpointTime\x12\x12\n" +
 	"\x04mode\x18\n" +
 	" \x01(\tR\x04mode\x12\x1a\n" +
-	"\bsnapshot\x18\v \x01(\tR\bsnapshot\"\xde\x05\n" +
+	"\bsnapshot\x18\v \x01(\tR\bsnapshot\"\xc4\x06\n" +
 	"\x06Volume\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x12\n" +
@@ -2056,7 +2115,13 @@ const file_godwit_v1_objects_proto_rawDesc = "" +
 	"\bcomplete\x18\x1a \x01(\bR\bcomplete\x12\x12\n" +
 	"\x04path\x18\x1b \x01(\tR\x04path\x12\x18\n" +
 	"\aclients\x18\x1c \x01(\x05R\aclients\x12\x14\n" +
-	"\x05error\x18\x1d \x01(\tR\x05error\"\xe9\x04\n" +
+	"\x05error\x18\x1d \x01(\tR\x05error\x12\x1e\n" +
+	"\n" +
+	"standalone\x18\x1e \x01(\bR\n" +
+	"standalone\x12\x18\n" +
+	"\abacking\x18\x1f \x01(\tR\abacking\x12\x14\n" +
+	"\x05alert\x18  \x01(\tR\x05alert\x12\x14\n" +
+	"\x05phase\x18! \x01(\tR\x05phase\"\xe9\x04\n" +
 	"\tMigration\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x16\n" +

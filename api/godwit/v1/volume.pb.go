@@ -90,8 +90,9 @@ func (VolumeVerb) EnumDescriptor() ([]byte, []int) {
 
 // VolumeTask is one thing to do with the volumes of a service, as an operator asks for it and an agent carries it out.
 type VolumeTask struct {
-	state   protoimpl.MessageState `protogen:"open.v1"`
-	Service string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty: the volume stands alone, and is found by its name.
+	Service string `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
 	// Empty: all volumes of the service.
 	Volume string     `protobuf:"bytes,2,opt,name=volume,proto3" json:"volume,omitempty"`
 	Verb   VolumeVerb `protobuf:"varint,3,opt,name=verb,proto3,enum=godwit.v1.VolumeVerb" json:"verb,omitempty"`
@@ -105,7 +106,9 @@ type VolumeTask struct {
 	// disk. 32 hexadecimal digits.
 	Transfer string `protobuf:"bytes,7,opt,name=transfer,proto3" json:"transfer,omitempty"`
 	// EXPORT: take the disk of a running service as it is, block by block, if there is no replica to take a consistent point from.
-	Running       bool `protobuf:"varint,8,opt,name=running,proto3" json:"running,omitempty"`
+	Running bool `protobuf:"varint,8,opt,name=running,proto3" json:"running,omitempty"`
+	// What hosts call the volumes that are meant; the controller knows.
+	Names         []string `protobuf:"bytes,9,rep,name=names,proto3" json:"names,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -194,6 +197,13 @@ func (x *VolumeTask) GetRunning() bool {
 		return x.Running
 	}
 	return false
+}
+
+func (x *VolumeTask) GetNames() []string {
+	if x != nil {
+		return x.Names
+	}
+	return nil
 }
 
 // VolumeResult is what a VolumeTask found.
@@ -522,7 +532,7 @@ var File_godwit_v1_volume_proto protoreflect.FileDescriptor
 
 const file_godwit_v1_volume_proto_rawDesc = "" +
 	"\n" +
-	"\x16godwit/v1/volume.proto\x12\tgodwit.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf4\x01\n" +
+	"\x16godwit/v1/volume.proto\x12\tgodwit.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8a\x02\n" +
 	"\n" +
 	"VolumeTask\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x16\n" +
@@ -532,7 +542,8 @@ const file_godwit_v1_volume_proto_rawDesc = "" +
 	"\fkeep_seconds\x18\x05 \x01(\x03R\vkeepSeconds\x12\x14\n" +
 	"\x05local\x18\x06 \x01(\bR\x05local\x12\x1a\n" +
 	"\btransfer\x18\a \x01(\tR\btransfer\x12\x18\n" +
-	"\arunning\x18\b \x01(\bR\arunning\"\xff\x02\n" +
+	"\arunning\x18\b \x01(\bR\arunning\x12\x14\n" +
+	"\x05names\x18\t \x03(\tR\x05names\"\xff\x02\n" +
 	"\fVolumeResult\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\x12\x12\n" +
 	"\x04host\x18\x02 \x01(\tR\x04host\x12+\n" +

@@ -70,7 +70,9 @@ func (r *Replica) apply(seq uint64) {
 	for ; r.applied < seq; r.applied++ {
 		u := &r.history.log[r.applied-r.history.base.Seq]
 		r.table.Apply(u)
-		r.act(Apply{Delta: u.Delta})
+		if !u.Delta.Empty() {
+			r.act(Apply{Delta: u.Delta})
+		}
 	}
 }
 

@@ -82,7 +82,7 @@ type (
 	Refuse struct{ Caller, Seq uint64 }
 	// Execute has the machine execute a request.
 	Execute struct{ Request state.Request }
-	// Apply has the machine take in a change.
+	// Apply has the machine take in a change, which is not empty.
 	Apply struct{ Delta state.Delta }
 	// Snapshot asks for the whole machine.
 	Snapshot struct{}

@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -29,10 +30,12 @@ func (b Ballot) less(o Ballot) bool {
 	return b.Round < o.Round || b.Round == o.Round && b.Name < o.Name
 }
 
-// Ask is what a proposer says to an acceptor: first with Accept false, then, with the value, true.
+// Ask is what a proposer says to an acceptor: first with Accept false, then, with the value, true. Or it only looks (Peek): that promises nothing, and stands
+// in nobody's way.
 type Ask struct {
 	Ballot Ballot
 	Accept bool
+	Peek   bool
 	Value  state.Record
 }
 
@@ -74,6 +77,9 @@ func (a *Acceptor) Take(q Ask) Answer {
 func (a *Acceptor) TakeSaved(q Ask, save func(Saved) error) (Answer, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if q.Peek {
+		return Answer{OK: true, Promised: a.promised, Accepted: a.accepted, Value: a.value}, nil
+	}
 	if q.Ballot.less(a.promised) || !q.Accept && q.Ballot == a.promised {
 		return Answer{Promised: a.promised}, nil
 	}
@@ -103,9 +109,51 @@ func NewStore(name string, acceptors []string, ask func(ctx context.Context, acc
 	return &Store{name: name, all: acceptors, ask: ask}
 }
 
-// Load returns the value: written once more, so that nobody reads an older one afterwards.
+// Load returns the value. Where a majority has accepted the same that is the newest; else it is written once more, so that nobody reads an older one
+// afterwards.
 func (s *Store) Load(ctx context.Context) (state.Record, error) {
+	if c, ok := s.peek(ctx); ok {
+		return c, nil
+	}
 	return s.change(ctx, func(c state.Record) state.Record { return c })
+}
+
+// peek looks whether a majority has accepted the same.
+func (s *Store) peek(ctx context.Context) (v state.Record, ok bool) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	same := map[Ballot]int{}
+	for a := range s.answers(ctx, Ask{Ballot: Ballot{Name: s.name}, Peek: true}) {
+		if !a.OK {
+			continue
+		}
+		s.round = max(s.round, a.Promised.Round)
+		if same[a.Accepted]++; 2*same[a.Accepted] > len(s.all) {
+			return a.Value, true
+		}
+	}
+	return v, false
+}
+
+// answers asks all, and yields what they answer, as it comes; an Answer that is not OK for one that does not.
+func (s *Store) answers(ctx context.Context, q Ask) iter.Seq[Answer] {
+	answers := make(chan Answer, len(s.all))
+	for _, name := range s.all {
+		go func() { // ends with ctx
+			a, err := s.ask(ctx, name, q)
+			if err != nil {
+				a = Answer{}
+			}
+			answers <- a
+		}()
+	}
+	return func(yield func(Answer) bool) {
+		for range s.all {
+			if !yield(<-answers) {
+				return
+			}
+		}
+	}
 }
 
 // Swap writes next if the value still has that epoch, and returns what is there then.
@@ -119,7 +167,8 @@ func (s *Store) Swap(ctx context.Context, epoch uint64, next state.Record) (stat
 }
 
 func (s *Store) change(ctx context.Context, f func(state.Record) state.Record) (state.Record, error) {
-	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
+	for pause, longest := time.Millisecond, 100*time.Millisecond; ; pause = min(2*pause, longest) {
+		began := time.Now()
 		s.round++
 		b := Ballot{s.round, s.name}
 		if v, ok := s.phase(ctx, Ask{Ballot: b}); ok {
@@ -129,6 +178,7 @@ func (s *Store) change(ctx context.Context, f func(state.Record) state.Record) (
 			}
 			// Somebody may have taken it up. f looks at what is there then, so it does not happen twice.
 		}
+		longest = max(longest, 4*time.Since(began)) // where all are slow two would meet again and again
 		select {
 		case <-ctx.Done():
 			return state.Record{}, fmt.Errorf("%w: %w", ErrNoMajority, ctx.Err())
@@ -141,20 +191,9 @@ func (s *Store) change(ctx context.Context, f func(state.Record) state.Record) (
 func (s *Store) phase(ctx context.Context, q Ask) (v state.Record, ok bool) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	answers := make(chan Answer, len(s.all))
-	for _, name := range s.all {
-		go func() { // ends with ctx
-			a, err := s.ask(ctx, name, q)
-			if err != nil {
-				a = Answer{}
-			}
-			answers <- a
-		}()
-	}
 	var newest Ballot
 	yes, no := 0, 0
-	for range s.all {
-		a := <-answers
+	for a := range s.answers(ctx, q) {
 		s.round = max(s.round, a.Promised.Round)
 		if !a.OK {
 			if no++; 2*no >= len(s.all) {

@@ -34,6 +34,9 @@ type Delta struct {
 	Globals []byte
 }
 
+// Empty tells whether nothing has changed: so it is of an update that only forgets callers.
+func (d *Delta) Empty() bool { return d.Size == 0 && len(d.Pages) == 0 && len(d.Globals) == 0 }
+
 // Position is a place in the history of a group: the epoch in which an update was made, and its number. Numbers have no gaps. Two replicas
 // with an update at the same position have the same history up to there.
 type Position struct{ Epoch, Seq uint64 }

@@ -4,6 +4,9 @@
 // Silence alone changes nothing: Promote is only the advice to ask the store, whose compare-and-swap decides, and callers are sent elsewhere
 // (Rebind) only by what the store's record says. Against flapping: silence must last, candidates wait in order, and after each change of primary
 // the next must wait, twice as long if the last ones came quickly.
+//
+// The record that a replica knows may be an old one: the primary tells of a new one, and may die before it does. So whoever finds the primary silent
+// reads the store (Look), whether it is listed or not: it may have been listed without being told.
 package watch
 
 import (
@@ -26,11 +29,12 @@ const (
 	Rebind  Verdict = 3 // the record names another primary, or a newer epoch of it: they go there
 	Promote Verdict = 4 // this replica is the first that could take over: ask the store
 	Found   Verdict = 5 // there is no group yet, and this replica is the first that could begin it
+	Look    Verdict = 6 // the primary is silent, and it is not this replica's turn: read the record, the one that is known may be old
 )
 
 // String returns the word for people.
 func (v Verdict) String() string {
-	return [...]string{"none", "hold", "keep", "rebind", "promote", "found"}[min(v, Found)]
+	return [...]string{"none", "hold", "keep", "rebind", "promote", "found", "look"}[min(v, Look)]
 }
 
 // Decision is a verdict and whom it is about.
@@ -48,7 +52,7 @@ type Options struct {
 	// Grace is how long silence lasts before it counts. Each candidate waits as long again for those before it.
 	Grace int64
 	// Calm is the pause after a change of primary before another may be asked for. It doubles with every change that comes within four of it,
-	// up to 16 times.
+	// up to 4 times: one that has really died after some changes must not be waited for much longer.
 	Calm int64
 }
 
@@ -63,6 +67,7 @@ type Watcher struct {
 	heard   map[string]int64
 	held    bool
 	asked   int64 // when something was last advised
+	looked  int64 // when the store was last to be read
 	changed int64 // when the primary last changed
 	quick   int64 // how many changes came quickly
 }
@@ -94,7 +99,7 @@ func (w *Watcher) Record(c state.Record, now int64) []Decision {
 	}
 	if !first && old.Epoch != 0 {
 		if now-w.changed < 4*w.calm() {
-			w.quick = min(w.quick+1, 4)
+			w.quick = min(w.quick+1, 2)
 		} else {
 			w.quick = 0
 		}
@@ -135,9 +140,13 @@ func (w *Watcher) Tick(now int64) (all []Decision) {
 		w.held = true
 		all = append(all, Decision{Verdict: Hold, Primary: primary})
 	}
-	if d, due := w.promote(); due {
+	switch d, due := w.promote(); {
+	case due:
 		w.asked = now
 		all = append(all, d)
+	case w.o.Self != "" && now-w.looked >= w.o.Grace:
+		w.looked = now
+		all = append(all, Decision{Verdict: Look})
 	}
 	return all
 }

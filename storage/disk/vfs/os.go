@@ -17,6 +17,8 @@ var (
 	_ FS     = OS{}
 	_ File   = (*osFile)(nil)
 	_ Prompt = (*osFile)(nil)
+
+	_ Starter = (*osFile)(nil)
 )
 
 // osFile is a file or block device of the machine, used by its descriptor: os.File would lock it for every call.
@@ -222,6 +224,9 @@ func (f *osFile) Sync() error {
 	}
 	return nil
 }
+
+// StartSync implements Starter. What fails here, Sync says.
+func (f *osFile) StartSync() { _ = unix.SyncFileRange(f.fd, 0, 0, unix.SYNC_FILE_RANGE_WRITE) }
 
 func (f *osFile) Map(length int64) ([]byte, error) {
 	b, err := unix.Mmap(f.fd, 0, int(length), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)

@@ -56,6 +56,11 @@ type Prompt interface {
 	TryReadAt(p []byte, off int64) (done bool, err error)
 }
 
+// Starter is what a [File] offers besides, if it can begin to make durable what was written, so that the next Sync waits for less.
+type Starter interface {
+	StartSync()
+}
+
 // Info is what is known of a file.
 type Info struct {
 	Size int64

@@ -39,6 +39,9 @@ const (
 	GodwitServiceApplyProcedure = "/godwit.v1.GodwitService/Apply"
 	// GodwitServiceGetProcedure is the fully-qualified name of the GodwitService's Get RPC.
 	GodwitServiceGetProcedure = "/godwit.v1.GodwitService/Get"
+	// GodwitServiceCreateVolumeProcedure is the fully-qualified name of the GodwitService's
+	// CreateVolume RPC.
+	GodwitServiceCreateVolumeProcedure = "/godwit.v1.GodwitService/CreateVolume"
 	// GodwitServiceDeleteProcedure is the fully-qualified name of the GodwitService's Delete RPC.
 	GodwitServiceDeleteProcedure = "/godwit.v1.GodwitService/Delete"
 	// GodwitServiceMigrateProcedure is the fully-qualified name of the GodwitService's Migrate RPC.
@@ -74,7 +77,11 @@ type GodwitServiceClient interface {
 	Apply(context.Context, *connect.Request[v1.ApplyRequest]) (*connect.Response[v1.ApplyResponse], error)
 	// Get lists the objects of a kind, or the one that is named. Error: not_found.
 	Get(context.Context, *connect.Request[v1.GetRequest]) (*connect.Response[v1.GetResponse], error)
-	// Delete removes a service and everything that was made for it; it returns when all is gone.
+	// CreateVolume makes a volume that stands alone, or says that it is there as asked; it returns when that is decided. Errors:
+	// invalid_argument, already_exists (and different), failed_precondition (no room, no such host).
+	CreateVolume(context.Context, *connect.Request[v1.CreateVolumeRequest]) (*connect.Response[v1.CreateVolumeResponse], error)
+	// Delete removes a service and everything that was made for it, or a volume that stands alone and is in nobody's use; it
+	// returns when all is gone. What stands alone and the service used, stays.
 	Delete(context.Context, *connect.Request[v1.DeleteRequest]) (*connect.Response[v1.DeleteResponse], error)
 	// Migrate starts a migration and returns at once.
 	Migrate(context.Context, *connect.Request[v1.MigrateRequest]) (*connect.Response[v1.MigrateResponse], error)
@@ -87,7 +94,8 @@ type GodwitServiceClient interface {
 	// Failover makes the standing replica of a service the service, at a new epoch, and returns when that is decided. Errors:
 	// failed_precondition when the owner's host answers (unless forced), or the replica cannot take over.
 	Failover(context.Context, *connect.Request[v1.FailoverRequest]) (*connect.Response[v1.FailoverResponse], error)
-	// ChangeVolume restarts a service with a volume that is larger, or has another content, and returns when that is decided. Its
+	// ChangeVolume makes a volume larger, or gives it another content, and returns when that is decided. One that stands alone, and
+	// that nobody uses, is changed at once. Else it restarts a service with a volume that is larger, or has another content, and returns when that is decided. Its
 	// standing replication is ended before and made anew. Errors: not_found, invalid_argument (smaller, no such blob),
 	// failed_precondition (no room, the host is down, a migration is under way).
 	ChangeVolume(context.Context, *connect.Request[v1.ChangeVolumeRequest]) (*connect.Response[v1.ChangeVolumeResponse], error)
@@ -119,6 +127,12 @@ func NewGodwitServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 			httpClient,
 			baseURL+GodwitServiceGetProcedure,
 			connect.WithSchema(godwitServiceMethods.ByName("Get")),
+			connect.WithClientOptions(opts...),
+		),
+		createVolume: connect.NewClient[v1.CreateVolumeRequest, v1.CreateVolumeResponse](
+			httpClient,
+			baseURL+GodwitServiceCreateVolumeProcedure,
+			connect.WithSchema(godwitServiceMethods.ByName("CreateVolume")),
 			connect.WithClientOptions(opts...),
 		),
 		delete: connect.NewClient[v1.DeleteRequest, v1.DeleteResponse](
@@ -182,6 +196,7 @@ func NewGodwitServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 type godwitServiceClient struct {
 	apply             *connect.Client[v1.ApplyRequest, v1.ApplyResponse]
 	get               *connect.Client[v1.GetRequest, v1.GetResponse]
+	createVolume      *connect.Client[v1.CreateVolumeRequest, v1.CreateVolumeResponse]
 	delete            *connect.Client[v1.DeleteRequest, v1.DeleteResponse]
 	migrate           *connect.Client[v1.MigrateRequest, v1.MigrateResponse]
 	watchMigration    *connect.Client[v1.WatchMigrationRequest, v1.WatchMigrationResponse]
@@ -201,6 +216,11 @@ func (c *godwitServiceClient) Apply(ctx context.Context, req *connect.Request[v1
 // Get calls godwit.v1.GodwitService.Get.
 func (c *godwitServiceClient) Get(ctx context.Context, req *connect.Request[v1.GetRequest]) (*connect.Response[v1.GetResponse], error) {
 	return c.get.CallUnary(ctx, req)
+}
+
+// CreateVolume calls godwit.v1.GodwitService.CreateVolume.
+func (c *godwitServiceClient) CreateVolume(ctx context.Context, req *connect.Request[v1.CreateVolumeRequest]) (*connect.Response[v1.CreateVolumeResponse], error) {
+	return c.createVolume.CallUnary(ctx, req)
 }
 
 // Delete calls godwit.v1.GodwitService.Delete.
@@ -255,7 +275,11 @@ type GodwitServiceHandler interface {
 	Apply(context.Context, *connect.Request[v1.ApplyRequest]) (*connect.Response[v1.ApplyResponse], error)
 	// Get lists the objects of a kind, or the one that is named. Error: not_found.
 	Get(context.Context, *connect.Request[v1.GetRequest]) (*connect.Response[v1.GetResponse], error)
-	// Delete removes a service and everything that was made for it; it returns when all is gone.
+	// CreateVolume makes a volume that stands alone, or says that it is there as asked; it returns when that is decided. Errors:
+	// invalid_argument, already_exists (and different), failed_precondition (no room, no such host).
+	CreateVolume(context.Context, *connect.Request[v1.CreateVolumeRequest]) (*connect.Response[v1.CreateVolumeResponse], error)
+	// Delete removes a service and everything that was made for it, or a volume that stands alone and is in nobody's use; it
+	// returns when all is gone. What stands alone and the service used, stays.
 	Delete(context.Context, *connect.Request[v1.DeleteRequest]) (*connect.Response[v1.DeleteResponse], error)
 	// Migrate starts a migration and returns at once.
 	Migrate(context.Context, *connect.Request[v1.MigrateRequest]) (*connect.Response[v1.MigrateResponse], error)
@@ -268,7 +292,8 @@ type GodwitServiceHandler interface {
 	// Failover makes the standing replica of a service the service, at a new epoch, and returns when that is decided. Errors:
 	// failed_precondition when the owner's host answers (unless forced), or the replica cannot take over.
 	Failover(context.Context, *connect.Request[v1.FailoverRequest]) (*connect.Response[v1.FailoverResponse], error)
-	// ChangeVolume restarts a service with a volume that is larger, or has another content, and returns when that is decided. Its
+	// ChangeVolume makes a volume larger, or gives it another content, and returns when that is decided. One that stands alone, and
+	// that nobody uses, is changed at once. Else it restarts a service with a volume that is larger, or has another content, and returns when that is decided. Its
 	// standing replication is ended before and made anew. Errors: not_found, invalid_argument (smaller, no such blob),
 	// failed_precondition (no room, the host is down, a migration is under way).
 	ChangeVolume(context.Context, *connect.Request[v1.ChangeVolumeRequest]) (*connect.Response[v1.ChangeVolumeResponse], error)
@@ -296,6 +321,12 @@ func NewGodwitServiceHandler(svc GodwitServiceHandler, opts ...connect.HandlerOp
 		GodwitServiceGetProcedure,
 		svc.Get,
 		connect.WithSchema(godwitServiceMethods.ByName("Get")),
+		connect.WithHandlerOptions(opts...),
+	)
+	godwitServiceCreateVolumeHandler := connect.NewUnaryHandler(
+		GodwitServiceCreateVolumeProcedure,
+		svc.CreateVolume,
+		connect.WithSchema(godwitServiceMethods.ByName("CreateVolume")),
 		connect.WithHandlerOptions(opts...),
 	)
 	godwitServiceDeleteHandler := connect.NewUnaryHandler(
@@ -358,6 +389,8 @@ func NewGodwitServiceHandler(svc GodwitServiceHandler, opts ...connect.HandlerOp
 			godwitServiceApplyHandler.ServeHTTP(w, r)
 		case GodwitServiceGetProcedure:
 			godwitServiceGetHandler.ServeHTTP(w, r)
+		case GodwitServiceCreateVolumeProcedure:
+			godwitServiceCreateVolumeHandler.ServeHTTP(w, r)
 		case GodwitServiceDeleteProcedure:
 			godwitServiceDeleteHandler.ServeHTTP(w, r)
 		case GodwitServiceMigrateProcedure:
@@ -391,6 +424,10 @@ func (UnimplementedGodwitServiceHandler) Apply(context.Context, *connect.Request
 
 func (UnimplementedGodwitServiceHandler) Get(context.Context, *connect.Request[v1.GetRequest]) (*connect.Response[v1.GetResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("godwit.v1.GodwitService.Get is not implemented"))
+}
+
+func (UnimplementedGodwitServiceHandler) CreateVolume(context.Context, *connect.Request[v1.CreateVolumeRequest]) (*connect.Response[v1.CreateVolumeResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("godwit.v1.GodwitService.CreateVolume is not implemented"))
 }
 
 func (UnimplementedGodwitServiceHandler) Delete(context.Context, *connect.Request[v1.DeleteRequest]) (*connect.Response[v1.DeleteResponse], error) {

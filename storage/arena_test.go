@@ -1,0 +1,106 @@
+package storage
+
+import (
+	"bytes"
+	"testing"
+	"time"
+
+	"github.com/godwit-project/godwit/storage/changes"
+)
+
+func TestAnArenaIsBoundedAndItsMemoryIsUsedAgainWhenNobodyIsAtIt(t *testing.T) {
+	a := &arena{}
+	spans := []changes.Span{{Off: 4096, Length: 8192}, {Off: 40960, Length: 100}}
+	first, ok := a.reserve(spans)
+	if !ok || first != 0 || a.used != 3 {
+		t.Fatalf("three blocks: %d, %v, %d used", first, ok, a.used)
+	}
+	for i := range 3 {
+		a.block(first + i)[0] = byte(i + 1)
+	}
+	if a.find(7, 4096) != nil {
+		t.Error("a block was found before it was kept")
+	}
+	if other := a.emptied(); other == a {
+		t.Error("memory that a writer is at was given away")
+	}
+	a.saving--
+	a.keep(7, first, spans)
+	for i, off := range []int64{4096, 8192, 40960} {
+		if p := a.find(7, off); p == nil || p[0] != byte(i+1) {
+			t.Errorf("the block at %d: %v", off, p != nil)
+		}
+	}
+	if a.find(6, 4096) != nil || a.find(7, 0) != nil {
+		t.Error("blocks were found that are not there")
+	}
+	if _, ok := a.reserve([]changes.Span{{Off: 0, Length: (arenaMost - 2) * 4096}}); ok || a.saving != 0 {
+		t.Error("more was taken than there is")
+	}
+	if a.emptied() != a || a.used != 0 || a.find(7, 4096) != nil || a.chunks[0] == nil {
+		t.Error("it was not emptied, or its memory not kept")
+	}
+	if a.emptied(); a.chunks[0] != nil {
+		t.Error("memory that the last epoch did not need was kept")
+	}
+}
+
+func TestWhatIsPutAsideForAnEpochThatIsGivenUpIsForgotten(t *testing.T) {
+	west, _, g, _, _, _ := replicated(t)
+	must(t, g.SetMode(within(t, time.Minute), ModeLocal))
+	m := west.volume("shop.root").member.Load()
+	spans := []changes.Span{{Off: 4096, Length: 4096}}
+	for _, given := range []bool{false, true} {
+		g.mu.Lock()
+		breaks := g.breaks
+		first, ok := g.arena.reserve(spans)
+		g.mu.Unlock()
+		if given {
+			breaks--
+		}
+		read := func(p []byte, off int64) (bool, error) {
+			_, err := m.v.disk.ReadAt(p, off)
+			return true, err
+		}
+		if !ok || !m.remember(g.arena, first, spans, breaks, read) {
+			t.Fatal("it could not be put aside")
+		}
+		g.mu.Lock()
+		if kept := g.tracker.IsAside(0, 4096); kept == given {
+			t.Errorf("given up %v, kept %v", given, kept)
+		}
+		g.tracker.Broken()
+		g.mu.Unlock()
+	}
+}
+
+func TestAWriteThatIsDoneAtOnceKeepsWhatIsOwed(t *testing.T) {
+	s := newSiteIn(t, t.TempDir(), quick)
+	for _, v := range twoVolumes {
+		_, err := s.get().Create(background, v, 1)
+		must(t, err)
+	}
+	g, err := s.get().Protect(background, groupSpec(ModeLocal, Limits{}), nil)
+	must(t, err)
+	root := s.volume("shop.root")
+	c, before, after := client{root}, noise(8192, 1), noise(8192, 2)
+	must(t, c.WriteAt(background, before, 4096, false))
+	g.mu.Lock()
+	g.tracker.Cut()
+	g.mu.Unlock()
+	done, err := c.TryWriteAt(after, 4096)
+	must(t, err)
+	if !done {
+		t.Skip("this file system does not tell what is in the page cache")
+	}
+	got := make([]byte, 8192)
+	must(t, g.readOwed(&groupLink{}, g.members[0], got, 4096))
+	if !bytes.Equal(got, before) {
+		t.Error("what the epoch owes was replaced")
+	}
+	_, err = root.disk.ReadAt(got, 4096)
+	must(t, err)
+	if !bytes.Equal(got, after) {
+		t.Error("it was not written")
+	}
+}
