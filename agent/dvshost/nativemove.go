@@ -13,8 +13,13 @@ import (
 	"github.com/godwit-project/godwit/server/native"
 )
 
-// maxImage bounds the image of a process that is taken in, and its executable, in bytes.
-const maxImage = 64 << 30
+const (
+	// maxImage bounds the image of a process that is taken in, and its executable, in bytes.
+	maxImage = 64 << 30
+	// imageTries bounds how often an image is tried to be taken, and imagePause is how long the program, which is held, runs in between.
+	imageTries = 3
+	imagePause = 20 * time.Millisecond
+)
 
 // A program that moves as a whole, as its source (S) and its destination (D) see it:
 //
@@ -79,7 +84,15 @@ func (p *program) image(ctx context.Context, epoch uint64, dir string) error {
 		return errNativeOver
 	}
 	p.epoch = 0
-	return p.place.Dump(ctx, dir)
+	err := p.place.Dump(ctx, dir)
+	for try := 1; err != nil && try < imageTries; try++ { // a connection may have been on its way to it, which it gives up when it sees it
+		if err := p.place.Continue(ctx); err != nil {
+			return err
+		}
+		time.Sleep(imagePause)
+		err = p.place.Dump(ctx, dir)
+	}
+	return err
 }
 
 // depart ends the owner here, after the commit. A stopped program cannot be told: it is ended as soon as the node has let go of it, and
