@@ -28,7 +28,9 @@ const (
 var (
 	ErrNativeBind  = errors.New("the program has not bound its name: it has to call dvs.Connect and Bind with $" + dvs.EnvSocket + ", $" + dvs.EnvContainer + " and $" + dvs.EnvName)
 	ErrNativeNames = errors.New("a process that moves as a whole binds one name, and this one has more")
-	errNativeOver  = errors.New("no move of that epoch waits for the program's image")
+	// ErrNativeAccept refuses a program that comes from another node.
+	ErrNativeAccept = errors.New("this node takes no native programs in: start it with --native, if it may run whatever other nodes send")
+	errNativeOver   = errors.New("no move of that epoch waits for the program's image")
 )
 
 // NativeOptions are for programs that the node starts and that are no WebAssembly.
@@ -37,6 +39,8 @@ type NativeOptions struct {
 	Shepherd []string
 	// Dir is where programs that move as a whole find their files; it has to be the same on all nodes. Default DefaultNativeDir.
 	Dir string
+	// Accept takes in programs that move here. Who can speak to this host as another can then run anything as this one's user.
+	Accept bool
 }
 
 // DefaultNativeDir is where programs that move as a whole find their files.
@@ -237,6 +241,9 @@ func (n *natives) add(p *program, coming bool) error {
 	}
 	p.settle()
 	delete(n.coming, p.spec.key())
+	if old := n.running[p.spec.key()]; old != nil {
+		p.h.start(old.end)
+	}
 	n.running[p.spec.key()] = p
 	return nil
 }

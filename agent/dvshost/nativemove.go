@@ -13,8 +13,13 @@ import (
 	"github.com/godwit-project/godwit/server/native"
 )
 
-// maxImage bounds the image of a process that is taken in, and its executable, in bytes.
-const maxImage = 64 << 30
+const (
+	// maxImage bounds the image of a process that is taken in, and its executable, in bytes.
+	maxImage = 64 << 30
+	// imageTries bounds how often an image is tried to be taken, and imagePause is how long the program, which is held, runs in between.
+	imageTries = 3
+	imagePause = 20 * time.Millisecond
+)
 
 // A program that moves as a whole, as its source (S) and its destination (D) see it:
 //
@@ -28,7 +33,13 @@ const maxImage = 64 << 30
 // nativeStep does what a step at the source needs of a program that moves as a whole; done says that nothing else is to be done.
 func (m *mover) nativeStep(ctx context.Context, step migration.StepID) (done bool, err error) {
 	p := m.h.natives.find(m.k)
-	if p == nil || p.place == nil {
+	switch {
+	case p == nil:
+		return false, nil
+	case p.place == nil && step == releaseProcess:
+		p.release()
+		return true, nil
+	case p.place == nil:
 		return false, nil
 	}
 	switch step {
@@ -47,13 +58,7 @@ func (m *mover) nativeStep(ctx context.Context, step migration.StepID) (done boo
 
 // alone refuses a process that has more names than the one that moves.
 func (p *program) alone() error {
-	var names []string
-	for _, e := range p.h.o.Node.Endpoints() {
-		if e.PID == p.runner.PID() {
-			names = append(names, e.Name)
-		}
-	}
-	if len(names) > 1 {
+	if names := p.names(); len(names) > 1 {
 		return fmt.Errorf("%w: %q", ErrNativeNames, names)
 	}
 	return nil
@@ -79,7 +84,15 @@ func (p *program) image(ctx context.Context, epoch uint64, dir string) error {
 		return errNativeOver
 	}
 	p.epoch = 0
-	return p.place.Dump(ctx, dir)
+	err := p.place.Dump(ctx, dir)
+	for try := 1; err != nil && try < imageTries; try++ { // a connection may have been on its way to it, which it gives up when it sees it
+		if err := p.place.Continue(ctx); err != nil {
+			return err
+		}
+		time.Sleep(imagePause)
+		err = p.place.Dump(ctx, dir)
+	}
+	return err
 }
 
 // depart ends the owner here, after the commit. A stopped program cannot be told: it is ended as soon as the node has let go of it, and
@@ -98,21 +111,48 @@ func (m *mover) depart(ctx context.Context) error {
 		}
 		told <- err
 	})
-	for p.owns() && ctx.Err() == nil {
+	var err error
+	answered := false
+	for !answered && p.owns() {
 		select {
-		case err := <-told:
-			if err != nil && p.owns() {
-				return err
-			}
-			told <- err
+		case err = <-told:
+			answered = true
 		case <-time.After(nativePause):
 		}
+	}
+	if err != nil && p.owns() {
+		return err // it will be tried again
 	}
 	if n, is := m.h.o.Node.(interface{ Depart(pid int) }); is {
 		n.Depart(p.runner.PID())
 	}
 	p.end()
-	return <-told
+	if !answered {
+		err = <-told
+	}
+	return err
+}
+
+// release ends a program whose state has moved to another process, unless it does so by itself soon, or has other names.
+func (p *program) release() {
+	select {
+	case <-p.runner.Ended():
+		return
+	case <-time.After(closeTime):
+	}
+	if len(p.names()) == 0 {
+		p.end()
+	}
+}
+
+// names are those that the program has at this node.
+func (p *program) names() (all []string) {
+	for _, e := range p.h.o.Node.Endpoints() {
+		if e.PID == p.runner.PID() {
+			all = append(all, e.Name)
+		}
+	}
+	return all
 }
 
 // owns tells whether the program has its name at this node.
@@ -138,6 +178,9 @@ func (h *Host) nativeSpec(k key, step migration.StepID) *NativeSpec {
 
 // expect makes ready for a native program that comes, in place of one for which that was done before.
 func (h *Host) expect(ctx context.Context, k key, r StepRequest) error {
+	if !h.natives.o.Accept {
+		return ErrNativeAccept
+	}
 	h.forget(k)
 	peer := h.o.Peers[r.From]
 	if peer == nil {

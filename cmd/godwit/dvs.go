@@ -76,7 +76,10 @@ nodes: with certificates its frames are sealed. What a node has decided about a 
 carries it out when it begins again; without --state a node that is killed in the
 middle of a move forgets it, and the process that was moving may be lost. With
 --balance it gives up processes when they take more of its processors' time than
---high-water, until they take --low-water: see godwit dvs stats. With --cert, --key and --ca each proves its name: it has
+--high-water, until they take --low-water: see godwit dvs stats. With --native it takes in native programs that move here (see
+godwit dvs run --native) and runs them as its own user, whatever they are: so it has
+to trust all other nodes, and without certificates all users of this machine.
+With --cert, --key and --ca each proves its name: it has
 to be among the certificate's DNS names, or its common name; the certificate has
 to be good for servers and for clients.`,
 		Example: `  godwit dvs node --name alone --socket /tmp/dvs.sock
@@ -127,6 +130,7 @@ to be good for servers and for clients.`,
 	flags.Float64Var(&limits.Gain, "least-gain", limits.Gain, "with --balance: by how much a move has to better the fuller of the two nodes")
 	flags.DurationVar(&limits.CoolDown, "cool-down", limits.CoolDown, "with --balance: how long a process that has come stays")
 	flags.StringVar(&options.State, "state", "", "directory, of this node alone, that keeps what it has decided about moves")
+	flags.BoolVar(&options.Native.Accept, "native", false, "take in native programs that move here: whoever can speak as a node can run anything on this machine")
 	flags.StringVar(&streams, "streams", "", "HOST:PORT for connections between programs here and at other nodes, or off\n(default a free port, at the host of --listen)")
 	logs.add(flags)
 	return cmd

@@ -43,9 +43,10 @@ func buildTally(t *testing.T) string {
 // fails because of that.
 func TestDVSNative(t *testing.T) {
 	directory := t.TempDir()
-	address := freeAddresses(t, 2)
-	a := startDVSNode(t, filepath.Join(directory, "a"), "--name", "a", "--listen", address[0], "--peer", "b="+address[1])
-	b := startDVSNode(t, filepath.Join(directory, "b"), "--name", "b", "--listen", address[1], "--peer", "a="+address[0])
+	address := freeAddresses(t, 3)
+	a := startDVSNode(t, filepath.Join(directory, "a"), "--name", "a", "--listen", address[0], "--peer", "b="+address[1], "--native")
+	b := startDVSNode(t, filepath.Join(directory, "b"), "--name", "b", "--listen", address[1], "--peer", "a="+address[0], "--peer", "c="+address[2], "--native")
+	c := startDVSNode(t, filepath.Join(directory, "c"), "--name", "c", "--listen", address[2], "--peer", "b="+address[1])
 	linked(t, a, b)
 	a.want("shop/tally is running", "run", "--native", buildTally(t), "--container", "shop", "--name", "tally")
 	a.want("5", "call", "shop", "tally", "add 5")
@@ -53,6 +54,11 @@ func TestDVSNative(t *testing.T) {
 	a.refused(exitFailure, "another process is bound", "run", "--native", buildTally(t), "--container", "shop", "--name", "tally")
 	a.want("tally", "migrate", "shop", "tally", "--to", "b")
 	b.want("7", "call", "shop", "tally", "add 2")
+	if out := a.want("", "ps", "-o", "json"); strings.Contains(out, "tally") {
+		t.Errorf("at the source there is still %s", out)
+	}
+	linked(t, c)
+	b.refused(exitFailure, "takes no native programs in", "migrate", "shop", "tally", "--to", "c")
 
 	s, err := dvs.Connect(t.Context(), b.socket, dvs.Options{Container: "shop"})
 	if err != nil {
@@ -62,7 +68,7 @@ func TestDVSNative(t *testing.T) {
 	if _, err := s.Bind(t.Context(), "fixed", dvs.BindOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	out, said, code := b.run(t.Context(), "drain", "-o", "json")
+	out, said, code := b.run(t.Context(), "drain", "--to", "a", "-o", "json")
 	var done dvshost.DrainInfo
 	if err := json.Unmarshal([]byte(out), &done); err != nil || len(done.Moved) != 1 || done.Moved[0].Name != "tally" || code != exitFailure ||
 		!strings.Contains(said, "move shop/fixed to a: ") || strings.Contains(said, "tally") {

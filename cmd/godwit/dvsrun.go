@@ -50,7 +50,7 @@ With --native it is any program that uses the library dvs. It is started with th
 ARGUMENTs and finds in its environment where its node is ($GODWIT_DVS), the
 container ($GODWIT_CONTAINER) and the name that it is to bind ($GODWIT_NAME), which
 it does by dvs.Connect(ctx, "", …) and Bind(ctx, "", …). What it prints is in the
-node's log; it ends with the node. When it moves, its executable is sent along and
+node's log; it ends with the node. It moves to nodes that run with --native. Then its executable is sent along and
 started at the other node, and its state goes from one to the other by its own
 Snapshot and Restore, or Pieces.
 
