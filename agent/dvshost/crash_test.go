@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -33,6 +34,10 @@ func nodeProcess(spec string) {
 	if err := json.Unmarshal([]byte(spec), &o); err != nil {
 		panic(err)
 	}
+	go func() { // it ends with the test, however that ends
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		os.Exit(1)
+	}()
 	err := dvshost.Serve(context.Background(), dvshost.NodeOptions{
 		Name: o.Name, Socket: o.Socket, Listen: o.Listen, Cache: o.Cache, State: o.State, Peers: o.Peers,
 		Log:   slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})),
@@ -59,6 +64,9 @@ func (n *killable) begin(t *testing.T) {
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), nodeSpec+"="+string(spec))
 	cmd.Stderr = &n.log
+	if _, err := cmd.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
