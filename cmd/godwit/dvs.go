@@ -39,7 +39,7 @@ All commands talk to the node at --socket, else $GODWIT_DVS, else
 	}
 	cmd.PersistentFlags().StringVar(&a.dvsSocket, "socket", "", "the node's socket (default $GODWIT_DVS, else "+defaultDVSSocket+")")
 	return group(cmd, append([]*cobra.Command{
-		a.dvsNodeCommand(), a.dvsRunCommand(), a.dvsCallCommand(), a.dvsStopCommand(), a.dvsMigrateCommand(), a.dvsDrainCommand(), a.dvsHTTPCommand(), a.dvsShepherdCommand(),
+		a.dvsNodeCommand(), a.dvsRunCommand(), a.dvsCallCommand(), a.dvsStopCommand(), a.dvsMigrateCommand(), a.dvsDrainCommand(), a.dvsAbortCommand(), a.dvsHTTPCommand(), a.dvsShepherdCommand(),
 	}, a.dvsListCommands()...)...)
 }
 

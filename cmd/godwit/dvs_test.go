@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -88,12 +90,14 @@ func startDVSNode(t *testing.T, socket string, words ...string) dvsTest {
 	return d
 }
 
-// freeAddresses finds loopback ports that nobody uses.
+// freeAddresses finds loopback ports that nobody uses: at an address of their own, for one of 127.0.0.1 may be taken by whoever connects somewhere before
+// it is listened at.
 func freeAddresses(t *testing.T, n int) []string {
 	t.Helper()
 	var all []string
+	host := fmt.Sprintf("127.%d.%d.%d:0", 1+rand.IntN(254), rand.IntN(256), 1+rand.IntN(254))
 	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		l, err := net.Listen("tcp", host)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -135,6 +139,8 @@ func TestDVSCommands(t *testing.T) {
 	if out := a.want("List", "ps", "-o", "json"); json.Unmarshal([]byte(out), &list) != nil || len(list.Items) != 1 || list.Items[0].Name != "kv" {
 		t.Errorf("processes: %s", out)
 	}
+	a.want("TROUBLE", "moves")
+	a.refused(exitFailure, "nothing of that name moves from this node", "abort", "shop", "kv", "--give-up")
 	a.want("", "stop", "shop", "kv")
 	a.unbound("shop", "kv")
 	a.refused(exitFailure, "no process of that name", "stop", "shop", "kv")

@@ -5,6 +5,8 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -19,6 +21,11 @@ func (a *app) dvsListCommands() []*cobra.Command {
 			(*dvshost.Client).List, []string{"CONTAINER", "NAME", "STATE", "MEMORY", "CALLS", "FAILURES", "MODULE"},
 			func(p dvshost.ProcessInfo) []string {
 				return []string{p.Container, p.Name, p.State, api.FormatSize(p.Memory), fmt.Sprint(p.Calls), fmt.Sprint(p.Failures), shortModule(p.Module)}
+			}),
+		dvsList(a, "moves", "List the moves from the node that are not over", "One that does not end is ended by godwit dvs abort.",
+			(*dvshost.Client).Moves, []string{"CONTAINER", "NAME", "TO", "EPOCH", "PHASE", "SINCE", "TROUBLE"},
+			func(m dvshost.MovingInfo) []string {
+				return []string{m.Container, m.Name, m.To, fmt.Sprint(m.Epoch), m.Phase, m.Since.Format(time.TimeOnly), strings.Join(m.Trouble, "; ")}
 			}),
 		dvsList(a, "endpoints", "List the endpoints that the node knows, and where they are", "The version counts the owners (epoch) and what each changed (serial).",
 			(*dvshost.Client).Endpoints, []string{"CONTAINER", "NAME", "STATE", "NODE", "VERSION", "PROGRAM", "PID"},

@@ -123,9 +123,12 @@ func TestAVolumeOutlivesTheServicesThatUseIt(t *testing.T) {
 	w.must(t, "apply", "-f", manifest(t, strings.Replace(text, "site: west", "site: east", 1)))
 	w.answering(t)
 	w.must(t, "delete", "service", service, "--volumes")
-	if all := get[listOf[diskView]](t, w, "volumes").Items; len(all) != 0 {
-		t.Errorf("left: %+v", all)
-	}
+	eventually(t, 30*time.Second, func() string { // the host's next heartbeat tells of it
+		if all := get[listOf[diskView]](t, w, "volumes").Items; len(all) != 0 {
+			return fmt.Sprintf("left: %+v", all)
+		}
+		return ""
+	})
 }
 
 // TestAGuestWhoseDiskIsFullIsStoppedUntilThereIsRoom fills the file system below an external disk, and makes it larger.

@@ -10,7 +10,7 @@ as_postgres initdb -D "$data" --wal-segsize=1 --auth=trust --encoding=UTF8 >/dev
 cat >>"$data/postgresql.conf" <<-'CONF'
 	listen_addresses = '*'
 	shared_buffers = 32MB
-	max_connections = 20
+	max_connections = 80
 	max_wal_size = 64MB
 	min_wal_size = 8MB
 	jit = off
