@@ -167,5 +167,5 @@ func TestDVSRefusals(t *testing.T) {
 	d.refused(exitUsage, "want 64MiB", "run", "x.wasm", "--container", "c", "--name", "n", "--memory", "much")
 	d.refused(exitUsage, "--to NODE", "migrate", "shop", "kv")
 	d.refused(exitUsage, "want table, json, yaml", "ps", "-o", "xml")
-	d.refused(exitUsage, "want call", "")
+	d.refused(exitUsage, "want abort, call", "")
 }
