@@ -17,7 +17,13 @@ lab_down() {
 		[[ $before == *" $lab "* ]] || bin/godwit lab down --name "${lab#lab-}" >/dev/null 2>&1 || true
 	done
 }
-trap lab_down EXIT
+# What single tests make, by its name.
+rest_down() {
+	[[ $EUID -eq 0 ]] || return 0
+	ip netns list 2>/dev/null | awk '/^gwnet[0-9]/ {print $1}' | xargs -rn1 ip netns del || true
+	ip -o link show 2>/dev/null | awk -F': ' '$2 ~ /^gwsametest/ {print $2}' | xargs -rn1 ip link del || true
+}
+trap 'lab_down; rest_down' EXIT
 trap 'exit 130' INT TERM
 
 scripts/criu.sh || step "no CRIU for the tests: see the lines above"

@@ -23,11 +23,7 @@ func TestTheDestinationsMemoryIsTheSources(t *testing.T) {
 		t.Skip("needs bin/guest: make build")
 	}
 	p := newPlace(t, idle)
-	out, err := exec.Command("ip", "tuntap", "add", "gwsametest", "mode", "tap", "vnet_hdr").CombinedOutput()
-	if err != nil {
-		t.Skipf("needs root and a tap: %s", out)
-	}
-	t.Cleanup(func() { exec.Command("ip", "link", "del", "gwsametest").Run() })
+	newTap(t, "gwsametest")
 	p.spec.Kernel, p.spec.Initrd = kernel, filepath.Join(filepath.Dir(kernel), "initrd.gz")
 	p.spec.CommandLine = "console=ttyS0 quiet godwit.dirty=2MiB godwit.dirtyspace=64MiB godwit.writes=50 godwit.fsync=5 godwit.address=203.0.113.10 godwit.gateway=169.254.1.1"
 	p.spec.NICs = []server.NIC{{MAC: "52:54:00:00:00:01", Tap: "gwsametest"}}
@@ -46,11 +42,7 @@ func TestTheDestinationsMemoryIsTheSources(t *testing.T) {
 	}
 	dest := p.spec
 	dest.NICs = []server.NIC{{MAC: "52:54:00:00:00:01", Tap: "gwsametest2"}}
-	out, err = exec.Command("ip", "tuntap", "add", "gwsametest2", "mode", "tap", "vnet_hdr").CombinedOutput()
-	if err != nil {
-		t.Skipf("needs root and a tap: %s", out)
-	}
-	t.Cleanup(func() { exec.Command("ip", "link", "del", "gwsametest2").Run() })
+	newTap(t, "gwsametest2")
 	p.spec = dest
 	for epoch := uint64(1); epoch <= 3; epoch++ {
 		dial, _ := p.prepared(epoch, wan(t))
@@ -79,4 +71,18 @@ func TestTheDestinationsMemoryIsTheSources(t *testing.T) {
 		check(t, p.to.DropIncoming(t.Context(), "shop", epoch))
 		check(t, p.from.Rollback(t.Context(), "shop", epoch))
 	}
+}
+
+// newTap makes a tap that is gone when the test is. One that a killed run left behind is taken down first.
+func newTap(t *testing.T, name string) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, for a tap")
+	}
+	remove := func() error { return exec.Command("ip", "link", "del", name).Run() }
+	remove()
+	if out, err := exec.Command("ip", "tuntap", "add", name, "mode", "tap", "vnet_hdr").CombinedOutput(); err != nil {
+		t.Fatalf("make the tap %s: %s", name, out)
+	}
+	t.Cleanup(func() { check(t, remove()) })
 }
