@@ -1,6 +1,7 @@
 #!/bin/bash
-# Makes a Debian 12 (or newer) machine ready to build and test Godwit, starting from nothing but a checkout. It installs only
-# what is missing, and says so; run again, it does nothing. Downloads stay in .cache.
+# Makes a Debian 12 (or newer) machine ready to build and run Godwit, starting from nothing but a checkout. It installs only
+# what is missing, and says so; run again, it does nothing. Downloads stay in .cache. With --tests it brings what only some tests and
+# measurements need, too: a compiler from C to WebAssembly, and peers to compare with.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/lib.sh
@@ -66,6 +67,35 @@ ensure_packages() {
 	install_packages $packages
 }
 
+# What only some tests and measurements need: without it they say so, and are skipped.
+ensure_test_packages() {
+	local packages=() program package
+	while read -r program package; do
+		have "$program" || packages+=("$package")
+	done <<-'END'
+		clang clang
+		wasm-ld lld
+		nbdsh python3-libnbd
+		rsync rsync
+	END
+	[[ -e /usr/include/wasm32-wasi ]] || packages+=(wasi-libc)
+	try_packages "${packages[@]}"
+	# What clang links into every module is in a package that bears its version.
+	if have clang && ! compgen -G "/usr/lib/llvm-*/lib/clang/*/lib/wasi/*" >/dev/null; then
+		try_packages "libclang-rt-$(clang -dumpversion | cut -d. -f1)-dev-wasm32"
+	fi
+}
+
+try_packages() {
+	[[ $# -gt 0 ]] || return 0
+	if [[ $EUID -ne 0 ]] || ! have apt-get; then
+		step "missing, so that their tests are skipped: $*"
+		return 0
+	fi
+	step "installing packages for tests: $*"
+	(install_packages "$@") || step "their tests are skipped"
+}
+
 # The Go that is brought where the machine's own is missing or older than the go.mod files ask for, and the checksums of its
 # module zips as the checksum database has them.
 readonly go_pinned=1.26.8
@@ -123,5 +153,6 @@ ensure_tun() {
 }
 
 ensure_packages
+[[ ${1:-} != --tests ]] || ensure_test_packages
 ensure_go
 ensure_tun
