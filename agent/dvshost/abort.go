@@ -198,12 +198,13 @@ func (m *mover) seen() migration.State {
 
 // away refuses to give up what the destination may be about to answer.
 func (m *mover) away(ctx context.Context) error {
-	if m.peer == nil {
+	peer := m.h.peer(m.to)
+	if peer == nil {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, checkTime)
 	defer cancel()
-	if err := m.peer.check(ctx); err != nil {
+	if err := peer.check(ctx); err != nil {
 		return nil
 	}
 	return fmt.Errorf("node %s answers: what was committed is carried out as soon as it can; if it cannot, end that node first", m.to)

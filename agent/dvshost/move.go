@@ -53,9 +53,9 @@ func (h *Host) move(ctx context.Context, k key, to string, frozen bool, done *Mo
 	if err != nil {
 		return err
 	}
-	peer := h.o.Peers[to]
-	if peer == nil {
-		return fmt.Errorf("%q: %w", to, ErrNoPeer)
+	peer, err := h.peerOf(to)
+	if err != nil {
+		return err
 	}
 	ctx, t := h.claim(ctx, k, to)
 	if t == nil {

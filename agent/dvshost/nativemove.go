@@ -182,9 +182,9 @@ func (h *Host) expect(ctx context.Context, k key, r StepRequest) error {
 		return ErrNativeAccept
 	}
 	h.forget(k)
-	peer := h.o.Peers[r.From]
-	if peer == nil {
-		return fmt.Errorf("%q: %w", r.From, ErrNoPeer)
+	peer, err := h.peerOf(r.From)
+	if err != nil {
+		return err
 	}
 	spec := *r.Native
 	spec.Container, spec.Name = k.container, k.name
