@@ -103,6 +103,9 @@ func (h *Host) resume(k key, epoch uint64) error {
 	if epoch == 1 {
 		return nil // there was no attempt
 	}
+	if err := h.wake(h.ctx, k); err != nil {
+		return err
+	}
 	return h.o.Node.Do(h.ctx, command(k, StepRequest{Epoch: epoch}, abortOwner))
 }
 

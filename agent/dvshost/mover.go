@@ -85,6 +85,9 @@ func (h *Host) begin(ctx context.Context, k key, p *hosted, peer *Peer, frozen b
 	if err != nil {
 		return nil, err
 	}
+	if err := h.wake(ctx, k); err != nil { // an attempt before may have stopped it
+		return nil, err
+	}
 	epoch, err := h.allocate(k)
 	if err != nil {
 		return nil, err

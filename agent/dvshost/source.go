@@ -55,7 +55,7 @@ func (m *mover) do(ctx context.Context, step migration.StepID) error {
 		}
 		return err
 	case commitOwner:
-		err := m.h.o.Node.Do(ctx, m.command(step))
+		err := m.commitHere(ctx)
 		m.set(func() { m.freeAt = time.Now() })
 		return err
 	default:
