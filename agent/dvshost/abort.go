@@ -26,7 +26,6 @@ var (
 const (
 	lostAnswers = "what the destination has answered since the commit, if it did, is not in the copy that goes on here; a request that it had may be executed twice"
 	lostProcess = "the process with its whole state, unless the destination comes back before the name is taken: this node had begun again, and holds no copy"
-	lostProgram = "what the destination has answered since the commit, if it did; if it comes back, the copy here is told to end, for a program outside of this node keeps its epoch"
 )
 
 // abortPause is the pause between two looks at a move that is to end.
@@ -133,9 +132,6 @@ func (t *task) told(info AbortInfo, k key, h *Host) (AbortInfo, error) {
 		return info, fmt.Errorf("it had come to its end: the process is at node %s", t.to)
 	case errors.Is(t.err, errGivenUp):
 		info.Committed, info.Lost = true, lostAnswers
-		if errors.Is(t.err, errNotRaised) {
-			info.Lost = lostProgram
-		}
 	case errors.Is(t.err, errLost):
 		return info, t.err
 	}

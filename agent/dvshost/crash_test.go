@@ -45,8 +45,8 @@ func nodeProcess(spec string) {
 	err := dvshost.Serve(context.Background(), dvshost.NodeOptions{
 		Name: o.Name, Socket: o.Socket, Listen: o.Listen, Cache: o.Cache, State: o.State, Peers: o.Peers,
 		Native: dvshost.NativeOptions{Shepherd: []string{"/proc/self/exe", shepherd}, Accept: o.Native},
-		Log:   slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})),
-		Ready: func(string) { fmt.Println("ready") },
+		Log:    slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Ready:  func(string) { fmt.Println("ready") },
 	})
 	fmt.Fprintln(os.Stderr, err)
 	os.Exit(1)

@@ -68,6 +68,7 @@ type Host struct {
 	wg      sync.WaitGroup
 	meter   meter
 	natives natives
+	scratch string                           // directory for images and programs on their way; "" is the system's
 	peers   atomic.Pointer[map[string]*Peer] // never changed, but replaced
 
 	mu       sync.Mutex
@@ -100,6 +101,9 @@ func New(o Options) (*Host, error) {
 	var err error
 	if h.o.book, err = openBook(o.Dir); err != nil {
 		return nil, err
+	}
+	if err := h.clearScratch(); err != nil {
+		return nil, errors.Join(err, h.o.book.close())
 	}
 	h.remember()
 	h.ctx, h.cancel = context.WithCancel(context.Background())

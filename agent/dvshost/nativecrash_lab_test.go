@@ -40,6 +40,7 @@ type wholeMove struct {
 	t         *testing.T
 	container string // of this test alone: its processes are found by it
 	nodes     map[string]*killable
+	leaves    bool // who asked for the move waits no longer when a node has been killed
 
 	mu    sync.Mutex
 	watch func(from string, said []byte) verdict
@@ -277,8 +278,7 @@ func (m *wholeMove) kill(victim, from, what string, then verdict, after time.Dur
 		return pass
 	}
 	m.mu.Unlock()
-	ctx, cancel := context.WithTimeout(m.t.Context(), 90*time.Second)
-	defer cancel()
+	ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second)
 	moved := make(chan error, 1)
 	go func() {
 		_, err := m.nodes["a"].Move(ctx, dvshost.MoveRequest{Container: m.container, Name: "tally", To: "b"})
@@ -288,9 +288,8 @@ func (m *wholeMove) kill(victim, from, what string, then verdict, after time.Dur
 	m.mu.Lock()
 	m.watch = nil
 	m.mu.Unlock()
-	if victim == "a" { // else it goes on when b is there again
-		<-moved
-		return
+	if m.leaves {
+		cancel()
 	}
 	m.t.Cleanup(func() { cancel(); <-moved })
 }
@@ -340,24 +339,45 @@ func TestTheDestinationOfAWholeProcessIsKilled(t *testing.T) {
 		name, from, what string
 		then             verdict
 		after            time.Duration
+		leaves           bool
 		allowed          []string
 	}{
-		{"when it is asked for a process", "a", asksProcess, stop, 0, []string{"a"}},
-		{"when it fetches the program", "b", asksProgram, pass, 0, []string{"a"}},
-		{"when it is asked for a standby", "a", asksStandby, stop, 0, []string{"a"}},
-		{"when it asks for the image", "b", asksImage, stop, 0, []string{"a"}},
-		{"while the image is taken", "b", asksImage, pass, 30 * time.Millisecond, []string{"a"}},
-		{"while the image is sent or restored", "b", asksImage, pass, 120 * time.Millisecond, []string{"a", "b", ""}},
-		{"before the commit arrives", "a", asksCommit, stop, 0, []string{"a", "b"}},
-		{"when the commit has arrived", "a", asksCommit, pass, 0, []string{"a", "b", ""}},
-		{"while it lets the program run", "a", asksCommit, pass, 15 * time.Millisecond, []string{"a", "b", ""}},
-		{"when the program runs", "a", asksCommit, pass, 300 * time.Millisecond, []string{""}},
+		{"when it is asked for a process", "a", asksProcess, stop, 0, false, []string{"a"}},
+		{"when it fetches the program", "b", asksProgram, pass, 0, false, []string{"a"}},
+		{"when it is asked for a standby", "a", asksStandby, stop, 0, false, []string{"a"}},
+		{"when it asks for the image", "b", asksImage, stop, 0, false, []string{"a"}},
+		{"while the image is taken", "b", asksImage, pass, 30 * time.Millisecond, false, []string{"a"}},
+		{"while the image is sent or restored", "b", asksImage, pass, 120 * time.Millisecond, false, []string{"a", "b", ""}},
+		{"before the commit arrives", "a", asksCommit, stop, 0, false, []string{"a", "b"}},
+		{"before the commit arrives, and nobody asks any more", "a", asksCommit, stop, 0, true, []string{"a", "b"}},
+		{"when the commit has arrived", "a", asksCommit, pass, 0, false, []string{"a", "b", ""}},
+		{"while it lets the program run", "a", asksCommit, pass, 15 * time.Millisecond, false, []string{"a", "b", ""}},
+		{"when the program runs", "a", asksCommit, pass, 300 * time.Millisecond, false, []string{""}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			m := startWholeMove(t, true)
 			clients := m.ask("a")
+			m.leaves = c.leaves
 			m.kill("b", c.from, c.what, c.then, c.after)
 			m.settle("b", clients, c.allowed...)
 		})
 	}
+}
+
+// The destination is killed for good after the commit was decided: an operator gives the move up, and the program, which has been stopped since its image was
+// taken, goes on where it was. A destination that comes back after all has nothing.
+func TestAMoveOfAWholeProcessIsGivenUpAfterItsCommit(t *testing.T) {
+	needCRIU(t)
+	m := startWholeMove(t, true)
+	clients := m.ask("a")
+	m.kill("b", "a", asksCommit, stop, 0)
+	ask := dvshost.AbortRequest{Container: m.container, Name: "tally", GiveUp: true}
+	info, err := m.nodes["a"].Abort(patient(t), ask)
+	if err != nil || !info.Here || !info.Committed {
+		t.Errorf("given up: %+v, %v", info, err)
+	}
+	if got := m.nodes["a"].ask(t, m.container, "tally", "add 0"); got == "" {
+		t.Error("it does not answer")
+	}
+	m.settle("b", clients, "a")
 }

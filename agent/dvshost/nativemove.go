@@ -204,7 +204,7 @@ func (h *Host) expect(ctx context.Context, k key, r StepRequest) error {
 	}
 	spec := *r.Native
 	spec.Container, spec.Name = k.container, k.name
-	file, err := os.CreateTemp("", "godwit-program-")
+	file, err := os.CreateTemp(h.scratch, "godwit-program-")
 	if err != nil {
 		return err
 	}
