@@ -85,7 +85,7 @@ var rooms = map[string]room{
 
 	// Those who drive.
 	"agent": {
-		may: "server server/memcheck server/qemu server/process storage network dvs/node wan cluster/identity api api/godwit/v1 api/godwit/v1/godwitv1connect migration",
+		may: "server server/memcheck server/qemu agent/dvshost agent/dvshost/balance storage network wan cluster/identity api api/godwit/v1 api/godwit/v1/godwitv1connect migration",
 		why: "wires the participants to the controllers; of migration it takes the names of steps; the store is the controllers' alone",
 	},
 	"controller": {

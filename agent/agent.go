@@ -39,7 +39,9 @@ type Options struct {
 	WANLimit int64
 	// Metrics, on a host, is where operators and viewers get its figures, ADDRESS:PORT, with mutual TLS; none when empty.
 	Metrics string
-	Logger  *slog.Logger
+	// DVS, on a host, has it run a node of the DVS; nil: none.
+	DVS    *DVSOptions
+	Logger *slog.Logger
 }
 
 // worker is what differs between a host and an edge. All methods are idempotent.
@@ -102,6 +104,10 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	logger := o.Logger.With("agent", who.Name)
+	node, err := newDVSNode(o.DVS, o.Dir, o.Address, who, credentials, logger)
+	if err != nil {
+		return err
+	}
 	book, err := openBook(filepath.Join(o.Dir, "journal"))
 	if err != nil {
 		return err
@@ -143,10 +149,14 @@ func Run(ctx context.Context, o Options) (err error) {
 		g.Go(func() error { return serveFigures(ctx, o.Metrics, readers, *measured) })
 	}
 
+	if node != nil {
+		g.Go(func() error { return node.run(ctx) })
+	}
+
 	var running sync.WaitGroup
 	defer running.Wait()
 	t := newTasks(ctx, &running, book, w, logger)
-	s := &sessions{link: link, hello: &pb.Hello{Address: o.Address, Underlay: o.UplinkAddress}, book: book, worker: w, tasks: t, notices: notices, logger: logger}
+	s := &sessions{link: link, hello: &pb.Hello{Address: o.Address, Underlay: o.UplinkAddress, Dvs: node.registered(ctx)}, dvs: node, book: book, worker: w, tasks: t, notices: notices, logger: logger}
 	s.lost = book.undecided(w.volatile)
 	g.Go(func() error { return s.run(ctx) })
 	logger.Info("agent serves", "kind", who.Kind, "site", who.Site, "address", o.Address, "controller", joined.Controller)

@@ -44,6 +44,7 @@ func newController(address string, conf *tls.Config) *controller {
 type sessions struct {
 	link    *controller
 	hello   *pb.Hello
+	dvs     *dvsNode // nil: this machine runs none
 	book    *book
 	worker  worker
 	tasks   *tasks
@@ -87,7 +88,7 @@ func (s *sessions) session(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stream := godwitv1connect.NewAgentServiceClient(s.link.client, s.link.base).Session(ctx)
-	hello := &pb.Hello{Address: s.hello.GetAddress(), Underlay: s.hello.GetUnderlay(), Facts: s.worker.facts(ctx), Holdings: s.holdings(ctx)}
+	hello := &pb.Hello{Address: s.hello.GetAddress(), Underlay: s.hello.GetUnderlay(), Dvs: s.hello.GetDvs(), Facts: s.worker.facts(ctx), Holdings: s.holdings(ctx)}
 	if err := stream.Send(&pb.SessionRequest{Message: &pb.SessionRequest_Hello{Hello: hello}}); err != nil {
 		return errors.Join(err, receiveError(stream))
 	}
@@ -116,6 +117,10 @@ func (s *sessions) receive(ctx context.Context, stream *connect.BidiStreamForCli
 		m, err := stream.Receive()
 		if err != nil {
 			return err
+		}
+		if nodes := m.GetDvs(); nodes != nil {
+			s.dvs.told(nodes.GetAddresses())
+			continue
 		}
 		s.tasks.take(ctx, m)
 	}

@@ -37,6 +37,7 @@ type HostView struct {
 	Name         string   `json:"name"`
 	Site         string   `json:"site"`
 	Address      string   `json:"address"`
+	DVS          string   `json:"dvs"`
 	Ready        bool     `json:"ready"`
 	LastSeen     string   `json:"lastSeen,omitempty"`
 	Platform     string   `json:"platform"`
@@ -287,7 +288,7 @@ func WriteYAML(w io.Writer, view any) error {
 func hostView(host *godwitv1.Host) HostView {
 	facts := host.GetFacts()
 	return HostView{
-		Kind: "Host", Name: host.GetName(), Site: host.GetSite(), Address: host.GetAddress(), Ready: host.GetReady(),
+		Kind: "Host", Name: host.GetName(), Site: host.GetSite(), Address: host.GetAddress(), DVS: host.GetDvs(), Ready: host.GetReady(),
 		LastSeen: timeText(host.GetLastSeen()), Platform: facts.GetPlatform(), Version: facts.GetVersion(),
 		Accelerator: facts.GetAccelerator(), MachineTypes: list(facts.GetMachineTypes()), CPUModels: list(facts.GetCpuModels()),
 		MemoryTotal: facts.GetMemoryTotal(), MemoryFree: facts.GetMemoryFree(), DiskFree: facts.GetDiskFree(), Problem: facts.GetProblem(),

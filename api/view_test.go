@@ -58,7 +58,7 @@ func TestTheViewsOfJSONKeepTheirFields(t *testing.T) {
 		},
 		"host": {
 			&godwitv1.Object{Kind: &godwitv1.Object_Host{Host: &godwitv1.Host{LastSeen: now}}},
-			"accelerator address cpuModels diskFree kind lastSeen machineTypes memoryFree memoryTotal name platform problem ready site version",
+			"accelerator address cpuModels diskFree dvs kind lastSeen machineTypes memoryFree memoryTotal name platform problem ready site version",
 		},
 		"edge": {
 			&godwitv1.Object{Kind: &godwitv1.Object_Edge{Edge: &godwitv1.Edge{LastSeen: now}}},

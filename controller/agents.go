@@ -54,6 +54,7 @@ type session struct {
 	holdings []*pb.Holding
 	lastSeen time.Time
 	beat     chan struct{} // closed, and made anew, at each heartbeat
+	nodes    chan struct{} // holds one when the agent is to be told of the nodes of the DVS
 	out      chan *pb.SessionResponse
 	gone     context.Context
 	drop     context.CancelFunc
@@ -89,8 +90,8 @@ func (a *agents) Session(ctx context.Context, stream *connect.BidiStream[pb.Sess
 	}
 	s := &session{
 		identity: who, facts: hello.GetFacts(), holdings: hello.GetHoldings(), lastSeen: time.Now(),
-		beat: make(chan struct{}), out: make(chan *pb.SessionResponse, 64), tasks: make(map[uint64]task),
-		record: agentRecord{Name: who.Name, Kind: who.Kind, Site: who.Site, Address: hello.GetAddress(), Underlay: hello.GetUnderlay(), LastSeen: time.Now()},
+		beat: make(chan struct{}), nodes: make(chan struct{}, 1), out: make(chan *pb.SessionResponse, 64), tasks: make(map[uint64]task),
+		record: agentRecord{Name: who.Name, Kind: who.Kind, Site: who.Site, Address: hello.GetAddress(), Underlay: hello.GetUnderlay(), DVS: hello.GetDvs(), LastSeen: time.Now()},
 	}
 	s.gone, s.drop = context.WithCancel(ctx)
 	if err := a.remember(ctx, s); err != nil {
@@ -124,6 +125,10 @@ func (a *agents) transmit(s *session, stream *connect.BidiStream[pb.SessionReque
 		select {
 		case m := <-s.out:
 			if err := stream.Send(m); err != nil {
+				return err
+			}
+		case <-s.nodes:
+			if err := a.tellNodes(s, stream); err != nil {
 				return err
 			}
 		case <-watch.C:
@@ -203,6 +208,7 @@ func (a *agents) begin(s *session) {
 		a.orphan(old)
 	}
 	a.logger.Info("agent connected", "agent", s.identity.Name, "site", s.identity.Site, "kind", s.identity.Kind, "address", s.record.Address)
+	a.nodesChanged()
 	a.connected(s.identity.Name)
 }
 

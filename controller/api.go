@@ -226,7 +226,7 @@ func (f *front) sites(ctx context.Context) ([]*pb.Object, error) {
 func (f *front) hosts(ctx context.Context) ([]*pb.Object, error) {
 	return f.agentObjects(ctx, "host", func(a agentState) *pb.Object {
 		return &pb.Object{Kind: &pb.Object_Host{Host: &pb.Host{
-			Name: a.Name, Site: a.Site, Address: a.Address, Ready: a.Ready, LastSeen: timestamppb.New(a.LastSeen), Facts: a.Facts,
+			Name: a.Name, Site: a.Site, Address: a.Address, Dvs: a.DVS, Ready: a.Ready, LastSeen: timestamppb.New(a.LastSeen), Facts: a.Facts,
 		}}}
 	})
 }

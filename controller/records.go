@@ -41,6 +41,7 @@ type agentRecord struct {
 	Site     string          `json:"site"`
 	Address  string          `json:"address"`
 	Underlay string          `json:"underlay,omitempty"`
+	DVS      string          `json:"dvs,omitempty"` // of a host that runs a node of the DVS
 	LastSeen time.Time       `json:"lastSeen"`
 	Facts    json.RawMessage `json:"facts,omitempty"`
 }

@@ -26,7 +26,6 @@ var (
 const (
 	lostAnswers = "what the destination has answered since the commit, if it did, is not in the copy that goes on here; a request that it had may be executed twice"
 	lostProcess = "the process with its whole state, unless the destination comes back before the name is taken: this node had begun again, and holds no copy"
-	lostProgram = "what the destination has answered since the commit, if it did; if it comes back, the copy here is told to end, for a program outside of this node keeps its epoch"
 )
 
 // abortPause is the pause between two looks at a move that is to end.
@@ -133,9 +132,6 @@ func (t *task) told(info AbortInfo, k key, h *Host) (AbortInfo, error) {
 		return info, fmt.Errorf("it had come to its end: the process is at node %s", t.to)
 	case errors.Is(t.err, errGivenUp):
 		info.Committed, info.Lost = true, lostAnswers
-		if errors.Is(t.err, errNotRaised) {
-			info.Lost = lostProgram
-		}
 	case errors.Is(t.err, errLost):
 		return info, t.err
 	}
@@ -198,12 +194,13 @@ func (m *mover) seen() migration.State {
 
 // away refuses to give up what the destination may be about to answer.
 func (m *mover) away(ctx context.Context) error {
-	if m.peer == nil {
+	peer := m.h.peer(m.to)
+	if peer == nil {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, checkTime)
 	defer cancel()
-	if err := m.peer.check(ctx); err != nil {
+	if err := peer.check(ctx); err != nil {
 		return nil
 	}
 	return fmt.Errorf("node %s answers: what was committed is carried out as soon as it can; if it cannot, end that node first", m.to)

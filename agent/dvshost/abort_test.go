@@ -3,14 +3,17 @@ package dvshost_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/godwit-project/godwit/agent/dvshost"
+	"github.com/godwit-project/godwit/dvs"
 )
 
 // hole is lines between nodes that swallow everything while it is dark, as a machine does that has lost its power: nobody is told of anything.
@@ -122,6 +125,12 @@ type lonely struct {
 
 // fallInto moves a process whose counter is 42, and returns when the hole is dark.
 func fallInto(t *testing.T, word string, pass bool) *lonely {
+	t.Helper()
+	return fallIntoWith(t, word, pass, func(a, _ *testNode) { a.run(t, "shop", "counter", module(t, built.counter)) })
+}
+
+func fallIntoWith(t *testing.T, word string, pass bool, start func(a, b *testNode)) *lonely {
+	t.Helper()
 	l := &lonely{hole: newHole(t), moved: make(chan error, 1)}
 	nodes := startNodes(t, func(o *dvshost.NodeOptions) {
 		o.PeerTimeout, o.State = 2*time.Second, t.TempDir() // a busy machine is not taken for a dead one
@@ -133,7 +142,7 @@ func fallInto(t *testing.T, word string, pass bool) *lonely {
 		}
 	}, "a", "b")
 	l.a, l.b = nodes["a"], nodes["b"]
-	l.a.run(t, "shop", "counter", module(t, built.counter))
+	start(l.a, l.b)
 	l.a.ask(t, "shop", "counter", "42")
 	l.b.ask(t, "shop", "counter", "0") // b knows where it is
 	l.await(word, pass)
@@ -293,6 +302,89 @@ func TestAMoveIsGivenUpAfterItsCommit(t *testing.T) {
 			l.a.move(t, "shop", "counter", "b", false)
 			if got := l.a.ask(t, "shop", "counter", "0"); got != "43" {
 				t.Errorf("at b the counter is %s", got)
+			}
+		})
+	}
+}
+
+// outside is a program that counts, of which a node knows nothing but its endpoint.
+type outside struct {
+	owner chan struct{} // closed when it is the owner
+	ended chan error    // why it serves no longer
+}
+
+func startOutside(t *testing.T, n *testNode, standby bool) *outside {
+	t.Helper()
+	o := &outside{owner: make(chan struct{}), ended: make(chan error, 1)}
+	s := n.session(t, "shop")
+	sum := 0
+	options := dvs.BindOptions{
+		Standby:  standby,
+		Snapshot: func() ([]byte, error) { return []byte(strconv.Itoa(sum)), nil },
+		Restore: func(b []byte) (err error) {
+			sum, err = strconv.Atoi(string(b))
+			return err
+		},
+	}
+	go func() {
+		e, err := s.Bind(context.Background(), "counter", options)
+		if err != nil {
+			o.ended <- err
+			return
+		}
+		close(o.owner)
+		for {
+			m, err := e.Receive(context.Background(), dvs.Any)
+			if err != nil {
+				o.ended <- err
+				return
+			}
+			n, _ := strconv.Atoi(string(m.Payload))
+			sum += n
+			_ = e.Reply(m, []byte(strconv.Itoa(sum)))
+		}
+	}()
+	return o
+}
+
+// The same for a program outside of the nodes: the copy that goes on is newer than what the destination may have made of the commit.
+func TestAMoveOfAProgramOutsideIsGivenUpAfterItsCommit(t *testing.T) {
+	for _, heard := range []bool{true, false} {
+		t.Run(fmt.Sprintf("the destination heard of the commit %v", heard), func(t *testing.T) {
+			t.Parallel()
+			var here, there *outside
+			l := fallIntoWith(t, `"step":"endpoint/destination/commit"`, heard, func(a, b *testNode) {
+				here = startOutside(t, a, false)
+				<-here.owner
+				there = startOutside(t, b, true)
+			})
+			l.phase(t, "committed")
+			if heard {
+				<-there.owner
+			}
+			info, err := l.abort(t, true)
+			if err != nil || !info.Here || !info.Committed || !strings.Contains(info.Lost, "since the commit") {
+				t.Errorf("given up: %+v, %v", info, err)
+			}
+			<-l.moved
+			if got := l.a.ask(t, "shop", "counter", "1"); got != "43" {
+				t.Errorf("at a the counter is %s", got)
+			}
+			l.end()
+			if heard {
+				if err := <-there.ended; !errors.Is(err, dvs.ErrMoved) {
+					t.Errorf("who comes back is told %v", err)
+				}
+			}
+			for _, n := range []*testNode{l.b, l.a} {
+				if got := n.ask(t, "shop", "counter", "0"); got != "43" {
+					t.Errorf("asked from %s the counter is %s", n.name, got)
+				}
+			}
+			select {
+			case err := <-here.ended:
+				t.Errorf("the copy that went on has ended: %v", err)
+			default:
 			}
 		})
 	}

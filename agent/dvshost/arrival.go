@@ -43,7 +43,7 @@ func (h *Host) newArrival(ctx context.Context, p *program, peer *Peer, epoch uin
 
 // fetch is called when the endpoint is held at the source: it brings the program's image, and restores the program, stopped.
 func (a *arrival) fetch([]byte) error {
-	dir, err := os.MkdirTemp("", "godwit-image-")
+	dir, err := os.MkdirTemp(a.p.h.scratch, "godwit-image-")
 	if err != nil {
 		return err
 	}

@@ -173,7 +173,7 @@ func (h *Host) askLoads() []balance.Node {
 		all []balance.Node
 		wg  sync.WaitGroup
 	)
-	for name, peer := range h.o.Peers {
+	for name, peer := range h.allPeers() {
 		wg.Go(func() {
 			info, err := get[LoadInfo](ctx, peer.client, "/v1/load")
 			if err != nil {

@@ -23,10 +23,14 @@ import (
 // nodeSpec is the environment variable that makes this test a node, with its options in JSON.
 const nodeSpec = "GODWIT_TEST_DVS_NODE"
 
+// shepherd is the argument that makes this test the shepherd of a native program.
+const shepherd = "shepherd"
+
 // processOptions are those of a node in a process of its own.
 type processOptions struct {
 	Name, Socket, Listen, Cache, State string
 	Peers                              map[string]string
+	Native                             bool // takes in native programs
 }
 
 func nodeProcess(spec string) {
@@ -40,8 +44,9 @@ func nodeProcess(spec string) {
 	}()
 	err := dvshost.Serve(context.Background(), dvshost.NodeOptions{
 		Name: o.Name, Socket: o.Socket, Listen: o.Listen, Cache: o.Cache, State: o.State, Peers: o.Peers,
-		Log:   slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})),
-		Ready: func(string) { fmt.Println("ready") },
+		Native: dvshost.NativeOptions{Shepherd: []string{"/proc/self/exe", shepherd}, Accept: o.Native},
+		Log:    slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Ready:  func(string) { fmt.Println("ready") },
 	})
 	fmt.Fprintln(os.Stderr, err)
 	os.Exit(1)

@@ -81,8 +81,8 @@ func (h *Host) runReplicated(ctx context.Context, k key, module []byte, limits p
 	for _, n := range nodes {
 		if n == h.o.Name {
 			err = h.Found(spec)
-		} else if p := h.o.Peers[n]; p == nil {
-			err = fmt.Errorf("%q: %w", n, ErrNoPeer)
+		} else if p, unknown := h.peerOf(n); unknown != nil {
+			err = unknown
 		} else if err = p.Found(ctx, spec); errors.Is(err, ErrModule) {
 			if err = p.SendModule(ctx, module); err == nil {
 				err = p.Found(ctx, spec)
@@ -246,7 +246,7 @@ func (h *Host) EndGroup(ctx context.Context, spec GroupSpec) {
 	ctx, cancel := context.WithTimeout(ctx, linkTime)
 	defer cancel()
 	for _, n := range spec.Nodes {
-		if p := h.o.Peers[n]; p != nil {
+		if p := h.peer(n); p != nil {
 			if err := p.EndGroup(ctx, spec); err != nil {
 				h.o.Log.Info("DVS node not told of the end of a group", "endpoint", spec.key(), "node", n, "err", err)
 			}

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/godwit-project/godwit/dvs"
@@ -22,7 +23,7 @@ const closeTime = time.Second
 // Errors that a user can do something about.
 var (
 	ErrNoProcess = errors.New("no process of that name runs on this node: see godwit dvs ps")
-	ErrNoPeer    = errors.New("no such node: name one that this node was told of with --peer")
+	ErrNoPeer    = errors.New("no such node is known here: see godwit dvs links")
 	ErrModule    = errors.New("the module is not here: send it first")
 	// ErrCompleting refuses a name whose owner is being made at another node.
 	ErrCompleting = errors.New("a move of that name was decided before this node began again, and is being carried out: its process is at the other node then")
@@ -42,7 +43,7 @@ type Options struct {
 	Socket string // at which the node takes in programs
 	Engine *process.Engine
 	Log    *slog.Logger // nil: nothing is logged
-	// Peers are the hosts that processes may be moved to, by node name.
+	// Peers are the hosts that processes may be moved to, by node name: the first ones, see SetPeers.
 	Peers map[string]*Peer
 	// Now is the clock that programs see; nil is the real one.
 	Now func() time.Time
@@ -67,6 +68,8 @@ type Host struct {
 	wg      sync.WaitGroup
 	meter   meter
 	natives natives
+	scratch string                           // directory for images and programs on their way; "" is the system's
+	peers   atomic.Pointer[map[string]*Peer] // never changed, but replaced
 
 	mu       sync.Mutex
 	closed   bool
@@ -94,9 +97,13 @@ func New(o Options) (*Host, error) {
 	}
 	h := &Host{o: o, running: map[key]*hosted{}, incoming: map[key]*hosted{}, desks: map[key]*desk{}, movers: map[key][]*mover{}, moving: map[key]*task{}, callers: map[string]*callers{}, groups: map[key]*member{}, acceptors: map[string]*acceptor{}, ended: map[string]bool{}}
 	h.natives.o = o.Native
+	h.SetPeers(o.Peers)
 	var err error
 	if h.o.book, err = openBook(o.Dir); err != nil {
 		return nil, err
+	}
+	if err := h.clearScratch(); err != nil {
+		return nil, errors.Join(err, h.o.book.close())
 	}
 	h.remember()
 	h.ctx, h.cancel = context.WithCancel(context.Background())

@@ -16,6 +16,7 @@ import (
 	"github.com/godwit-project/godwit/agent/dvshost"
 	"github.com/godwit-project/godwit/dvs"
 	"github.com/godwit-project/godwit/examples"
+	"github.com/godwit-project/godwit/server/native"
 )
 
 // built compiles each example once.
@@ -25,6 +26,12 @@ var built struct {
 }
 
 func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == shepherd {
+		if err := native.Shepherd(); err != nil {
+			panic(err)
+		}
+		return
+	}
 	if spec := os.Getenv(nodeSpec); spec != "" {
 		nodeProcess(spec)
 		return

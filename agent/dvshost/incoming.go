@@ -63,7 +63,7 @@ func (h *Host) await(p *hosted) bool {
 
 // adopt ends a standby when the host that began the move knows nothing of it: it has begun again without its book.
 func (h *Host) adopt(p *hosted) {
-	peer := h.o.Peers[p.from]
+	peer := h.peer(p.from)
 	if peer == nil {
 		return // it will be told
 	}

@@ -63,21 +63,22 @@ func (h *Host) Stats() StatsInfo {
 	}
 }
 
-func (h *Host) peerNames() []string { return slices.Sorted(maps.Keys(h.o.Peers)) }
+func (h *Host) peerNames() []string { return slices.Sorted(maps.Keys(h.allPeers())) }
 
 // Links asks all other hosts for their names.
 func (h *Host) Links(ctx context.Context) []LinkInfo {
 	ctx, cancel := context.WithTimeout(ctx, linkTime)
 	defer cancel()
-	names := h.peerNames()
+	peers := h.allPeers()
+	names := slices.Sorted(maps.Keys(peers))
 	all := make([]LinkInfo, len(names))
 	var wg sync.WaitGroup
 	for i, name := range names {
 		wg.Go(func() {
-			peer := h.o.Peers[name]
+			peer := peers[name]
 			begin := time.Now()
 			err := peer.check(ctx)
-			all[i] = LinkInfo{Node: name, Address: peer.address, State: "up", RoundTripMs: ms(time.Since(begin)), Err: text(err)}
+			all[i] = LinkInfo{Node: name, Address: peer.address(), State: "up", RoundTripMs: ms(time.Since(begin)), Err: text(err)}
 			if err != nil {
 				all[i].State = "down"
 			}

@@ -106,7 +106,7 @@ func (h *Host) newMember(ctx context.Context, spec GroupSpec) (*member, error) {
 	}
 	close(m.ready)
 	for _, n := range others {
-		if p := h.o.Peers[n]; p != nil {
+		if p := h.peer(n); p != nil {
 			m.wg.Go(func() { m.invite(p) })
 		}
 	}
@@ -166,17 +166,17 @@ func (m *member) ask(ctx context.Context, name string, q register.Ask) (register
 	if name == m.h.o.Name {
 		return m.h.Ask(all)
 	}
-	p := m.h.o.Peers[name]
-	if p == nil {
-		return register.Answer{}, ErrNoPeer
+	p, err := m.h.peerOf(name)
+	if err != nil {
+		return register.Answer{}, err
 	}
 	return p.Ask(ctx, all)
 }
 
 func (m *member) dial(ctx context.Context, name string) (net.Conn, error) {
-	p := m.h.o.Peers[name]
-	if p == nil {
-		return nil, ErrNoPeer
+	p, err := m.h.peerOf(name)
+	if err != nil {
+		return nil, err
 	}
 	return p.Link(ctx, m.spec.ID, m.h.o.Name)
 }

@@ -53,9 +53,9 @@ func (h *Host) move(ctx context.Context, k key, to string, frozen bool, done *Mo
 	if err != nil {
 		return err
 	}
-	peer := h.o.Peers[to]
-	if peer == nil {
-		return fmt.Errorf("%q: %w", to, ErrNoPeer)
+	peer, err := h.peerOf(to)
+	if err != nil {
+		return err
 	}
 	ctx, t := h.claim(ctx, k, to)
 	if t == nil {
@@ -102,6 +102,9 @@ func (h *Host) try(ctx context.Context, k key, p *hosted, peer *Peer, frozen boo
 func (h *Host) resume(k key, epoch uint64) error {
 	if epoch == 1 {
 		return nil // there was no attempt
+	}
+	if err := h.wake(h.ctx, k); err != nil {
+		return err
 	}
 	return h.o.Node.Do(h.ctx, command(k, StepRequest{Epoch: epoch}, abortOwner))
 }

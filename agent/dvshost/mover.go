@@ -34,7 +34,6 @@ type mover struct {
 	k     key
 	to    string
 	epoch uint64
-	peer  *Peer   // nil if this node does not know it any more
 	p     *hosted // nil for a program outside of this node, or one that is gone
 	gone  bool    // the move was found in the book: the process ended with the node that began it
 
@@ -71,7 +70,7 @@ func (m *mover) set(f func()) {
 
 func (h *Host) newMover(k key, to string, epoch uint64) *mover {
 	m := &mover{
-		h: h, k: k, to: to, epoch: epoch, peer: h.o.Peers[to], events: make(chan migration.Event), settled: make(chan struct{}),
+		h: h, k: k, to: to, epoch: epoch, events: make(chan migration.Event), settled: make(chan struct{}),
 		over: make(chan struct{}), forced: make(chan chan error),
 	}
 	m.settle = sync.OnceFunc(func() { close(m.settled) })
@@ -84,6 +83,9 @@ func (h *Host) newMover(k key, to string, epoch uint64) *mover {
 func (h *Host) begin(ctx context.Context, k key, p *hosted, peer *Peer, frozen bool) (*mover, error) {
 	memory, err := peer.book(ctx)
 	if err != nil {
+		return nil, err
+	}
+	if err := h.wake(ctx, k); err != nil { // an attempt before may have stopped it
 		return nil, err
 	}
 	epoch, err := h.allocate(k)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -223,6 +224,18 @@ func (p *program) end() {
 	if p.runner != nil {
 		p.runner.Close()
 	}
+}
+
+// clearScratch makes room for what is on its way. Without a directory of its own the host leaves what it was killed over to the system.
+func (h *Host) clearScratch() error {
+	if h.o.Dir == "" {
+		return nil
+	}
+	h.scratch = filepath.Join(h.o.Dir, "moving")
+	if err := errors.Join(os.RemoveAll(h.scratch), os.MkdirAll(h.scratch, 0o700)); err != nil {
+		return fmt.Errorf("make room for programs on their way: %w", err)
+	}
+	return nil
 }
 
 // add notes a program, in place of one that is about to end.

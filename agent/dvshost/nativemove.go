@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/godwit-project/godwit/dvs"
@@ -76,6 +77,14 @@ func (p *program) letGo(ctx context.Context, epoch uint64) error {
 	return err
 }
 
+// wake has a program that moves as a whole run, and no image be taken of it: its endpoint is held, or is its own again, but it has to hear of that.
+func (h *Host) wake(ctx context.Context, k key) error {
+	if p := h.natives.find(k); p != nil && p.place != nil {
+		return p.letGo(ctx, 0)
+	}
+	return nil
+}
+
 // image stops the program of a move and writes its image.
 func (p *program) image(ctx context.Context, epoch uint64, dir string) error {
 	p.dumping.Lock()
@@ -100,16 +109,12 @@ func (p *program) image(ctx context.Context, epoch uint64, dir string) error {
 func (m *mover) depart(ctx context.Context) error {
 	p := m.h.natives.find(m.k)
 	if p == nil || p.place == nil {
-		return m.h.o.Node.Do(ctx, m.command(commitOwner))
+		return m.commitHere(ctx)
 	}
 	m.set(func() { m.freeAt = time.Now() }) // it runs there, or this one never will
 	told := make(chan error, 1)
 	m.late.Go(func() {
-		err := m.h.o.Node.Do(ctx, m.command(commitOwner))
-		if errors.Is(err, node.ErrOver) && !p.owns() {
-			err = nil // the node has heard already what the other has made of it
-		}
-		told <- err
+		told <- m.commitHere(ctx)
 	})
 	var err error
 	answered := false
@@ -129,6 +134,17 @@ func (m *mover) depart(ctx context.Context) error {
 	p.end()
 	if !answered {
 		err = <-told
+	}
+	return err
+}
+
+// commitHere tells the node that the endpoint is elsewhere. It may have heard of a newer epoch already: of what the destination has made of it since.
+func (m *mover) commitHere(ctx context.Context) error {
+	err := m.h.o.Node.Do(ctx, m.command(commitOwner))
+	if errors.Is(err, node.ErrOver) && !slices.ContainsFunc(m.h.endpointsOf(m.k), func(e node.EndpointInfo) bool {
+		return e.Node == m.h.o.Name && e.Version.Epoch < m.epoch
+	}) {
+		return nil
 	}
 	return err
 }
@@ -182,13 +198,13 @@ func (h *Host) expect(ctx context.Context, k key, r StepRequest) error {
 		return ErrNativeAccept
 	}
 	h.forget(k)
-	peer := h.o.Peers[r.From]
-	if peer == nil {
-		return fmt.Errorf("%q: %w", r.From, ErrNoPeer)
+	peer, err := h.peerOf(r.From)
+	if err != nil {
+		return err
 	}
 	spec := *r.Native
 	spec.Container, spec.Name = k.container, k.name
-	file, err := os.CreateTemp("", "godwit-program-")
+	file, err := os.CreateTemp(h.scratch, "godwit-program-")
 	if err != nil {
 		return err
 	}

@@ -89,7 +89,7 @@ func (h *Host) handleImage(w http.ResponseWriter, r *http.Request) {
 	}
 	var dir string
 	if err == nil {
-		dir, err = os.MkdirTemp("", "godwit-image-")
+		dir, err = os.MkdirTemp(h.scratch, "godwit-image-")
 	}
 	if err != nil {
 		answer(w, nil, err)

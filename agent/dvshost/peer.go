@@ -18,13 +18,29 @@ import (
 // Peer is another host.
 type Peer struct {
 	client
-	name, address string
-	dial          func(ctx context.Context) (net.Conn, error)
+	name    string
+	address func() string
+	dial    func(ctx context.Context) (net.Conn, error)
 }
 
-// NewPeer returns the host of that name, which is reached by dial; it has to make sure that it is the one. address is for people.
-func NewPeer(name, address string, dial func(ctx context.Context) (net.Conn, error)) *Peer {
+// NewPeer returns the host of that name, which is reached by dial; it has to make sure that it is the one. address, which may change, is for people.
+func NewPeer(name string, address func() string, dial func(ctx context.Context) (net.Conn, error)) *Peer {
 	return &Peer{client: newClient(dial), name: name, address: address, dial: dial}
+}
+
+// SetPeers replaces the other hosts. What is under way with one that is left out goes on if that comes back.
+func (h *Host) SetPeers(all map[string]*Peer) { h.peers.Store(&all) }
+
+func (h *Host) allPeers() map[string]*Peer { return *h.peers.Load() }
+
+// peer returns another host, or nil.
+func (h *Host) peer(name string) *Peer { return h.allPeers()[name] }
+
+func (h *Host) peerOf(name string) (*Peer, error) {
+	if p := h.peer(name); p != nil {
+		return p, nil
+	}
+	return nil, fmt.Errorf("%q: %w", name, ErrNoPeer)
 }
 
 // check asks the host for its name.
@@ -34,7 +50,7 @@ func (p *Peer) check(ctx context.Context) error {
 		return err
 	}
 	if name != p.name {
-		return fmt.Errorf("node %q is at %s", name, p.address)
+		return fmt.Errorf("node %q is at %s", name, p.address())
 	}
 	return nil
 }

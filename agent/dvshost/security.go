@@ -24,8 +24,25 @@ type Files struct{ Certificate, Key, Authority string }
 // ErrSpeaksFor refuses a request that is made for another node than the one that asks.
 var ErrSpeaksFor = errors.New("a node speaks for itself alone: the request is made for another than its certificate names")
 
-// security is how a node proves who it is. nil proves nothing.
-type security struct{ config *tls.Config }
+// Proof is how a node proves who it is, and learns who others are, where that is not in Files.
+type Proof struct {
+	// Server is for connections that others open. It has to demand certificates.
+	Server *tls.Config
+	// Client is for connections to that node; no other must be able to answer them.
+	Client func(node string) (*tls.Config, error)
+	// Names says which nodes the other end of a connection with Server may be.
+	Names func(tls.ConnectionState) ([]string, error)
+}
+
+// security is a Proof that is complete. nil proves nothing.
+type security Proof
+
+func (o NodeOptions) security() (*security, error) {
+	if o.Proof != nil {
+		return (*security)(o.Proof), nil
+	}
+	return o.TLS.load(o.Name)
+}
 
 func (f Files) load(node string) (*security, error) {
 	if f == (Files{}) {
@@ -49,10 +66,31 @@ func (f Files) load(node string) (*security, error) {
 	if !pool.AppendCertsFromPEM(authority) {
 		return nil, fmt.Errorf("%s holds no certificate in PEM", f.Authority)
 	}
-	return &security{&tls.Config{
+	config := &tls.Config{
 		MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{certificate},
 		ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool, RootCAs: pool,
-	}}, nil
+	}
+	return &security{
+		Server: config,
+		Client: func(node string) (*tls.Config, error) { return onlyTo(config, node), nil },
+		Names: func(state tls.ConnectionState) ([]string, error) {
+			return namesOf(state.PeerCertificates[0]), nil
+		},
+	}, nil
+}
+
+// onlyTo returns the configuration for calls of one node.
+func onlyTo(config *tls.Config, node string) *tls.Config {
+	config = config.Clone()
+	config.InsecureSkipVerify = true // the address is not in the certificate; the node's name is, and is verified here
+	config.VerifyConnection = func(state tls.ConnectionState) error {
+		leaf := state.PeerCertificates[0]
+		if _, err := leaf.Verify(x509.VerifyOptions{Roots: config.RootCAs, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
+			return err
+		}
+		return namesOf(leaf).include(node)
+	}
+	return config
 }
 
 // names are those that a node may have; nil allows any, where nobody proves anything.
@@ -112,14 +150,9 @@ func (s *security) dial(ctx context.Context, node, address string) (net.Conn, er
 	if err != nil || s == nil {
 		return c, err
 	}
-	config := s.config.Clone()
-	config.InsecureSkipVerify = true // the address is not in the certificate; the node's name is, and is verified here
-	config.VerifyConnection = func(state tls.ConnectionState) error {
-		leaf := state.PeerCertificates[0]
-		if _, err := leaf.Verify(x509.VerifyOptions{Roots: config.RootCAs, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
-			return err
-		}
-		return namesOf(leaf).include(node)
+	config, err := s.Client(node)
+	if err != nil {
+		return nil, errors.Join(err, c.Close())
 	}
 	secure := tls.Client(c, config)
 	if err := secure.HandshakeContext(ctx); err != nil {
@@ -133,9 +166,13 @@ func (s *security) accept(ctx context.Context, c net.Conn) (net.Conn, names, err
 	if s == nil {
 		return c, nil, nil
 	}
-	secure := tls.Server(c, s.config)
+	secure := tls.Server(c, s.Server)
 	if err := secure.HandshakeContext(ctx); err != nil {
 		return nil, nil, err
 	}
-	return secure, namesOf(secure.ConnectionState().PeerCertificates[0]), nil
+	all, err := s.Names(secure.ConnectionState())
+	if err != nil {
+		return nil, nil, err
+	}
+	return secure, append(names{}, all...), nil
 }

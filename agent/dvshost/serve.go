@@ -18,16 +18,20 @@ import (
 	"github.com/godwit-project/godwit/server/process"
 )
 
-// NodeOptions are those of a node that runs alone.
+// NodeOptions are those of a node that runs alone, or in an agent.
 type NodeOptions struct {
 	Name   string
 	Socket string            // where programs connect; people at AdminSocket
 	Listen string            // HOST:PORT for other nodes; "" for none
 	Peers  map[string]string // HOST:PORT by node name
+	// Changes, unless nil, brings other nodes than Peers: each time all of them. Those that come are linked, addresses that change are used from
+	// then on, and those that are left out are not asked any more.
+	Changes <-chan map[string]string
 	// Streams is the HOST:PORT at which other nodes open connections between programs here and there; port 0 takes a free one. "" is none: then
 	// all that programs of two nodes say passes through the nodes.
 	Streams string
-	TLS     Files  // without them only loopback addresses are allowed
+	TLS     Files  // without them, and without Proof, only loopback addresses are allowed
+	Proof   *Proof // instead of TLS
 	Cache   string // directory for what is compiled; "" keeps nothing
 	State   string // directory for decisions about moves, of this node alone; "" is memory: see Serve
 	// PeerTimeout is how long another node may be away before those who wait for its endpoints are told. Default: that of dvs/node.
@@ -57,11 +61,17 @@ func Serve(ctx context.Context, o NodeOptions) error {
 	if o.Ready != nil {
 		o.Ready(s.address)
 	}
-	select {
-	case <-ctx.Done():
-		return nil
-	case err := <-s.failed:
-		return err
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-s.failed:
+			return err
+		case peers := <-o.Changes:
+			if err := s.meet(peers); err != nil {
+				o.Log.Warn("DVS node: the other nodes are not as told", "err", err)
+			}
+		}
 	}
 }
 
@@ -69,6 +79,7 @@ func Serve(ctx context.Context, o NodeOptions) error {
 type served struct {
 	o       NodeOptions
 	tls     *security
+	others  directory
 	node    *node.Node
 	engine  *process.Engine
 	host    *Host
@@ -96,13 +107,11 @@ func newServed(ctx context.Context, o NodeOptions) (*served, error) {
 func (s *served) open(ctx context.Context) error {
 	o := s.o
 	var err error
-	if s.tls, err = o.TLS.load(o.Name); err != nil {
+	if s.tls, err = o.security(); err != nil {
 		return err
 	}
-	for _, address := range append([]string{o.Listen}, valuesOf(o.Peers)...) {
-		if err := s.tls.allows(address); err != nil {
-			return err
-		}
+	if err := s.tls.allows(o.Listen); err != nil {
+		return err
 	}
 	if s.node, err = node.New(node.Options{Name: o.Name, PeerTimeout: o.PeerTimeout, Log: o.Log, Claim: s.claim}); err != nil {
 		return err
@@ -110,16 +119,9 @@ func (s *served) open(ctx context.Context) error {
 	if s.engine, err = process.NewEngine(ctx, o.Cache); err != nil {
 		return err
 	}
-	peers := map[string]*Peer{}
-	for name, address := range o.Peers {
-		dial := func(ctx context.Context) (net.Conn, error) { return s.tls.dial(ctx, name, address) }
-		peers[name] = NewPeer(name, address, dial)
-		if o.Name > name {
-			dial = nil // one of the two does
-		}
-		if err := s.node.Link(name, dial); err != nil {
-			return err
-		}
+	peers, err := s.link(o.Peers)
+	if err != nil {
+		return err
 	}
 	programs, err := listenUnix(o.Socket)
 	if err != nil {
@@ -216,14 +218,6 @@ func (s *served) close() {
 	if s.engine != nil {
 		_ = s.engine.Close(context.Background())
 	}
-}
-
-func valuesOf(m map[string]string) []string {
-	all := make([]string, 0, len(m))
-	for _, v := range m {
-		all = append(all, v)
-	}
-	return all
 }
 
 // listenUnix listens at a path that only this user may use. A socket that a dead node has left is replaced.

@@ -55,7 +55,7 @@ func (m *mover) do(ctx context.Context, step migration.StepID) error {
 		}
 		return err
 	case commitOwner:
-		err := m.h.o.Node.Do(ctx, m.command(step))
+		err := m.commitHere(ctx)
 		m.set(func() { m.freeAt = time.Now() })
 		return err
 	default:
@@ -69,23 +69,24 @@ func (m *mover) command(step migration.StepID) node.Command {
 
 // ask has the destination's host do a step.
 func (m *mover) ask(ctx context.Context, step migration.StepID) error {
-	if m.peer == nil {
-		return fmt.Errorf("%q: %w", m.to, ErrNoPeer)
+	peer, err := m.h.peerOf(m.to)
+	if err != nil {
+		return err
 	}
 	r := StepRequest{Container: m.k.container, Name: m.k.name, From: m.h.o.Name, Step: step, Epoch: m.epoch, Memory: m.memory, Native: m.h.nativeSpec(m.k, step)}
 	if step == prepareProcess && m.p != nil {
 		module := m.p.machine.Module()
 		r.Module, r.Limit, r.Time, r.Message = module.ID().String(), m.p.limits.Memory, m.p.limits.Time, m.p.limits.Message
-		a, err := m.peer.Step(ctx, r)
+		a, err := peer.Step(ctx, r)
 		if err == nil && a.Module {
-			if err = m.peer.SendModule(ctx, module.Bytes()); err != nil {
+			if err = peer.SendModule(ctx, module.Bytes()); err != nil {
 				return err
 			}
-			a, err = m.peer.Step(ctx, r)
+			a, err = peer.Step(ctx, r)
 		}
 		return answered(step, a, err)
 	}
-	a, err := m.peer.Step(ctx, r)
+	a, err := peer.Step(ctx, r)
 	return answered(step, a, err)
 }
 
@@ -126,10 +127,14 @@ func (m *mover) converge(ctx context.Context) error {
 }
 
 func (m *mover) sendPages(ctx context.Context, id baseID, pages []process.Page) error {
+	peer, err := m.h.peerOf(m.to)
+	if err != nil {
+		return err
+	}
 	for {
 		part := pages[:min(batch, len(pages))]
 		pages = pages[len(part):]
-		if err := m.peer.SendPages(ctx, m.k, m.epoch, id, part); err != nil {
+		if err = peer.SendPages(ctx, m.k, m.epoch, id, part); err != nil {
 			return err
 		}
 		if len(pages) == 0 {
@@ -140,8 +145,9 @@ func (m *mover) sendPages(ctx context.Context, id baseID, pages []process.Page) 
 
 // quiesce holds the endpoint and sends the rest. It ends when the destination no longer answers: callers are waiting.
 func (m *mover) quiesce(ctx context.Context) error {
-	if m.peer == nil {
-		return fmt.Errorf("%q: %w", m.to, ErrNoPeer)
+	peer, err := m.h.peerOf(m.to)
+	if err != nil {
+		return err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -157,7 +163,7 @@ func (m *mover) quiesce(ctx context.Context) error {
 			case <-time.After(checkEvery):
 			}
 			asking, stop := context.WithTimeout(ctx, checkTime)
-			err := m.peer.check(asking)
+			err := peer.check(asking)
 			stop()
 			if err != nil {
 				cancel(fmt.Errorf("the destination does not answer: %w", err))
@@ -165,7 +171,7 @@ func (m *mover) quiesce(ctx context.Context) error {
 			}
 		}
 	})
-	err := m.h.o.Node.Do(ctx, m.command(quiesceEndpoint))
+	err = m.h.o.Node.Do(ctx, m.command(quiesceEndpoint))
 	if err != nil && ctx.Err() != nil {
 		err = errors.Join(err, context.Cause(ctx))
 	}

@@ -14,6 +14,7 @@ func (a *app) agentCommand() *cobra.Command {
 		options agent.Options
 		logs    logFlags
 		limit   string
+		dvs     agentDVSFlags
 	)
 	cmd := &cobra.Command{
 		Use:   "agent --data DIR --address ADDRESS:PORT",
@@ -27,9 +28,15 @@ An edge speaks BGP with the routers of its provider: --bgp-neighbor and --asn.
 On a host --wan-limit bounds what it sends to other sites, all together. Set it
 somewhat below what the line gives you: then the memory of a server that moves
 goes before synchronous writes, these before asynchronous replication, and that
-before first copies. Without it the lines' own queues decide.`,
+before first copies. Without it the lines' own queues decide.
+
+On a host --dvs runs a node of the DVS in the agent, with the host's name and
+certificate; nobody names its peers, for the controller tells all hosts that run one
+of each other. Programs and modules in it end with the agent: drain it (godwit dvs
+drain) before you restart that. See godwit dvs --help and docs/dvs.md.`,
 		Example: `  godwit agent --address 198.51.100.2:7444
   godwit agent --address 198.51.100.2:7444 --wan-limit 900mbit
+  godwit agent --address 198.51.100.2:7444 --dvs
   godwit agent --address 198.51.100.1:7444 --uplink-address 192.0.2.2 --bgp-neighbor 192.0.2.1 --asn 64500`,
 		Args: arguments(0, 0, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -44,6 +51,9 @@ before first copies. Without it the lines' own queues decide.`,
 			if options.WANLimit, err = parseBandwidth(limit); err != nil {
 				return err
 			}
+			if options.DVS, err = dvs.options(cmd.Flags()); err != nil {
+				return err
+			}
 			return ended(cmd.Context(), agent.Run(cmd.Context(), options))
 		},
 	}
@@ -55,6 +65,7 @@ before first copies. Without it the lines' own queues decide.`,
 	flags.StringSliceVar(&options.BGPNeighbors, "bgp-neighbor", nil, "edges: a router to announce routes to; may be repeated")
 	flags.Uint32Var(&options.ASN, "asn", 0, "edges: the autonomous system")
 	flags.StringVar(&limit, "wan-limit", "0", "hosts: what may be sent to other sites, as 80mbit; 0 for no limit")
+	dvs.add(flags)
 	logs.add(flags)
 	return cmd
 }

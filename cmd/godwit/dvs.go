@@ -22,7 +22,8 @@ func (a *app) dvsCommand() *cobra.Command {
 container talks to it by that name, wherever both are, before, during and after
 either of them moves.
 
-A node runs on each machine and needs neither root nor a controller. WebAssembly
+A node runs on each machine: by itself, without root and without a controller
+(godwit dvs node), or in the agent of a host (godwit agent --dvs). WebAssembly
 processes run inside of it and move without a line of code of their own; any
 other program reaches it at its socket, with the library dvs or in the frames
 that package dvs/wire documents.
@@ -109,7 +110,7 @@ to be good for servers and for clients.`,
 				options.Balance = &limits
 			}
 			options.Socket = a.dvsSocketPath()
-			options.Native.Shepherd = []string{"/proc/self/exe", "dvs", "shepherd"}
+			options.Native.Shepherd = dvsShepherd()
 			options.Ready = func(address string) {
 				options.Log.Info("DVS node ready", "name", options.Name, "socket", options.Socket, "listen", address)
 			}

@@ -21,11 +21,11 @@ import (
 	"github.com/godwit-project/godwit/server/native"
 )
 
-// This test's binary is godwit, too, for nodes in processes of their own, and a program that they run.
+// This test's binary is godwit, too, for nodes, agents and a controller in processes of their own, and a program that they run.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
 		switch os.Args[1] {
-		case "dvs":
+		case "dvs", "agent", "controller", "init", "token", "join", "get":
 			main()
 		case "asker":
 			err := askAndServe(context.Background(), os.Args[2:])

@@ -95,7 +95,7 @@ func (a *app) migrationCells(m *godwitv1.Migration) []string {
 func wideHeader(kind string) []string {
 	switch kind {
 	case "host":
-		return []string{"ADDRESS", "PLATFORM", "MEMORY", "PROBLEM"}
+		return []string{"ADDRESS", "DVS", "PLATFORM", "MEMORY", "PROBLEM"}
 	case "edge":
 		return []string{"ADDRESS", "UNDERLAY"}
 	case "service":
@@ -114,7 +114,7 @@ func wideCells(object *godwitv1.Object) []string {
 	case *godwitv1.Object_Host:
 		host, facts := kind.Host, kind.Host.GetFacts()
 		return []string{
-			dash(host.GetAddress()), dash(strings.TrimSpace(facts.GetPlatform() + " " + facts.GetVersion())),
+			dash(host.GetAddress()), dash(host.GetDvs()), dash(strings.TrimSpace(facts.GetPlatform() + " " + facts.GetVersion())),
 			api.FormatSize(facts.GetMemoryTotal()), facts.GetProblem(),
 		}
 	case *godwitv1.Object_Edge:

@@ -218,6 +218,50 @@ func TestLine17RollbackWakesEverybody(t *testing.T) {
 	}
 }
 
+// An owner that goes on after a commit that was given up has an epoch above it: whoever obeyed that commit is refused, and callers need not know.
+func TestAnOwnerThatGoesOnIsRaised(t *testing.T) {
+	a, b := pair(t)
+	text, there := words{text: "x"}, words{}
+	e := bind(t, connect(t, a.path, dvs.Options{}), "s", movable(&text))
+	standby(t, b, &there)
+	c := connect(t, b.path, dvs.Options{})
+	eventuallyBound(t, c, "s")
+	echo(t, e)
+	do(t, b, 3, prepareProcess, "a")
+	do(t, a, 3, quiesceEndpoint, "b")
+	answered := make(chan error, 1)
+	go func() {
+		_, err := c.SendRec(patient(t), "s", []byte("parked"))
+		answered <- err
+	}()
+	raise := command(5, abortOld, "b")
+	raise.Raise = true
+	for range 2 {
+		if err := a.Do(patient(t), raise); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := <-answered; err != nil {
+		t.Error(err)
+	}
+	if _, err := c.SendRec(patient(t), "s", []byte("again")); err != nil {
+		t.Error(err)
+	}
+	for _, n := range []wired{a, b} {
+		for _, known := range n.Endpoints() {
+			if known.Version.Epoch != 5 || known.State != endpoint.Open {
+				t.Errorf("a node knows %+v", known)
+			}
+		}
+	}
+	for _, late := range []uint64{3, 4} {
+		wantErr(t, b.Do(patient(t), command(late, commitNew, "a")), node.ErrOver)
+	}
+	do(t, b, 6, prepareProcess, "a")
+	do(t, a, 6, quiesceEndpoint, "b")
+	do(t, b, 6, commitNew, "a")
+}
+
 // Line 13: a request in work is finished before the move goes on; one that does not end makes it fail, and nothing hangs.
 func TestLine13AnOpenRequestIsFinishedFirst(t *testing.T) {
 	a, b := pair(t)

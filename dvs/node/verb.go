@@ -53,6 +53,9 @@ type Command struct {
 	// Outage is how long the process may stand still while the last of its state moves: converge goes on until that is so, or
 	// does not get better. 0 is endpoint.DefaultOutage.
 	Outage time.Duration
+	// Raise has an owner that goes on after an abort do so with the epoch of the abort, so that whoever comes back as the owner of an older one
+	// is refused: where the commit that is given up may have been obeyed.
+	Raise bool
 }
 
 func (c Command) step() string { return c.Participant + "/" + c.Role + "/" + c.Verb }
@@ -356,11 +359,13 @@ func (n *Node) resume(ctx context.Context, r *record, c Command) error {
 		n.mu.Unlock()
 		return nil // it has died, and that has been told
 	}
-	if r.version.Epoch >= c.Epoch {
+	switch at := r.version.Epoch; {
+	case c.Raise && at <= c.Epoch:
+		r.version, r.state = endpoint.Version{Epoch: c.Epoch}, endpoint.Moving
+	case at >= c.Epoch:
 		n.mu.Unlock()
-		return fmt.Errorf("%w: epoch %d has been committed", ErrOver, r.version.Epoch)
-	}
-	if r.state == endpoint.Moving {
+		return fmt.Errorf("%w: epoch %d has been committed", ErrOver, at)
+	case r.state == endpoint.Moving:
 		r.version.Serial++
 	}
 	n.mu.Unlock()

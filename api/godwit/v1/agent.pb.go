@@ -212,9 +212,11 @@ type Hello struct {
 	// Where the agent accepts links of other agents, ADDRESS:PORT.
 	Address string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
 	// Edges only: the address that tunnels end at.
-	Underlay      string     `protobuf:"bytes,2,opt,name=underlay,proto3" json:"underlay,omitempty"`
-	Facts         *HostFacts `protobuf:"bytes,3,opt,name=facts,proto3" json:"facts,omitempty"`
-	Holdings      []*Holding `protobuf:"bytes,4,rep,name=holdings,proto3" json:"holdings,omitempty"`
+	Underlay string     `protobuf:"bytes,2,opt,name=underlay,proto3" json:"underlay,omitempty"`
+	Facts    *HostFacts `protobuf:"bytes,3,opt,name=facts,proto3" json:"facts,omitempty"`
+	Holdings []*Holding `protobuf:"bytes,4,rep,name=holdings,proto3" json:"holdings,omitempty"`
+	// Hosts only: where the host's node of the DVS accepts other nodes, ADDRESS:PORT; empty when none runs.
+	Dvs           string `protobuf:"bytes,5,opt,name=dvs,proto3" json:"dvs,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -275,6 +277,13 @@ func (x *Hello) GetHoldings() []*Holding {
 		return x.Holdings
 	}
 	return nil
+}
+
+func (x *Hello) GetDvs() string {
+	if x != nil {
+		return x.Dvs
+	}
+	return ""
 }
 
 // Holding is one service that the agent has something of.
@@ -772,6 +781,7 @@ type SessionResponse struct {
 	//	*SessionResponse_Replicate
 	//	*SessionResponse_Volume
 	//	*SessionResponse_Place
+	//	*SessionResponse_Dvs
 	Task          isSessionResponse_Task `protobuf_oneof:"task"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -875,6 +885,15 @@ func (x *SessionResponse) GetPlace() *PlaceVolume {
 	return nil
 }
 
+func (x *SessionResponse) GetDvs() *DVSNodes {
+	if x != nil {
+		if x, ok := x.Task.(*SessionResponse_Dvs); ok {
+			return x.Dvs
+		}
+	}
+	return nil
+}
+
 type isSessionResponse_Task interface {
 	isSessionResponse_Task()
 }
@@ -903,6 +922,10 @@ type SessionResponse_Place struct {
 	Place *PlaceVolume `protobuf:"bytes,7,opt,name=place,proto3,oneof"`
 }
 
+type SessionResponse_Dvs struct {
+	Dvs *DVSNodes `protobuf:"bytes,8,opt,name=dvs,proto3,oneof"`
+}
+
 func (*SessionResponse_Step) isSessionResponse_Task() {}
 
 func (*SessionResponse_Start) isSessionResponse_Task() {}
@@ -914,6 +937,55 @@ func (*SessionResponse_Replicate) isSessionResponse_Task() {}
 func (*SessionResponse_Volume) isSessionResponse_Task() {}
 
 func (*SessionResponse_Place) isSessionResponse_Task() {}
+
+func (*SessionResponse_Dvs) isSessionResponse_Task() {}
+
+// DVSNodes are all nodes of the DVS that hosts run. It is no task, and not answered: it comes to those hosts, at the beginning of a
+// session and when it changes.
+type DVSNodes struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// ADDRESS:PORT by host.
+	Addresses     map[string]string `protobuf:"bytes,1,rep,name=addresses,proto3" json:"addresses,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DVSNodes) Reset() {
+	*x = DVSNodes{}
+	mi := &file_godwit_v1_agent_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DVSNodes) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DVSNodes) ProtoMessage() {}
+
+func (x *DVSNodes) ProtoReflect() protoreflect.Message {
+	mi := &file_godwit_v1_agent_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DVSNodes.ProtoReflect.Descriptor instead.
+func (*DVSNodes) Descriptor() ([]byte, []int) {
+	return file_godwit_v1_agent_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *DVSNodes) GetAddresses() map[string]string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
 
 // MigrationStep is one verb of one participant. It carries everything that the agent needs, so that an agent which has
 // just been restarted can carry it out.
@@ -934,7 +1006,7 @@ type MigrationStep struct {
 
 func (x *MigrationStep) Reset() {
 	*x = MigrationStep{}
-	mi := &file_godwit_v1_agent_proto_msgTypes[9]
+	mi := &file_godwit_v1_agent_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -946,7 +1018,7 @@ func (x *MigrationStep) String() string {
 func (*MigrationStep) ProtoMessage() {}
 
 func (x *MigrationStep) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_agent_proto_msgTypes[9]
+	mi := &file_godwit_v1_agent_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -959,7 +1031,7 @@ func (x *MigrationStep) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MigrationStep.ProtoReflect.Descriptor instead.
 func (*MigrationStep) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_agent_proto_rawDescGZIP(), []int{9}
+	return file_godwit_v1_agent_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *MigrationStep) GetMigration() string {
@@ -1025,7 +1097,7 @@ type Place struct {
 
 func (x *Place) Reset() {
 	*x = Place{}
-	mi := &file_godwit_v1_agent_proto_msgTypes[10]
+	mi := &file_godwit_v1_agent_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1037,7 +1109,7 @@ func (x *Place) String() string {
 func (*Place) ProtoMessage() {}
 
 func (x *Place) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_agent_proto_msgTypes[10]
+	mi := &file_godwit_v1_agent_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1050,7 +1122,7 @@ func (x *Place) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Place.ProtoReflect.Descriptor instead.
 func (*Place) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_agent_proto_rawDescGZIP(), []int{10}
+	return file_godwit_v1_agent_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Place) GetSite() string {
@@ -1109,7 +1181,7 @@ type StartService struct {
 
 func (x *StartService) Reset() {
 	*x = StartService{}
-	mi := &file_godwit_v1_agent_proto_msgTypes[11]
+	mi := &file_godwit_v1_agent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1121,7 +1193,7 @@ func (x *StartService) String() string {
 func (*StartService) ProtoMessage() {}
 
 func (x *StartService) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_agent_proto_msgTypes[11]
+	mi := &file_godwit_v1_agent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1134,7 +1206,7 @@ func (x *StartService) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartService.ProtoReflect.Descriptor instead.
 func (*StartService) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_agent_proto_rawDescGZIP(), []int{11}
+	return file_godwit_v1_agent_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *StartService) GetService() *ServiceSpec {
@@ -1200,7 +1272,7 @@ type StopService struct {
 
 func (x *StopService) Reset() {
 	*x = StopService{}
-	mi := &file_godwit_v1_agent_proto_msgTypes[12]
+	mi := &file_godwit_v1_agent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1212,7 +1284,7 @@ func (x *StopService) String() string {
 func (*StopService) ProtoMessage() {}
 
 func (x *StopService) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_agent_proto_msgTypes[12]
+	mi := &file_godwit_v1_agent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1225,7 +1297,7 @@ func (x *StopService) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopService.ProtoReflect.Descriptor instead.
 func (*StopService) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_agent_proto_rawDescGZIP(), []int{12}
+	return file_godwit_v1_agent_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *StopService) GetService() string {
@@ -1273,7 +1345,7 @@ type PlaceVolume struct {
 
 func (x *PlaceVolume) Reset() {
 	*x = PlaceVolume{}
-	mi := &file_godwit_v1_agent_proto_msgTypes[13]
+	mi := &file_godwit_v1_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1285,7 +1357,7 @@ func (x *PlaceVolume) String() string {
 func (*PlaceVolume) ProtoMessage() {}
 
 func (x *PlaceVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_agent_proto_msgTypes[13]
+	mi := &file_godwit_v1_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1298,7 +1370,7 @@ func (x *PlaceVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlaceVolume.ProtoReflect.Descriptor instead.
 func (*PlaceVolume) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_agent_proto_rawDescGZIP(), []int{13}
+	return file_godwit_v1_agent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *PlaceVolume) GetName() string {
@@ -1353,7 +1425,7 @@ type ReplicateService struct {
 
 func (x *ReplicateService) Reset() {
 	*x = ReplicateService{}
-	mi := &file_godwit_v1_agent_proto_msgTypes[14]
+	mi := &file_godwit_v1_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1365,7 +1437,7 @@ func (x *ReplicateService) String() string {
 func (*ReplicateService) ProtoMessage() {}
 
 func (x *ReplicateService) ProtoReflect() protoreflect.Message {
-	mi := &file_godwit_v1_agent_proto_msgTypes[14]
+	mi := &file_godwit_v1_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1378,7 +1450,7 @@ func (x *ReplicateService) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicateService.ProtoReflect.Descriptor instead.
 func (*ReplicateService) Descriptor() ([]byte, []int) {
-	return file_godwit_v1_agent_proto_rawDescGZIP(), []int{14}
+	return file_godwit_v1_agent_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ReplicateService) GetService() *ServiceSpec {
@@ -1427,12 +1499,13 @@ const file_godwit_v1_agent_proto_rawDesc = "" +
 	"\bprogress\x18\x03 \x01(\v2\x17.godwit.v1.TaskProgressH\x00R\bprogress\x12+\n" +
 	"\x06notice\x18\x04 \x01(\v2\x11.godwit.v1.NoticeH\x00R\x06notice\x124\n" +
 	"\theartbeat\x18\x05 \x01(\v2\x14.godwit.v1.HeartbeatH\x00R\theartbeatB\t\n" +
-	"\amessage\"\x99\x01\n" +
+	"\amessage\"\xab\x01\n" +
 	"\x05Hello\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x1a\n" +
 	"\bunderlay\x18\x02 \x01(\tR\bunderlay\x12*\n" +
 	"\x05facts\x18\x03 \x01(\v2\x14.godwit.v1.HostFactsR\x05facts\x12.\n" +
-	"\bholdings\x18\x04 \x03(\v2\x12.godwit.v1.HoldingR\bholdings\"\x98\x01\n" +
+	"\bholdings\x18\x04 \x03(\v2\x12.godwit.v1.HoldingR\bholdings\x12\x10\n" +
+	"\x03dvs\x18\x05 \x01(\tR\x03dvs\"\x98\x01\n" +
 	"\aHolding\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x16\n" +
@@ -1475,7 +1548,7 @@ const file_godwit_v1_agent_proto_rawDesc = "" +
 	"\fheld_packets\x18\b \x01(\x03R\vheldPackets\x12'\n" +
 	"\x0fdropped_packets\x18\t \x01(\x03R\x0edroppedPackets\x12%\n" +
 	"\x0etunnel_packets\x18\n" +
-	" \x01(\x03R\rtunnelPackets\"\xd6\x02\n" +
+	" \x01(\x03R\rtunnelPackets\"\xff\x02\n" +
 	"\x0fSessionResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12.\n" +
 	"\x04step\x18\x02 \x01(\v2\x18.godwit.v1.MigrationStepH\x00R\x04step\x12/\n" +
@@ -1483,8 +1556,14 @@ const file_godwit_v1_agent_proto_rawDesc = "" +
 	"\x04stop\x18\x04 \x01(\v2\x16.godwit.v1.StopServiceH\x00R\x04stop\x12;\n" +
 	"\treplicate\x18\x05 \x01(\v2\x1b.godwit.v1.ReplicateServiceH\x00R\treplicate\x12/\n" +
 	"\x06volume\x18\x06 \x01(\v2\x15.godwit.v1.VolumeTaskH\x00R\x06volume\x12.\n" +
-	"\x05place\x18\a \x01(\v2\x16.godwit.v1.PlaceVolumeH\x00R\x05placeB\x06\n" +
-	"\x04task\"\x8e\x02\n" +
+	"\x05place\x18\a \x01(\v2\x16.godwit.v1.PlaceVolumeH\x00R\x05place\x12'\n" +
+	"\x03dvs\x18\b \x01(\v2\x13.godwit.v1.DVSNodesH\x00R\x03dvsB\x06\n" +
+	"\x04task\"\x8a\x01\n" +
+	"\bDVSNodes\x12@\n" +
+	"\taddresses\x18\x01 \x03(\v2\".godwit.v1.DVSNodes.AddressesEntryR\taddresses\x1a<\n" +
+	"\x0eAddressesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8e\x02\n" +
 	"\rMigrationStep\x12\x1c\n" +
 	"\tmigration\x18\x01 \x01(\tR\tmigration\x12\x12\n" +
 	"\x04step\x18\x02 \x01(\tR\x04step\x12\x14\n" +
@@ -1547,7 +1626,7 @@ func file_godwit_v1_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_godwit_v1_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_godwit_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_godwit_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_godwit_v1_agent_proto_goTypes = []any{
 	(ReplicaRole)(0),              // 0: godwit.v1.ReplicaRole
 	(*SessionRequest)(nil),        // 1: godwit.v1.SessionRequest
@@ -1559,19 +1638,21 @@ var file_godwit_v1_agent_proto_goTypes = []any{
 	(*Notice)(nil),                // 7: godwit.v1.Notice
 	(*StepFigures)(nil),           // 8: godwit.v1.StepFigures
 	(*SessionResponse)(nil),       // 9: godwit.v1.SessionResponse
-	(*MigrationStep)(nil),         // 10: godwit.v1.MigrationStep
-	(*Place)(nil),                 // 11: godwit.v1.Place
-	(*StartService)(nil),          // 12: godwit.v1.StartService
-	(*StopService)(nil),           // 13: godwit.v1.StopService
-	(*PlaceVolume)(nil),           // 14: godwit.v1.PlaceVolume
-	(*ReplicateService)(nil),      // 15: godwit.v1.ReplicateService
-	nil,                           // 16: godwit.v1.StartService.RefillEntry
-	(*HostFacts)(nil),             // 17: godwit.v1.HostFacts
-	(*Volume)(nil),                // 18: godwit.v1.Volume
-	(*VolumeResult)(nil),          // 19: godwit.v1.VolumeResult
-	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
-	(*VolumeTask)(nil),            // 21: godwit.v1.VolumeTask
-	(*ServiceSpec)(nil),           // 22: godwit.v1.ServiceSpec
+	(*DVSNodes)(nil),              // 10: godwit.v1.DVSNodes
+	(*MigrationStep)(nil),         // 11: godwit.v1.MigrationStep
+	(*Place)(nil),                 // 12: godwit.v1.Place
+	(*StartService)(nil),          // 13: godwit.v1.StartService
+	(*StopService)(nil),           // 14: godwit.v1.StopService
+	(*PlaceVolume)(nil),           // 15: godwit.v1.PlaceVolume
+	(*ReplicateService)(nil),      // 16: godwit.v1.ReplicateService
+	nil,                           // 17: godwit.v1.DVSNodes.AddressesEntry
+	nil,                           // 18: godwit.v1.StartService.RefillEntry
+	(*HostFacts)(nil),             // 19: godwit.v1.HostFacts
+	(*Volume)(nil),                // 20: godwit.v1.Volume
+	(*VolumeResult)(nil),          // 21: godwit.v1.VolumeResult
+	(*timestamppb.Timestamp)(nil), // 22: google.protobuf.Timestamp
+	(*VolumeTask)(nil),            // 23: godwit.v1.VolumeTask
+	(*ServiceSpec)(nil),           // 24: godwit.v1.ServiceSpec
 }
 var file_godwit_v1_agent_proto_depIdxs = []int32{
 	2,  // 0: godwit.v1.SessionRequest.hello:type_name -> godwit.v1.Hello
@@ -1579,38 +1660,40 @@ var file_godwit_v1_agent_proto_depIdxs = []int32{
 	6,  // 2: godwit.v1.SessionRequest.progress:type_name -> godwit.v1.TaskProgress
 	7,  // 3: godwit.v1.SessionRequest.notice:type_name -> godwit.v1.Notice
 	4,  // 4: godwit.v1.SessionRequest.heartbeat:type_name -> godwit.v1.Heartbeat
-	17, // 5: godwit.v1.Hello.facts:type_name -> godwit.v1.HostFacts
+	19, // 5: godwit.v1.Hello.facts:type_name -> godwit.v1.HostFacts
 	3,  // 6: godwit.v1.Hello.holdings:type_name -> godwit.v1.Holding
-	18, // 7: godwit.v1.Holding.volumes:type_name -> godwit.v1.Volume
-	17, // 8: godwit.v1.Heartbeat.facts:type_name -> godwit.v1.HostFacts
+	20, // 7: godwit.v1.Holding.volumes:type_name -> godwit.v1.Volume
+	19, // 8: godwit.v1.Heartbeat.facts:type_name -> godwit.v1.HostFacts
 	3,  // 9: godwit.v1.Heartbeat.holdings:type_name -> godwit.v1.Holding
 	8,  // 10: godwit.v1.TaskResult.figures:type_name -> godwit.v1.StepFigures
-	19, // 11: godwit.v1.TaskResult.volume:type_name -> godwit.v1.VolumeResult
-	20, // 12: godwit.v1.StepFigures.stopped_at:type_name -> google.protobuf.Timestamp
-	20, // 13: godwit.v1.StepFigures.resumed_at:type_name -> google.protobuf.Timestamp
-	10, // 14: godwit.v1.SessionResponse.step:type_name -> godwit.v1.MigrationStep
-	12, // 15: godwit.v1.SessionResponse.start:type_name -> godwit.v1.StartService
-	13, // 16: godwit.v1.SessionResponse.stop:type_name -> godwit.v1.StopService
-	15, // 17: godwit.v1.SessionResponse.replicate:type_name -> godwit.v1.ReplicateService
-	21, // 18: godwit.v1.SessionResponse.volume:type_name -> godwit.v1.VolumeTask
-	14, // 19: godwit.v1.SessionResponse.place:type_name -> godwit.v1.PlaceVolume
-	22, // 20: godwit.v1.MigrationStep.service:type_name -> godwit.v1.ServiceSpec
-	11, // 21: godwit.v1.MigrationStep.source:type_name -> godwit.v1.Place
-	11, // 22: godwit.v1.MigrationStep.destination:type_name -> godwit.v1.Place
-	22, // 23: godwit.v1.StartService.service:type_name -> godwit.v1.ServiceSpec
-	11, // 24: godwit.v1.StartService.place:type_name -> godwit.v1.Place
-	16, // 25: godwit.v1.StartService.refill:type_name -> godwit.v1.StartService.RefillEntry
-	22, // 26: godwit.v1.StopService.spec:type_name -> godwit.v1.ServiceSpec
-	22, // 27: godwit.v1.ReplicateService.service:type_name -> godwit.v1.ServiceSpec
-	0,  // 28: godwit.v1.ReplicateService.role:type_name -> godwit.v1.ReplicaRole
-	11, // 29: godwit.v1.ReplicateService.replica:type_name -> godwit.v1.Place
-	1,  // 30: godwit.v1.AgentService.Session:input_type -> godwit.v1.SessionRequest
-	9,  // 31: godwit.v1.AgentService.Session:output_type -> godwit.v1.SessionResponse
-	31, // [31:32] is the sub-list for method output_type
-	30, // [30:31] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	21, // 11: godwit.v1.TaskResult.volume:type_name -> godwit.v1.VolumeResult
+	22, // 12: godwit.v1.StepFigures.stopped_at:type_name -> google.protobuf.Timestamp
+	22, // 13: godwit.v1.StepFigures.resumed_at:type_name -> google.protobuf.Timestamp
+	11, // 14: godwit.v1.SessionResponse.step:type_name -> godwit.v1.MigrationStep
+	13, // 15: godwit.v1.SessionResponse.start:type_name -> godwit.v1.StartService
+	14, // 16: godwit.v1.SessionResponse.stop:type_name -> godwit.v1.StopService
+	16, // 17: godwit.v1.SessionResponse.replicate:type_name -> godwit.v1.ReplicateService
+	23, // 18: godwit.v1.SessionResponse.volume:type_name -> godwit.v1.VolumeTask
+	15, // 19: godwit.v1.SessionResponse.place:type_name -> godwit.v1.PlaceVolume
+	10, // 20: godwit.v1.SessionResponse.dvs:type_name -> godwit.v1.DVSNodes
+	17, // 21: godwit.v1.DVSNodes.addresses:type_name -> godwit.v1.DVSNodes.AddressesEntry
+	24, // 22: godwit.v1.MigrationStep.service:type_name -> godwit.v1.ServiceSpec
+	12, // 23: godwit.v1.MigrationStep.source:type_name -> godwit.v1.Place
+	12, // 24: godwit.v1.MigrationStep.destination:type_name -> godwit.v1.Place
+	24, // 25: godwit.v1.StartService.service:type_name -> godwit.v1.ServiceSpec
+	12, // 26: godwit.v1.StartService.place:type_name -> godwit.v1.Place
+	18, // 27: godwit.v1.StartService.refill:type_name -> godwit.v1.StartService.RefillEntry
+	24, // 28: godwit.v1.StopService.spec:type_name -> godwit.v1.ServiceSpec
+	24, // 29: godwit.v1.ReplicateService.service:type_name -> godwit.v1.ServiceSpec
+	0,  // 30: godwit.v1.ReplicateService.role:type_name -> godwit.v1.ReplicaRole
+	12, // 31: godwit.v1.ReplicateService.replica:type_name -> godwit.v1.Place
+	1,  // 32: godwit.v1.AgentService.Session:input_type -> godwit.v1.SessionRequest
+	9,  // 33: godwit.v1.AgentService.Session:output_type -> godwit.v1.SessionResponse
+	33, // [33:34] is the sub-list for method output_type
+	32, // [32:33] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_godwit_v1_agent_proto_init() }
@@ -1634,6 +1717,7 @@ func file_godwit_v1_agent_proto_init() {
 		(*SessionResponse_Replicate)(nil),
 		(*SessionResponse_Volume)(nil),
 		(*SessionResponse_Place)(nil),
+		(*SessionResponse_Dvs)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1641,7 +1725,7 @@ func file_godwit_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_godwit_v1_agent_proto_rawDesc), len(file_godwit_v1_agent_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   16,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

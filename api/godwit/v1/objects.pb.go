@@ -247,10 +247,12 @@ type Host struct {
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Site  string                 `protobuf:"bytes,2,opt,name=site,proto3" json:"site,omitempty"`
 	// ADDRESS:PORT where its agent accepts links of other agents.
-	Address       string                 `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
-	Ready         bool                   `protobuf:"varint,4,opt,name=ready,proto3" json:"ready,omitempty"`
-	LastSeen      *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=last_seen,json=lastSeen,proto3" json:"last_seen,omitempty"`
-	Facts         *HostFacts             `protobuf:"bytes,6,opt,name=facts,proto3" json:"facts,omitempty"`
+	Address  string                 `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
+	Ready    bool                   `protobuf:"varint,4,opt,name=ready,proto3" json:"ready,omitempty"`
+	LastSeen *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=last_seen,json=lastSeen,proto3" json:"last_seen,omitempty"`
+	Facts    *HostFacts             `protobuf:"bytes,6,opt,name=facts,proto3" json:"facts,omitempty"`
+	// ADDRESS:PORT where its node of the DVS accepts other nodes; empty when it runs none.
+	Dvs           string `protobuf:"bytes,7,opt,name=dvs,proto3" json:"dvs,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -325,6 +327,13 @@ func (x *Host) GetFacts() *HostFacts {
 		return x.Facts
 	}
 	return nil
+}
+
+func (x *Host) GetDvs() string {
+	if x != nil {
+		return x.Dvs
+	}
+	return ""
 }
 
 // HostFacts is what an agent found out about its machine.
@@ -1997,14 +2006,15 @@ const file_godwit_v1_objects_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05hosts\x18\x02 \x01(\x05R\x05hosts\x12\x14\n" +
 	"\x05edges\x18\x03 \x01(\x05R\x05edges\x12\x1a\n" +
-	"\bservices\x18\x04 \x01(\x05R\bservices\"\xc3\x01\n" +
+	"\bservices\x18\x04 \x01(\x05R\bservices\"\xd5\x01\n" +
 	"\x04Host\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04site\x18\x02 \x01(\tR\x04site\x12\x18\n" +
 	"\aaddress\x18\x03 \x01(\tR\aaddress\x12\x14\n" +
 	"\x05ready\x18\x04 \x01(\bR\x05ready\x127\n" +
 	"\tlast_seen\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\blastSeen\x12*\n" +
-	"\x05facts\x18\x06 \x01(\v2\x14.godwit.v1.HostFactsR\x05facts\"\xa2\x02\n" +
+	"\x05facts\x18\x06 \x01(\v2\x14.godwit.v1.HostFactsR\x05facts\x12\x10\n" +
+	"\x03dvs\x18\a \x01(\tR\x03dvs\"\xa2\x02\n" +
 	"\tHostFacts\x12\x1a\n" +
 	"\bplatform\x18\x01 \x01(\tR\bplatform\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12 \n" +
