@@ -48,7 +48,9 @@ func (h *host) alert(o *pb.Volume) string {
 		}
 		return alertOf(o, f)
 	}
-	if free, err := h.store.Free(); err == nil && o.GetAllocated() < o.GetSize() {
+	if o.GetBacking() == backingDevice {
+		f.note = h.store.StatePath(o.GetName()) + failedNote
+	} else if free, err := h.store.Free(); err == nil && o.GetAllocated() < o.GetSize() {
 		f.free = free
 	}
 	if v, err := h.store.Volume(o.GetName()); err == nil {
@@ -101,6 +103,8 @@ func faultText(o *pb.Volume, a storage.Alert, f findings) string {
 		return ""
 	case a.Kind == storage.FaultNoSpace && o.GetBacking() == backingExternal:
 		return "the external disk has no room: guests that write are stopped, and go on by themselves when there is: " + a.Text
+	case a.Kind == storage.FaultNoSpace && o.GetBacking() == backingDevice:
+		return fmt.Sprintf("the block device %s has no room (a thin pool that is full?): guests that write are stopped, and go on by themselves when there is: %s", o.GetPath(), a.Text)
 	case a.Kind == storage.FaultNoSpace && f.free < 0:
 		return "the disk has no room: " + a.Text
 	case a.Kind == storage.FaultRead:

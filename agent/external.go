@@ -21,6 +21,7 @@ const (
 // Where the bytes of a volume are.
 const (
 	backingFile     = "file"
+	backingDevice   = "device"
 	backingExternal = "external"
 )
 

@@ -132,7 +132,7 @@ func (m *migrations) ready(ctx context.Context, t takeover) error {
 	if err != nil {
 		return err
 	}
-	if why := unfit(&pb.ServiceSpec{Server: t.spec.GetServer()}, host.Facts); why != "" {
+	if why := unfit(&pb.ServiceSpec{Server: t.spec.GetServer()}, host.Site, host.Facts); why != "" {
 		return precondition("host %s cannot run service %s: %s", to, name, why)
 	}
 	for _, v := range copied(t.spec.GetVolumes()) {
