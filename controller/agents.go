@@ -28,6 +28,10 @@ var errRefused = errors.New("superseded")
 // silence is how long an agent may send nothing (it sends a heartbeat every second) before its session is dropped.
 const silence = 5 * time.Second
 
+// rejoinWithin is how long agents that live need to be connected again after the controller's death, at most: they notice it within
+// their patience, and try again every two seconds.
+const rejoinWithin = 6 * time.Second
+
 // outcome of a task: a result, or nil when the session ended first and nobody knows.
 type outcome func(*pb.TaskResult)
 
@@ -36,6 +40,10 @@ type agents struct {
 	store  *cluster.Store
 	logger *slog.Logger
 
+	// began is when this controller did; for so long after that, an agent that it has not seen yet may be about to come back.
+	began  time.Time
+	rejoin time.Duration
+
 	// connected is called after an agent's session has begun, noticed for each notice.
 	connected func(name string)
 	noticed   func(agent string, n *pb.Notice)
@@ -43,6 +51,7 @@ type agents struct {
 	mu struct {
 		sync.Mutex
 		sessions map[string]*session
+		seen     map[string]bool // has had a session in this life
 		nextID   uint64
 	}
 }
@@ -66,8 +75,8 @@ type task struct {
 }
 
 func newAgents(store *cluster.Store, logger *slog.Logger) *agents {
-	a := &agents{store: store, logger: logger}
-	a.mu.sessions = make(map[string]*session)
+	a := &agents{store: store, logger: logger, began: time.Now(), rejoin: rejoinWithin}
+	a.mu.sessions, a.mu.seen = make(map[string]*session), make(map[string]bool)
 	// Ids differ between two lives of a controller, so that a late result is not taken for another task's.
 	a.mu.nextID = uint64(time.Now().UnixNano())
 	return a
@@ -196,7 +205,7 @@ func (a *agents) remember(ctx context.Context, s *session) error {
 func (a *agents) begin(s *session) {
 	a.mu.Lock()
 	old := a.mu.sessions[s.identity.Name]
-	a.mu.sessions[s.identity.Name] = s
+	a.mu.sessions[s.identity.Name], a.mu.seen[s.identity.Name] = s, true
 	a.mu.Unlock()
 	if old != nil {
 		old.drop()
@@ -304,6 +313,21 @@ func (a *agents) hasSession(name string) bool {
 	defer a.mu.Unlock()
 	s := a.mu.sessions[name]
 	return s != nil && s.gone.Err() == nil
+}
+
+// settled says whether it is known if those agents are there: a controller that has just been started has to wait for them.
+func (a *agents) settled(names ...string) error {
+	if time.Since(a.began) >= a.rejoin {
+		return nil
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, name := range names {
+		if !a.mu.seen[name] {
+			return connect.NewError(connect.CodeUnavailable, fmt.Errorf("the controller was started a moment ago, and does not know yet whether the agent of %s is there\nhint: try again in %v", name, a.rejoin))
+		}
+	}
+	return nil
 }
 
 // awaitBeat waits for the agent's next heartbeat. It returns false when none will come: no session, or it or ctx ended.

@@ -224,14 +224,13 @@ func TestAServiceLivesOnBlockDevices(t *testing.T) {
 	for _, to := range []string{"east", "west"} {
 		seen := w.writing(t)
 		w.migrate(t, to)
-		w.ownedOnce(t)
 		w.verify(t, seen)
 		w.inStep(t, to, "sync")
 	}
 	seen := w.writing(t)
 	t.Log(w.must(t, "failover", service, "--to", "east", "--force"))
 	w.answering(t)
-	w.ownedOnce(t)
+	w.inStep(t, "east", "sync")
 	w.writing(t)
 	w.must(t, "delete", "service", service)
 	last := uint64(0)

@@ -847,7 +847,10 @@ type FailoverRequest struct {
 	// Also when the owner's host answers; and with an external volume, when nobody has made sure that it is dead.
 	Force bool `protobuf:"varint,3,opt,name=force,proto3" json:"force,omitempty"`
 	// Go back to this snapshot first; then it does not matter whether the owner's host answers.
-	Snapshot      string `protobuf:"bytes,4,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	Snapshot string `protobuf:"bytes,4,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	// A random name of this wish. Asked again with the same one, as after a controller that died, a failover that was decided is not
+	// decided twice: it is the answer. Empty: nobody will ask again.
+	Request       string `protobuf:"bytes,5,opt,name=request,proto3" json:"request,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -906,6 +909,13 @@ func (x *FailoverRequest) GetForce() bool {
 func (x *FailoverRequest) GetSnapshot() string {
 	if x != nil {
 		return x.Snapshot
+	}
+	return ""
+}
+
+func (x *FailoverRequest) GetRequest() string {
+	if x != nil {
+		return x.Request
 	}
 	return ""
 }
@@ -1487,12 +1497,13 @@ const file_godwit_v1_godwit_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"L\n" +
 	"\x16AbortMigrationResponse\x122\n" +
-	"\tmigration\x18\x01 \x01(\v2\x14.godwit.v1.MigrationR\tmigration\"v\n" +
+	"\tmigration\x18\x01 \x01(\v2\x14.godwit.v1.MigrationR\tmigration\"\x90\x01\n" +
 	"\x0fFailoverRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x17\n" +
 	"\ato_site\x18\x02 \x01(\tR\x06toSite\x12\x14\n" +
 	"\x05force\x18\x03 \x01(\bR\x05force\x12\x1a\n" +
-	"\bsnapshot\x18\x04 \x01(\tR\bsnapshot\"C\n" +
+	"\bsnapshot\x18\x04 \x01(\tR\bsnapshot\x12\x18\n" +
+	"\arequest\x18\x05 \x01(\tR\arequest\"C\n" +
 	"\x10FailoverResponse\x12/\n" +
 	"\bfailover\x18\x01 \x01(\v2\x13.godwit.v1.FailoverR\bfailover\"q\n" +
 	"\x13ChangeVolumeRequest\x12\x18\n" +

@@ -1077,7 +1077,9 @@ type Failover struct {
 	// The mode of the replication that had been asked for.
 	Mode string `protobuf:"bytes,10,opt,name=mode,proto3" json:"mode,omitempty"`
 	// The snapshot that the service went back to; empty: it went on from the last point.
-	Snapshot      string `protobuf:"bytes,11,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	Snapshot string `protobuf:"bytes,11,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	// The name of the wish that it was.
+	Request       string `protobuf:"bytes,12,opt,name=request,proto3" json:"request,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1185,6 +1187,13 @@ func (x *Failover) GetMode() string {
 func (x *Failover) GetSnapshot() string {
 	if x != nil {
 		return x.Snapshot
+	}
+	return ""
+}
+
+func (x *Failover) GetRequest() string {
+	if x != nil {
+		return x.Request
 	}
 	return ""
 }
@@ -2083,7 +2092,7 @@ const file_godwit_v1_objects_proto_rawDesc = "" +
 	"\freplica_host\x18\b \x01(\tR\vreplicaHost\x12#\n" +
 	"\rreplica_error\x18\t \x01(\tR\freplicaError\x12/\n" +
 	"\bfailover\x18\n" +
-	" \x01(\v2\x13.godwit.v1.FailoverR\bfailover\"\xd1\x02\n" +
+	" \x01(\v2\x13.godwit.v1.FailoverR\bfailover\"\xeb\x02\n" +
 	"\bFailover\x12\x1b\n" +
 	"\tfrom_site\x18\x01 \x01(\tR\bfromSite\x12\x1b\n" +
 	"\tfrom_host\x18\x02 \x01(\tR\bfromHost\x12\x17\n" +
@@ -2097,7 +2106,8 @@ const file_godwit_v1_objects_proto_rawDesc = "" +
 	"point_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\tpointTime\x12\x12\n" +
 	"\x04mode\x18\n" +
 	" \x01(\tR\x04mode\x12\x1a\n" +
-	"\bsnapshot\x18\v \x01(\tR\bsnapshot\"\xc4\x06\n" +
+	"\bsnapshot\x18\v \x01(\tR\bsnapshot\x12\x18\n" +
+	"\arequest\x18\f \x01(\tR\arequest\"\xc4\x06\n" +
 	"\x06Volume\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x12\n" +
