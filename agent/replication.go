@@ -156,9 +156,11 @@ func (h *host) volumes(service string) []*pb.Volume {
 		if o.Service, o.Backing = service, backingFile; v.Device {
 			o.Backing = backingDevice
 		}
+		lost := int64(0)
 		for _, g := range groups {
 			if slices.Contains(g.Volumes, v.Name) {
 				addGroup(o, g)
+				lost = g.Lost
 			}
 		}
 		for _, b := range standbys {
@@ -166,7 +168,7 @@ func (h *host) volumes(service string) []*pb.Volume {
 				addStandby(o, b)
 			}
 		}
-		o.Alert = h.alert(o)
+		o.Alert = h.alert(o, lost)
 		out = append(out, o)
 	}
 	return append(out, h.externals(service)...)
