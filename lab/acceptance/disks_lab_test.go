@@ -248,6 +248,6 @@ func TestAServiceLivesOnBlockDevices(t *testing.T) {
 	w.must(t, "volume", "create", "archive", "--size", "64MiB", "--site", "east", "--device", east)
 	w.must(t, "apply", "-f", manifest(t, strings.Replace(shop.onDisk(w, "volume: archive"), "site: west", "site: east", 1)))
 	w.answering(t)
-	w.verify(t, seen)
+	w.verify(t, w.writing(t))
 	w.must(t, "delete", "service", service, "--volumes")
 }
