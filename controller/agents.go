@@ -52,6 +52,7 @@ type agents struct {
 		sync.Mutex
 		sessions map[string]*session
 		seen     map[string]bool // has had a session in this life
+		gone     map[string]time.Time
 		nextID   uint64
 	}
 }
@@ -76,7 +77,7 @@ type task struct {
 
 func newAgents(store *cluster.Store, logger *slog.Logger) *agents {
 	a := &agents{store: store, logger: logger, began: time.Now(), rejoin: rejoinWithin}
-	a.mu.sessions, a.mu.seen = make(map[string]*session), make(map[string]bool)
+	a.mu.sessions, a.mu.seen, a.mu.gone = make(map[string]*session), make(map[string]bool), make(map[string]time.Time)
 	// Ids differ between two lives of a controller, so that a late result is not taken for another task's.
 	a.mu.nextID = uint64(time.Now().UnixNano())
 	return a
@@ -221,6 +222,7 @@ func (a *agents) end(s *session) {
 	current := a.mu.sessions[s.identity.Name] == s
 	if current {
 		delete(a.mu.sessions, s.identity.Name)
+		a.mu.gone[s.identity.Name] = time.Now()
 	}
 	a.mu.Unlock()
 	if current {
@@ -317,14 +319,26 @@ func (a *agents) hasSession(name string) bool {
 
 // settled says whether it is known if those agents are there: a controller that has just been started has to wait for them.
 func (a *agents) settled(names ...string) error {
-	if time.Since(a.began) >= a.rejoin {
-		return nil
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, name := range names {
+		if !a.mu.seen[name] && time.Since(a.began) < a.rejoin {
+			return connect.NewError(connect.CodeUnavailable, fmt.Errorf("the controller was started a moment ago, and does not know yet whether the agent of %s is there\nhint: try again in %v", name, a.rejoin))
+		}
+	}
+	return nil
+}
+
+// returning says that an agent is away which is to be expected back any moment: those who need it may ask again.
+func (a *agents) returning(names ...string) error {
+	if err := a.settled(names...); err != nil {
+		return err
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, name := range names {
-		if !a.mu.seen[name] {
-			return connect.NewError(connect.CodeUnavailable, fmt.Errorf("the controller was started a moment ago, and does not know yet whether the agent of %s is there\nhint: try again in %v", name, a.rejoin))
+		if a.mu.sessions[name] == nil && time.Since(a.mu.gone[name]) < a.rejoin {
+			return connect.NewError(connect.CodeUnavailable, fmt.Errorf("the agent of %s went away a moment ago, and may be back soon\nhint: try again in %v", name, a.rejoin))
 		}
 	}
 	return nil

@@ -136,7 +136,7 @@ func (m *migrations) ready(ctx context.Context, t takeover) error {
 	if err != nil {
 		return err
 	}
-	if err := m.agents.settled(to, at.Edge); err != nil {
+	if err := m.agents.returning(to, at.Edge); err != nil {
 		return err
 	}
 	host, err := m.agents.connectedAgent(ctx, to)

@@ -107,6 +107,9 @@ func TestAFailoverIsRefusedWhereItWouldDoHarm(t *testing.T) {
 	refused(t, err, connect.CodeFailedPrecondition, "incomplete")
 	w.disconnect(hostB)
 	_, err = w.failover(&pb.FailoverRequest{Service: "shop"})
+	refused(t, err, connect.CodeUnavailable, "host-b went away a moment ago", "try again")
+	w.sessions.rejoin = 0
+	_, err = w.failover(&pb.FailoverRequest{Service: "shop"})
 	refused(t, err, connect.CodeFailedPrecondition, "host-b is down")
 	w.ownedBy("shop", "host-a")
 }
