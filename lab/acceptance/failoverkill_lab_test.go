@@ -93,7 +93,7 @@ func (w *world) failoverThrough(t *testing.T, i interruption, to string) (told s
 					t.Fatalf("godwit failover gave up: %v: %s", err, said.String())
 				}
 				if strings.Contains(said.String(), "answers again") {
-					told = "the command lost the controller, asked again, and saw it through"
+					told = "the command asked again, and saw it through"
 				}
 			default:
 				return "godwit failover does not end"
