@@ -127,7 +127,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		}
 	} else {
 		var h *host
-		h, err = openHost(ctx, hostConfig{dir: o.Dir, qemu: o.QEMU, book: book, link: link, dialer: &wan.Dialer{TLS: peers, Meter: meter, Budget: budget}, meter: meter, notices: notices, logger: logger})
+		h, err = openHost(ctx, hostConfig{dir: o.Dir, site: who.Site, qemu: o.QEMU, book: book, link: link, dialer: &wan.Dialer{TLS: peers, Meter: meter, Budget: budget}, meter: meter, notices: notices, logger: logger})
 		w = h
 		if err == nil {
 			accept = h.accept

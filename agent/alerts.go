@@ -34,13 +34,14 @@ type findings struct {
 	now    time.Time
 	faults []storage.Alert
 	free   int64  // on the host's disk; negative: it does not matter
+	lost   int64  // bytes of its service's volumes that can be read at neither end
 	slow   int    // requests of late that took too long
 	note   string // the file that says that the disk has failed
 }
 
 // alert finds out what an operator should do about a volume.
-func (h *host) alert(o *pb.Volume) string {
-	f := findings{now: time.Now(), free: -1, note: o.GetPath() + failedNote}
+func (h *host) alert(o *pb.Volume, lost int64) string {
+	f := findings{now: time.Now(), free: -1, lost: lost, note: o.GetPath() + failedNote}
 	if o.GetBacking() == backingExternal {
 		f.note = filepath.Join(h.dir, externalDir, o.GetName()+failedNote)
 		if x, err := h.external.Disk(o.GetName()); err == nil {
@@ -48,7 +49,9 @@ func (h *host) alert(o *pb.Volume) string {
 		}
 		return alertOf(o, f)
 	}
-	if free, err := h.store.Free(); err == nil && o.GetAllocated() < o.GetSize() {
+	if o.GetBacking() == backingDevice {
+		f.note = h.store.StatePath(o.GetName()) + failedNote
+	} else if free, err := h.store.Free(); err == nil && o.GetAllocated() < o.GetSize() {
 		f.free = free
 	}
 	if v, err := h.store.Volume(o.GetName()); err == nil {
@@ -73,6 +76,9 @@ func alertOf(o *pb.Volume, f findings) string {
 		all = append(all, fmt.Sprintf("the disk of this host is full (%s free): guests that write are stopped, and go on by themselves when there is room: make room for %s", api.FormatSize(f.free), o.GetPath()))
 	case f.free >= 0 && f.free < nearlyFull:
 		all = append(all, fmt.Sprintf("only %s are left on the disk of this host: make room before guests have to be stopped", api.FormatSize(f.free)))
+	}
+	if f.lost > 0 {
+		all = append(all, fmt.Sprintf("%s of this service's volumes had rotted before the replica had them, and can be read at neither end until they are written anew: restore them from a backup or a snapshot; the agent's log names them", api.FormatSize(f.lost)))
 	}
 	if f.slow >= slowMany {
 		all = append(all, fmt.Sprintf("%d requests of the last %v took longer than %v: look after the disk of this host%s", f.slow, slowEvery, slowRequest, otherEnd(o)))
@@ -101,6 +107,8 @@ func faultText(o *pb.Volume, a storage.Alert, f findings) string {
 		return ""
 	case a.Kind == storage.FaultNoSpace && o.GetBacking() == backingExternal:
 		return "the external disk has no room: guests that write are stopped, and go on by themselves when there is: " + a.Text
+	case a.Kind == storage.FaultNoSpace && o.GetBacking() == backingDevice:
+		return fmt.Sprintf("the block device %s has no room (a thin pool that is full?): guests that write are stopped, and go on by themselves when there is: %s", o.GetPath(), a.Text)
 	case a.Kind == storage.FaultNoSpace && f.free < 0:
 		return "the disk has no room: " + a.Text
 	case a.Kind == storage.FaultRead:

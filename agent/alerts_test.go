@@ -33,6 +33,8 @@ func TestAnAlertSaysWhatIsTheMatterAndWhatToDo(t *testing.T) {
 		"a disk that has failed":        {&pb.Volume{}, findings{free: plenty, note: "/v/base.raw.failed", faults: seen(storage.FaultFailed, 9*time.Hour)}, []string{"takes no writes any more", "godwit failover", "/v/base.raw.failed"}},
 		"rot":                           {&pb.Volume{}, findings{free: plenty, faults: seen(storage.FaultCorrupt, 0)}, []string{"not what was written, 3 times"}},
 		"rot that was put right":        {&pb.Volume{}, findings{free: plenty, faults: seen(storage.FaultRepaired, 0)}, []string{"put right from the replica"}},
+		"blocks that are lost":          {&pb.Volume{}, findings{free: plenty, lost: 8192}, []string{"8 KiB of this service's volumes had rotted before the replica had them", "restore them"}},
+		"a thin device that is full":    {&pb.Volume{Backing: backingDevice, Path: "/dev/vg0/a"}, findings{free: -1, faults: seen(storage.FaultNoSpace, 0)}, []string{"the block device /dev/vg0/a has no room"}},
 		"a slow disk":                   {&pb.Volume{Mode: "local"}, findings{free: plenty, slow: 9}, []string{"9 requests of the last 10s took longer than 1s: look after the disk of this host"}},
 		"a slow disk at either end":     {&pb.Volume{Mode: "sync"}, findings{free: plenty, slow: 9}, []string{"and that of the replica"}},
 		"a request that was slow":       {&pb.Volume{}, findings{free: plenty, slow: 1}, nil},

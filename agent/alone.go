@@ -45,7 +45,7 @@ func (h *host) placeOnce(ctx context.Context, p *pb.PlaceVolume) error {
 		err = h.takeAway(ctx, v, epoch)
 	case done && v != nil:
 	case v == nil:
-		v, err = h.store.Create(ctx, storage.Spec{Name: name, Size: p.GetSize()}, epoch)
+		v, err = h.store.Create(ctx, storage.Spec{Name: name, Size: p.GetSize(), Device: p.GetDevice(), Overwrite: p.GetImage() != ""}, epoch)
 		err = h.filled(ctx, v, p, err)
 	default:
 		v, err = h.shaped(ctx, v, p)

@@ -21,6 +21,7 @@ const (
 // Where the bytes of a volume are.
 const (
 	backingFile     = "file"
+	backingDevice   = "device"
 	backingExternal = "external"
 )
 
@@ -123,7 +124,7 @@ func (h *host) externals(service string) []*pb.Volume {
 		if owner, _, _ := cutName(st.Name); owner == service {
 			o := viewVolume(st)
 			o.Service, o.Backing = service, backingExternal
-			o.Alert = h.alert(o)
+			o.Alert = h.alert(o, 0)
 			out = append(out, o)
 		}
 	}

@@ -37,7 +37,7 @@ func (h *host) takeOver(ctx context.Context, spec *pb.ServiceSpec, epoch uint64,
 // promote lets nobody of an older epoch write to the standby any more, and then makes it primaries.
 func (h *host) promote(ctx context.Context, b *storage.Standby, spec *pb.ServiceSpec, epoch uint64, snapshot string) error {
 	if b.Status().Epoch < epoch-1 {
-		if _, err := h.store.CreateStandby(ctx, spec.GetName(), volumesOf(spec), epoch-1); err != nil {
+		if _, err := h.store.CreateStandby(ctx, spec.GetName(), h.volumesOf(spec), epoch-1); err != nil {
 			return err
 		}
 	}

@@ -15,6 +15,7 @@ import (
 
 	"google.golang.org/protobuf/encoding/protojson"
 
+	"github.com/godwit-project/godwit/api"
 	pb "github.com/godwit-project/godwit/api/godwit/v1"
 	"github.com/godwit-project/godwit/migration"
 	"github.com/godwit-project/godwit/network"
@@ -26,6 +27,7 @@ import (
 
 type hostConfig struct {
 	dir     string
+	site    string
 	qemu    string
 	book    *book
 	link    *controller
@@ -168,7 +170,7 @@ func (h *host) start(ctx context.Context, s *pb.StartService) error {
 	}
 	for _, v := range spec.GetVolumes() {
 		if blob := s.GetRefill()[v.GetName()]; blob != "" {
-			v = &pb.VolumeSpec{Name: v.GetName(), Size: v.GetSize(), Volume: v.GetVolume(), Image: blob}
+			v = &pb.VolumeSpec{Name: v.GetName(), Size: v.GetSize(), Volume: v.GetVolume(), Image: blob, Devices: v.GetDevices()}
 		}
 		if err := h.startVolume(ctx, name, v, s.GetEpoch()); err != nil {
 			return fmt.Errorf("start %s: %w", name, err)
@@ -215,7 +217,9 @@ func (h *host) startVolume(ctx context.Context, service string, spec *pb.VolumeS
 		if err := h.importing(service, spec, spec.GetImage() != ""); err != nil {
 			return err
 		}
-		v, err = h.store.Create(ctx, storage.Spec{Name: name, Size: spec.GetSize()}, epoch)
+		asked := h.spec(name, spec)
+		asked.Overwrite = spec.GetImage() != ""
+		v, err = h.store.Create(ctx, asked, epoch)
 	}
 	if err != nil {
 		return err
@@ -307,6 +311,11 @@ func (h *host) machine(ctx context.Context, spec *pb.ServiceSpec) (server.Machin
 		}
 	}
 	return m, nil
+}
+
+// spec is what the store is to make of a volume here.
+func (h *host) spec(name string, v *pb.VolumeSpec) storage.Spec {
+	return storage.Spec{Name: name, Size: v.GetSize(), Device: api.DeviceAt(v, h.site)}
 }
 
 func (h *host) socket(volume string) string { return filepath.Join(h.dir, "nbd", volume) }

@@ -86,7 +86,7 @@ func (h *host) prepareReplicas(ctx context.Context, s *pb.MigrationStep, _ func(
 	}
 	for _, spec := range lying(s.GetService()) {
 		name := volumeName(s.GetService().GetName(), spec)
-		v, err := h.store.CreateReplica(ctx, storage.Spec{Name: name, Size: spec.GetSize()}, s.GetEpoch())
+		v, err := h.store.CreateReplica(ctx, h.spec(name, spec), s.GetEpoch())
 		if err != nil {
 			return nil, err
 		}

@@ -49,6 +49,8 @@ var (
 	repResync    = figure("replication", "resyncing", "1 while the standby catches up.")
 	repETA       = figure("replication", "resync_remaining_seconds", "How long that takes at the recent rate; 0 when nobody knows.")
 	repOverflow  = figure("replication", "overflow", "1 when the link was down for so long that changes are only remembered.")
+	repRepaired  = figure("replication", "repaired_bytes_total", "What had rotted at the owner and was put right with the standby's content.")
+	repLost      = figure("replication", "lost_bytes", "What had rotted at the owner before the standby had it: it can be read at neither end until it is written anew.")
 
 	standbyBacklog   = figure("standby", "backlog_bytes", "What is durable at the standby and not applied to its disks.")
 	standbyComplete  = figure("standby", "complete", "1 when there is a consistent point.")
@@ -70,7 +72,7 @@ func figure(subject, name, help string, labels ...string) *prometheus.Desc {
 func (figures) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		requestsTotal, requestErrors, requestBytes, requestTime, sizeBytes, allocated, clients, trouble, faultsTotal,
-		repLag, repLagTime, repConnected, repInMode, repPoint, repThrottled, repSlowed, repShipped, repCopied, repRate, repResync, repETA, repOverflow,
+		repLag, repLagTime, repConnected, repInMode, repPoint, repThrottled, repSlowed, repShipped, repCopied, repRate, repResync, repETA, repOverflow, repRepaired, repLost,
 		standbyBacklog, standbyComplete, standbyPoint, standbyConnected, standbyTail,
 	} {
 		ch <- d
@@ -140,13 +142,13 @@ func collectGroup(ch chan<- prometheus.Metric, g storage.GroupStatus) {
 	for desc, value := range map[*prometheus.Desc]float64{
 		repLag: float64(g.Lag), repLagTime: g.LagTime.Seconds(), repConnected: truth(g.Connected),
 		repPoint: seconds(g.PointTime), repThrottled: float64(g.Throttled), repRate: float64(g.Rate), repResync: truth(g.Resyncing),
-		repETA: eta, repOverflow: truth(g.Overflow),
+		repETA: eta, repOverflow: truth(g.Overflow), repLost: float64(g.Lost),
 	} {
 		ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, g.Name)
 	}
 	ch <- prometheus.MustNewConstMetric(repInMode, prometheus.GaugeValue, truth(g.Mode == g.Wanted), g.Name, g.Wanted)
 	for desc, value := range map[*prometheus.Desc]float64{
-		repSlowed: g.Slowed.Seconds(), repShipped: float64(g.Shipped), repCopied: float64(g.Copied),
+		repSlowed: g.Slowed.Seconds(), repShipped: float64(g.Shipped), repCopied: float64(g.Copied), repRepaired: float64(g.Repaired),
 	} {
 		ch <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, value, g.Name)
 	}

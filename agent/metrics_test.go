@@ -14,6 +14,8 @@ import (
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/godwit-project/godwit/storage"
 )
 
 // scrape reads the figures as Prometheus does.
@@ -78,6 +80,8 @@ func TestTheFiguresSayWhatClientsDidAndHowFarTheReplicaIs(t *testing.T) {
 		`godwit_agent_replication_connected{service="shop"} 1`,
 		`godwit_agent_replication_in_mode{mode="sync",service="shop"} 1`,
 		`godwit_agent_replication_lag_bytes{service="shop"} 0`,
+		`godwit_agent_replication_repaired_bytes_total{service="shop"} 0`,
+		`godwit_agent_replication_lost_bytes{service="shop"} 0`,
 	} {
 		if !strings.Contains(text, want+"\n") {
 			t.Errorf("the figures lack %s", want)
@@ -88,6 +92,28 @@ func TestTheFiguresSayWhatClientsDidAndHowFarTheReplicaIs(t *testing.T) {
 	}
 	if text := p.there.scrape(); !strings.Contains(text, `godwit_agent_standby_complete{service="shop"} 1`) {
 		t.Errorf("the standby's figures: %s", text)
+	}
+}
+
+// oneGroup collects the figures of one replication.
+type oneGroup storage.GroupStatus
+
+func (oneGroup) Describe(ch chan<- *prometheus.Desc)   { figures{}.Describe(ch) }
+func (g oneGroup) Collect(ch chan<- prometheus.Metric) { collectGroup(ch, storage.GroupStatus(g)) }
+
+func TestTheFiguresSayWhatIsLost(t *testing.T) {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(oneGroup{Name: "shop", Lost: 8192, Repaired: 4096})
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]float64{}
+	for _, f := range families {
+		got[f.GetName()] = f.GetMetric()[0].GetGauge().GetValue() + f.GetMetric()[0].GetCounter().GetValue()
+	}
+	if got["godwit_agent_replication_lost_bytes"] != 8192 || got["godwit_agent_replication_repaired_bytes_total"] != 4096 {
+		t.Errorf("figures: %v", got)
 	}
 }
 

@@ -90,15 +90,15 @@ func (h *host) standBy(ctx context.Context, r *pb.ReplicateService) error {
 		}
 		return h.demote(ctx, r)
 	}
-	_, err := h.store.CreateStandby(ctx, service.GetName(), volumesOf(service), r.GetEpoch())
+	_, err := h.store.CreateStandby(ctx, service.GetName(), h.volumesOf(service), r.GetEpoch())
 	return err
 }
 
 // volumesOf are the volumes of a service as the store knows them.
-func volumesOf(service *pb.ServiceSpec) []storage.Spec {
+func (h *host) volumesOf(service *pb.ServiceSpec) []storage.Spec {
 	var volumes []storage.Spec
 	for _, v := range lying(service) {
-		volumes = append(volumes, storage.Spec{Name: volumeName(service.GetName(), v), Size: v.GetSize()})
+		volumes = append(volumes, h.spec(volumeName(service.GetName(), v), v))
 	}
 	return volumes
 }
@@ -153,10 +153,14 @@ func (h *host) volumes(service string) []*pb.Volume {
 			continue
 		}
 		o := viewVolume(v)
-		o.Service, o.Backing = service, backingFile
+		if o.Service, o.Backing = service, backingFile; v.Device {
+			o.Backing = backingDevice
+		}
+		lost := int64(0)
 		for _, g := range groups {
 			if slices.Contains(g.Volumes, v.Name) {
 				addGroup(o, g)
+				lost = g.Lost
 			}
 		}
 		for _, b := range standbys {
@@ -164,7 +168,7 @@ func (h *host) volumes(service string) []*pb.Volume {
 				addStandby(o, b)
 			}
 		}
-		o.Alert = h.alert(o)
+		o.Alert = h.alert(o, lost)
 		out = append(out, o)
 	}
 	return append(out, h.externals(service)...)

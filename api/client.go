@@ -169,6 +169,35 @@ func (c *Client) Failover(ctx context.Context, request *godwitv1.FailoverRequest
 	return answer.Msg.GetFailover(), nil
 }
 
+// FailoverThrough is Failover across deaths of the controller: as long as nothing answers, it is asked again, by the same request, which
+// must have a name. Seen of how is not called.
+func (c *Client) FailoverThrough(ctx context.Context, request *godwitv1.FailoverRequest, how Follow) (*godwitv1.Failover, error) {
+	var lostAt time.Time
+	for {
+		f, err := c.Failover(ctx, request)
+		if !mayPass(err) || ctx.Err() != nil {
+			if !lostAt.IsZero() && how.Back != nil && ctx.Err() == nil {
+				how.Back()
+			}
+			return f, err
+		}
+		if lostAt.IsZero() {
+			lostAt = time.Now()
+			if how.Lost != nil && how.Patience > 0 {
+				how.Lost(err)
+			}
+		}
+		if time.Since(lostAt) >= how.Patience {
+			return nil, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(min(retryAfter, how.Patience)):
+		}
+	}
+}
+
 // ChangeVolume restarts a service with a larger volume, or one of another content, and returns when that is decided.
 func (c *Client) ChangeVolume(ctx context.Context, request *godwitv1.ChangeVolumeRequest) (unchanged bool, err error) {
 	answer, err := c.calls.ChangeVolume(ctx, connect.NewRequest(request))

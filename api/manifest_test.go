@@ -74,6 +74,18 @@ addresses:
 				Volumes: []*godwitv1.VolumeSpec{{Name: "root", Volume: "archive"}, {Name: "data", External: "/mnt/nfs/a.raw"}},
 			}},
 		},
+		"OK volumes on block devices, which boot": {
+			"kind: Service\nname: a\nsite: b\nserver: {memory: 64MiB}\nvolumes:\n- {name: root, size: 1GiB, device: /dev/vg0/a}\n" +
+				"- {name: data, size: 1GiB, device: {b: /dev/sdb, c: /dev/sdb}}\n- name: log\n  size: 1GiB\n  device:\n    c: /dev/sdc\n",
+			[]*godwitv1.ServiceSpec{{
+				Name: "a", Site: "b", Network: "default", Server: &godwitv1.ServerSpec{Cpus: 1, Memory: 64 << 20},
+				Volumes: []*godwitv1.VolumeSpec{
+					{Name: "root", Size: 1 << 30, Devices: map[string]string{"": "/dev/vg0/a"}},
+					{Name: "data", Size: 1 << 30, Devices: map[string]string{"b": "/dev/sdb", "c": "/dev/sdb"}},
+					{Name: "log", Size: 1 << 30, Devices: map[string]string{"c": "/dev/sdc"}},
+				},
+			}},
+		},
 		"OK two addresses of both families": {
 			"kind: Service\nname: a\nsite: b\nserver: {memory: 64MiB, kernel: /k}\nnetwork: red\naddresses: [192.0.2.1, '2001:db8::1']\n",
 			[]*godwitv1.ServiceSpec{{
@@ -134,6 +146,14 @@ func TestManifestErrorsNamePlaceFieldAndCause(t *testing.T) {
 		"bad external path":       {with("size: 2GiB, image: debian.qcow2", "external: nfs/a"), `m:5:34: volumes[0].external: "nfs/a" is no absolute path, without dots, of a disk that all hosts reach`},
 		"bad external dots":       {with("size: 2GiB, image: debian.qcow2", "external: /mnt/../a"), `m:5:34: volumes[0].external: "/mnt/../a" is no absolute path, without dots, of a disk that all hosts reach`},
 		"bad external twice":      {with("size: 2GiB, image: debian.qcow2}", "external: /a}, {name: b, external: /a}"), `m:5:39: volumes[1].external: /a stands here twice`},
+		"bad device path":         {with("image: debian.qcow2", "device: sdb"), `m:5:44: volumes[0].device: "sdb" is no absolute path, without dots, of a block device on the host`},
+		"bad device list":         {with("image: debian.qcow2", "device: [/dev/sdb]"), `m:5:44: volumes[0].device: want a string, got a list`},
+		"bad device site":         {with("image: debian.qcow2", "device: {West: /dev/sdb}"), `m:5:45: volumes[0].device: want the name of a site, got the string "West"`},
+		"bad device at a site":    {with("image: debian.qcow2", "device: {west: sdb}"), `m:5:51: volumes[0].device.west: "sdb" is no absolute path, without dots, of a block device on the host`},
+		"bad device without size": {with("size: 2GiB, image: debian.qcow2", "device: /dev/sdb"), `m:5:11: volumes[0].size: is missing`},
+		"bad device of another":   {with("size: 2GiB, image: debian.qcow2", "volume: a, device: /dev/sdb"), `m:5:35: volumes[0].device: is that of the volume that is named: leave it out`},
+		"bad external device":     {with("size: 2GiB, image: debian.qcow2", "external: /a, device: /dev/sdb"), `m:5:38: volumes[0].device: is for disks that are copied: external has the path of one that is not`},
+		"bad device twice":        {with("image: debian.qcow2}", "device: /dev/sdb}, {name: b, size: 1GiB, device: /dev/sdb}"), `m:5:55: volumes[1].device: /dev/sdb stands here twice`},
 		"bad volume twice":        {with("size: 2GiB, image: debian.qcow2}", "volume: a}, {name: b, volume: a}"), `m:5:36: volumes[1].volume: a stands here twice`},
 		"bad volumes":             {with("[{name: root, size: 2GiB, image: debian.qcow2}]", "root"), `m:5:10: volumes: want a list, got the string "root"`},
 		"bad twin volumes":        {with("image: debian.qcow2}]", "image: i}, {name: root, size: 1GiB}]"), `m:5:47: volumes[1].name: there are two volumes "root"`},

@@ -1,9 +1,11 @@
 package api
 
 import (
+	"maps"
 	"net"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/goccy/go-yaml/ast"
@@ -123,12 +125,16 @@ func (d *decoder) volumes(node ast.Node, path string) []*godwitv1.VolumeSpec {
 			{name: "image", read: d.path(&volume.Image)},
 			{name: "volume", read: d.name(&volume.Volume)},
 			{name: "external", read: d.shared(&volume.External)},
+			{name: "device", read: func(node ast.Node, path string) { volume.Devices = d.devices(node, path) }},
 		})
 		if isMapping {
 			d.content(item, path)
 		}
 		d.once(item, join(path, "volume"), volume.GetVolume(), seen)
 		d.once(item, join(path, "external"), volume.GetExternal(), seen)
+		for _, site := range slices.Sorted(maps.Keys(volume.GetDevices())) {
+			d.once(item, join(path, "device"), atSite(volume.GetDevices()[site], site), seen)
+		}
 		if volume.GetName() != "" && seen[volume.GetName()] {
 			d.fail(item, join(path, "name"), "there are two volumes %q", volume.GetName())
 		}
@@ -148,10 +154,12 @@ func (d *decoder) content(item ast.Node, path string) {
 		d.fail(keyOf(item, "external"), join(path, "external"), "a volume is either external or one that stands alone")
 		return
 	}
-	for _, name := range []string{"size", "image"} {
+	for _, name := range []string{"size", "image", "device"} {
 		switch {
 		case alone && hasField(item, name):
 			d.fail(keyOf(item, name), join(path, name), "is that of the volume that is named: leave it out")
+		case external && name == "device" && hasField(item, name):
+			d.fail(keyOf(item, name), join(path, name), "is for disks that are copied: external has the path of one that is not")
 		case external && hasField(item, name):
 			d.fail(keyOf(item, name), join(path, name), "is that of the external disk: leave it out")
 		case name == "size" && !alone && !external && !hasField(item, name):
@@ -172,7 +180,54 @@ func (d *decoder) once(item ast.Node, path, disk string, seen map[string]bool) {
 
 // isEmpty says that a volume begins as zeroes.
 func isEmpty(v *godwitv1.VolumeSpec) bool {
-	return v.GetImage() == "" && v.GetVolume() == "" && v.GetExternal() == ""
+	return v.GetImage() == "" && v.GetVolume() == "" && v.GetExternal() == "" && len(v.GetDevices()) == 0
+}
+
+// atSite names a device for people: the same path at two sites is two devices.
+func atSite(device, site string) string {
+	if site == "" {
+		return device
+	}
+	return device + " of site " + site
+}
+
+// devices reads the block device of a volume: one path for all sites, or a mapping of sites to paths.
+func (d *decoder) devices(node ast.Node, path string) map[string]string {
+	all := make(map[string]string)
+	read := func(site string, node ast.Node, path string) {
+		text, ok := d.text(node, path)
+		switch {
+		case !ok:
+		case !IsDevicePath(text):
+			d.fail(node, path, "%q is no absolute path, without dots, of a block device on the host", shorten(text))
+		default:
+			all[site] = text
+		}
+	}
+	switch node.(type) {
+	case *ast.MappingNode, *ast.MappingValueNode:
+	default:
+		read("", node, path)
+		return all
+	}
+	values, _ := d.pairs(node, path)
+	for _, value := range values {
+		site, ok := value.Key.(*ast.StringNode)
+		switch {
+		case !ok || !IsName(site.Value):
+			d.fail(value.Key, path, "want the name of a site, got %s", describe(value.Key))
+		case all[site.Value] != "":
+			d.fail(value.Key, join(path, site.Value), "stands here twice")
+		default:
+			read(site.Value, value.Value, join(path, site.Value))
+		}
+	}
+	return all
+}
+
+// IsDevicePath says whether text can be the path of a block device: absolute, and without detours.
+func IsDevicePath(text string) bool {
+	return filepath.IsAbs(text) && filepath.Clean(text) == text && !strings.ContainsAny(text, "\n\r")
 }
 
 func (d *decoder) addresses(node ast.Node, path string) []string {

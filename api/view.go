@@ -95,6 +95,8 @@ type VolumeSpecView struct {
 	// Volume is one that stands alone, External the path of a disk that all sites reach: then there is no size here.
 	Volume   string `json:"volume,omitempty"`
 	External string `json:"external,omitempty"`
+	// Device is the path of a block device, or several by site; nil for a file.
+	Device any `json:"device,omitempty"`
 }
 
 // StorageView is a StorageSpec, as a manifest has it.
@@ -250,6 +252,8 @@ func ViewService(service *godwitv1.Service) ServiceView {
 		view := VolumeSpecView{Name: volume.GetName(), Size: volume.GetSize(), Image: volume.GetImage(), Volume: volume.GetVolume(), External: volume.GetExternal()}
 		if volume.GetVolume() != "" {
 			view.Size = 0
+		} else {
+			view.Device = deviceView(volume.GetDevices())
 		}
 		out.Volumes = append(out.Volumes, view)
 	}

@@ -67,13 +67,13 @@ func TestTheViewsOfJSONKeepTheirFields(t *testing.T) {
 		"service": {
 			&godwitv1.Object{Kind: &godwitv1.Object_Service{Service: &godwitv1.Service{Spec: &godwitv1.ServiceSpec{
 				Server:  &godwitv1.ServerSpec{Kernel: "k", Initrd: "i", CommandLine: "c", MachineType: "m", CpuModel: "c", Mac: "m"},
-				Volumes: []*godwitv1.VolumeSpec{{Image: "i", Size: 1, External: "/e"}},
+				Volumes: []*godwitv1.VolumeSpec{{Image: "i", Size: 1, External: "/e", Devices: map[string]string{"": "/dev/e"}}},
 				Storage: &godwitv1.StorageSpec{MaxLagMs: 1, MaxLagBytes: 1},
 			}}}},
 			"addresses kind name network server server.commandLine server.cpuModel server.cpus server.initrd server.kernel server.mac " +
 				"server.machineType server.memory site status status.epoch status.host status.message status.migration status.phase " +
 				"status.replicaError status.replicaHost status.replicaSite status.site storage storage.maxLag storage.maxLagBytes storage.mode " +
-				"storage.replicateTo volumes volumes.external volumes.image volumes.name volumes.size",
+				"storage.replicateTo volumes volumes.device volumes.external volumes.image volumes.name volumes.size",
 		},
 		"volume": {
 			&godwitv1.Object{Kind: &godwitv1.Object_Volume{Volume: &godwitv1.Volume{PointTime: now}}},

@@ -28,6 +28,10 @@ var errRefused = errors.New("superseded")
 // silence is how long an agent may send nothing (it sends a heartbeat every second) before its session is dropped.
 const silence = 5 * time.Second
 
+// rejoinWithin is how long agents that live need to be connected again after the controller's death, at most: they notice it within
+// their patience, and try again every two seconds.
+const rejoinWithin = 6 * time.Second
+
 // outcome of a task: a result, or nil when the session ended first and nobody knows.
 type outcome func(*pb.TaskResult)
 
@@ -36,6 +40,10 @@ type agents struct {
 	store  *cluster.Store
 	logger *slog.Logger
 
+	// began is when this controller did; for so long after that, an agent that it has not seen yet may be about to come back.
+	began  time.Time
+	rejoin time.Duration
+
 	// connected is called after an agent's session has begun, noticed for each notice.
 	connected func(name string)
 	noticed   func(agent string, n *pb.Notice)
@@ -43,6 +51,8 @@ type agents struct {
 	mu struct {
 		sync.Mutex
 		sessions map[string]*session
+		seen     map[string]bool // has had a session in this life
+		gone     map[string]time.Time
 		nextID   uint64
 	}
 }
@@ -67,8 +77,8 @@ type task struct {
 }
 
 func newAgents(store *cluster.Store, logger *slog.Logger) *agents {
-	a := &agents{store: store, logger: logger}
-	a.mu.sessions = make(map[string]*session)
+	a := &agents{store: store, logger: logger, began: time.Now(), rejoin: rejoinWithin}
+	a.mu.sessions, a.mu.seen, a.mu.gone = make(map[string]*session), make(map[string]bool), make(map[string]time.Time)
 	// Ids differ between two lives of a controller, so that a late result is not taken for another task's.
 	a.mu.nextID = uint64(time.Now().UnixNano())
 	return a
@@ -201,7 +211,7 @@ func (a *agents) remember(ctx context.Context, s *session) error {
 func (a *agents) begin(s *session) {
 	a.mu.Lock()
 	old := a.mu.sessions[s.identity.Name]
-	a.mu.sessions[s.identity.Name] = s
+	a.mu.sessions[s.identity.Name], a.mu.seen[s.identity.Name] = s, true
 	a.mu.Unlock()
 	if old != nil {
 		old.drop()
@@ -218,6 +228,7 @@ func (a *agents) end(s *session) {
 	current := a.mu.sessions[s.identity.Name] == s
 	if current {
 		delete(a.mu.sessions, s.identity.Name)
+		a.mu.gone[s.identity.Name] = time.Now()
 	}
 	a.mu.Unlock()
 	if current {
@@ -310,6 +321,33 @@ func (a *agents) hasSession(name string) bool {
 	defer a.mu.Unlock()
 	s := a.mu.sessions[name]
 	return s != nil && s.gone.Err() == nil
+}
+
+// settled says whether it is known if those agents are there: a controller that has just been started has to wait for them.
+func (a *agents) settled(names ...string) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, name := range names {
+		if !a.mu.seen[name] && time.Since(a.began) < a.rejoin {
+			return connect.NewError(connect.CodeUnavailable, fmt.Errorf("the controller was started a moment ago, and does not know yet whether the agent of %s is there\nhint: try again in %v", name, a.rejoin))
+		}
+	}
+	return nil
+}
+
+// returning says that an agent is away which is to be expected back any moment: those who need it may ask again.
+func (a *agents) returning(names ...string) error {
+	if err := a.settled(names...); err != nil {
+		return err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, name := range names {
+		if a.mu.sessions[name] == nil && time.Since(a.mu.gone[name]) < a.rejoin {
+			return connect.NewError(connect.CodeUnavailable, fmt.Errorf("the agent of %s went away a moment ago, and may be back soon\nhint: try again in %v", name, a.rejoin))
+		}
+	}
+	return nil
 }
 
 // awaitBeat waits for the agent's next heartbeat. It returns false when none will come: no session, or it or ctx ended.

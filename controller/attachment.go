@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"maps"
 	"slices"
 
 	pb "github.com/godwit-project/godwit/api/godwit/v1"
@@ -16,7 +17,8 @@ func hostName(service string, v *pb.VolumeSpec) string {
 	return service + "." + v.GetName()
 }
 
-// fill completes what a specification says of volumes that stand alone: they have the size that they have.
+// fill completes what a specification says of volumes that stand alone: they have the size that they have, and
+// lie where they lie.
 func (v *volumes) fill(ctx context.Context, specs []*pb.VolumeSpec) error {
 	for _, spec := range specs {
 		if spec.GetVolume() == "" {
@@ -29,7 +31,10 @@ func (v *volumes) fill(ctx context.Context, specs []*pb.VolumeSpec) error {
 		if spec.GetSize() != 0 && spec.GetSize() != r.Size {
 			return invalid("volume %s is volume %s, which has %d bytes, not %d\nhint: leave size out; godwit volume resize %s makes it larger", spec.GetName(), r.Name, r.Size, spec.GetSize(), r.Name)
 		}
-		spec.Size = r.Size
+		if len(spec.GetDevices()) > 0 && !maps.Equal(spec.GetDevices(), r.Devices) {
+			return invalid("volume %s is volume %s, which lies where it lies\nhint: leave device out", spec.GetName(), r.Name)
+		}
+		spec.Size, spec.Devices = r.Size, r.Devices
 	}
 	return nil
 }

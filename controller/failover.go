@@ -28,6 +28,7 @@ func (f *front) Failover(ctx context.Context, req *connect.Request[pb.FailoverRe
 // takeover is a failover that may be decided.
 type takeover struct {
 	failover *pb.Failover
+	decided  bool // before, by the same request
 	record   serviceRecord
 	spec     *pb.ServiceSpec
 	from     place
@@ -41,18 +42,21 @@ type takeover struct {
 //
 // That the old site is dead is the operator's word. What it still acknowledges until it is told is set aside there.
 func (m *migrations) failover(ctx context.Context, req *pb.FailoverRequest) (*pb.Failover, error) {
-	var f *pb.Failover
-	err := agree(func() error {
-		t, err := m.planFailover(ctx, req)
-		if err == nil {
-			f, err = t.failover, m.decideFailover(ctx, t)
+	var t takeover
+	err := agree(func() (err error) {
+		if t, err = m.planFailover(ctx, req); err != nil || t.decided {
+			return err
 		}
-		return err
+		return m.decideFailover(ctx, t)
 	})
 	if err != nil {
 		return nil, err
 	}
-	m.logger.Warn("service is failed over", "service", req.GetService(), "from", f.GetFromHost(), "to", f.GetToHost(), "epoch", f.GetEpoch(), "forced", f.GetForced())
+	f, said := t.failover, "service is failed over"
+	if t.decided {
+		said = "a failover is asked for again that was decided"
+	}
+	m.logger.Warn(said, "service", req.GetService(), "from", f.GetFromHost(), "to", f.GetToHost(), "epoch", f.GetEpoch(), "forced", f.GetForced())
 	m.services.reconcile(req.GetService())
 	return f, nil
 }
@@ -70,7 +74,14 @@ func (m *migrations) planFailover(ctx context.Context, req *pb.FailoverRequest) 
 	if t.record.Phase == serviceDeleting {
 		return t, precondition("service %s is being deleted", name)
 	}
+	if last, err := t.record.lastFailover(); err != nil || req.GetRequest() != "" && last.GetRequest() == req.GetRequest() {
+		t.failover, t.decided = last, true
+		return t, err
+	}
 	if t.from, err = m.services.placeOf(ctx, owner.Site, owner.Host); err != nil {
+		return t, err
+	}
+	if err := m.agents.settled(owner.Host); err != nil {
 		return t, err
 	}
 	answers := m.agents.hasSession(owner.Host)
@@ -93,7 +104,7 @@ func (m *migrations) planFailover(ctx context.Context, req *pb.FailoverRequest) 
 	}
 	t.failover = &pb.Failover{
 		FromSite: owner.Site, FromHost: owner.Host, ToSite: replica.Site, ToHost: replica.Host, Forced: answers, Mode: t.spec.GetStorage().GetMode(),
-		Snapshot: req.GetSnapshot(),
+		Snapshot: req.GetSnapshot(), Request: req.GetRequest(),
 	}
 	if err := m.ready(ctx, t); err != nil {
 		return t, err
@@ -125,6 +136,9 @@ func (m *migrations) ready(ctx context.Context, t takeover) error {
 	if err != nil {
 		return err
 	}
+	if err := m.agents.returning(to, at.Edge); err != nil {
+		return err
+	}
 	host, err := m.agents.connectedAgent(ctx, to)
 	if err == nil {
 		_, err = m.agents.connectedAgent(ctx, at.Edge)
@@ -132,7 +146,7 @@ func (m *migrations) ready(ctx context.Context, t takeover) error {
 	if err != nil {
 		return err
 	}
-	if why := unfit(&pb.ServiceSpec{Server: t.spec.GetServer()}, host.Facts); why != "" {
+	if why := unfit(&pb.ServiceSpec{Server: t.spec.GetServer()}, host.Site, host.Facts); why != "" {
 		return precondition("host %s cannot run service %s: %s", to, name, why)
 	}
 	for _, v := range copied(t.spec.GetVolumes()) {

@@ -107,8 +107,65 @@ func TestAFailoverIsRefusedWhereItWouldDoHarm(t *testing.T) {
 	refused(t, err, connect.CodeFailedPrecondition, "incomplete")
 	w.disconnect(hostB)
 	_, err = w.failover(&pb.FailoverRequest{Service: "shop"})
+	refused(t, err, connect.CodeUnavailable, "host-b went away a moment ago", "try again")
+	w.sessions.rejoin = 0
+	_, err = w.failover(&pb.FailoverRequest{Service: "shop"})
 	refused(t, err, connect.CodeFailedPrecondition, "host-b is down")
 	w.ownedBy("shop", "host-a")
+}
+
+// TestAFailoverThatIsAskedForAgainIsDecidedOnce has the controller die after the decision, before its answer arrives.
+func TestAFailoverThatIsAskedForAgainIsDecidedOnce(t *testing.T) {
+	w := newWorld(t)
+	hostA, edgeA := w.site("a")
+	hostB, edgeB := w.site("b")
+	w.replicated("b")
+	hostB.keeps("shop", true)
+	w.beaten(hostB)
+	w.disconnect(hostA)
+	w.disconnect(edgeA)
+	first, err := w.failover(&pb.FailoverRequest{Service: "shop", Request: "one"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.kill()
+	w.agents = []*fakeAgent{hostB, edgeB}
+	w.live()
+	again, err := w.failover(&pb.FailoverRequest{Service: "shop", Request: "one"})
+	if err != nil || again.GetEpoch() != first.GetEpoch() || again.GetToSite() != "b" {
+		t.Errorf("asked again: %v, %v, after %v", again, err, first)
+	}
+	w.inPhase("shop", serviceRunning)
+	if _, err := w.failover(&pb.FailoverRequest{Service: "shop", Request: "another"}); err == nil {
+		t.Error("another wish was taken for the one that was decided")
+	}
+	if owner := w.ownedBy("shop", "host-b"); owner.Epoch != first.GetEpoch() {
+		t.Errorf("owned by %+v", owner)
+	}
+}
+
+// TestAControllerThatHasJustBegunDecidesNoFailover: an agent that has not come back yet is not one that is dead.
+func TestAControllerThatHasJustBegunDecidesNoFailover(t *testing.T) {
+	w := newWorld(t)
+	hostA, edgeA := w.site("a")
+	hostB, edgeB := w.site("b")
+	w.replicated("b")
+	hostB.keeps("shop", true)
+	w.beaten(hostB)
+	w.kill()
+	w.agents = []*fakeAgent{edgeA, hostB, edgeB} // all live, and one is late
+	w.live()
+	_, err := w.failover(&pb.FailoverRequest{Service: "shop"})
+	refused(t, err, connect.CodeUnavailable, "does not know yet whether the agent of host-a is there", "try again")
+	w.connect(hostA)
+	_, err = w.failover(&pb.FailoverRequest{Service: "shop"})
+	refused(t, err, connect.CodeFailedPrecondition, "host-a answers")
+	w.disconnect(hostA)
+	w.beaten(hostB)
+	if _, err = w.failover(&pb.FailoverRequest{Service: "shop"}); err != nil {
+		t.Errorf("it was there in this life, and is gone: %v", err)
+	}
+	w.inPhase("shop", serviceRunning)
 }
 
 func TestAServiceGoesBackToASnapshotOnlyIfThereIsOne(t *testing.T) {

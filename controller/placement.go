@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/godwit-project/godwit/api"
 	pb "github.com/godwit-project/godwit/api/godwit/v1"
 )
 
@@ -50,7 +51,7 @@ func (s *services) choose(ctx context.Context, spec *pb.ServiceSpec, site, at st
 	if edge, err = pick("edge", site, "service", edges, func(agentState) string { return "" }); err != nil {
 		return host, edge, err
 	}
-	host, err = pick("host", site, "service", hosts, func(a agentState) string { return unfit(spec, a.Facts) })
+	host, err = pick("host", site, "service", hosts, func(a agentState) string { return unfit(spec, a.Site, a.Facts) })
 	return host, edge, err
 }
 
@@ -75,10 +76,12 @@ func pick(kind, site, what string, candidates []agentState, unfit func(agentStat
 }
 
 // unfit says why a host with these facts cannot run the service; empty when it can.
-func unfit(spec *pb.ServiceSpec, f *pb.HostFacts) string {
+func unfit(spec *pb.ServiceSpec, site string, f *pb.HostFacts) string {
 	var size int64
 	for _, v := range spec.GetVolumes() {
-		size += v.GetSize()
+		if api.DeviceAt(v, site) == "" {
+			size += v.GetSize()
+		}
 	}
 	server := spec.GetServer()
 	switch {

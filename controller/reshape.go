@@ -92,7 +92,7 @@ func (m *migrations) planChange(ctx context.Context, req *pb.ChangeVolumeRequest
 	case c.volume.GetExternal() != "":
 		return c, precondition("volume %s/%s is external: what is at %s is not Godwit's to change", name, req.GetVolume(), c.volume.GetExternal())
 	}
-	c.unchanged, err = m.services.volumes.mayChange(name+"/"+req.GetVolume(), c.volume.GetSize(), req, host)
+	c.unchanged, err = m.services.volumes.mayChange(name+"/"+req.GetVolume(), c.volume, req, host)
 	return c, err
 }
 

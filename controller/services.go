@@ -126,9 +126,12 @@ func (s *services) checkVolumes(volumes []*pb.VolumeSpec) error {
 		case v.GetImage() != "" && !s.blobs.has(v.GetImage()):
 			return invalid("volume %s: no blob %q has been uploaded", v.GetName(), v.GetImage())
 		}
+		if err := checkDevices(v); err != nil {
+			return err
+		}
 		seen[v.GetName()], used[disk] = true, true
 	}
-	return nil
+	return apart(volumes)
 }
 
 // macOf derives a locally administered address, so that a service keeps it wherever it runs.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"strings"
 
 	"connectrpc.com/connect"
@@ -38,6 +39,13 @@ type volumeRecord struct {
 	Service string `json:"service,omitempty"`
 	// Image is the blob that it has still to be filled with.
 	Image string `json:"image,omitempty"`
+	// Devices are the block devices that it lies on, as in its specification.
+	Devices map[string]string `json:"devices,omitempty"`
+}
+
+// spec is the volume as a service's would be.
+func (r *volumeRecord) spec() *pb.VolumeSpec {
+	return &pb.VolumeSpec{Name: r.Name, Size: r.Size, Devices: r.Devices}
 }
 
 // volumes are those that stand alone.
@@ -75,6 +83,9 @@ func (v *volumes) create(ctx context.Context, req *pb.CreateVolumeRequest) (outc
 	case req.GetImage() != "" && !v.blobs.has(req.GetImage()):
 		return "", invalid("volume %s: no blob %q has been uploaded", name, req.GetImage())
 	}
+	if err := checkDevices(&pb.VolumeSpec{Name: name, Devices: req.GetDevices()}); err != nil {
+		return "", err
+	}
 	have, _, err := v.record(ctx, name)
 	if err == nil {
 		return v.compare(have, req)
@@ -86,7 +97,7 @@ func (v *volumes) create(ctx context.Context, req *pb.CreateVolumeRequest) (outc
 	if err != nil {
 		return "", err
 	}
-	r := volumeRecord{Name: name, Size: req.GetSize(), Site: host.Site, Host: host.Name, Phase: volumeChanging, Image: req.GetImage()}
+	r := volumeRecord{Name: name, Size: req.GetSize(), Site: host.Site, Host: host.Name, Phase: volumeChanging, Image: req.GetImage(), Devices: req.GetDevices()}
 	if r.Epoch, err = v.store.NextEpoch(ctx); err != nil {
 		return "", err
 	}
@@ -112,6 +123,9 @@ func (v *volumes) compare(have volumeRecord, req *pb.CreateVolumeRequest) (strin
 	case have.Size != req.GetSize() || req.GetSite() != "" && have.Site != req.GetSite() || req.GetHost() != "" && have.Host != req.GetHost():
 		return "", connect.NewError(connect.CodeAlreadyExists, fmt.Errorf(
 			"volume %s exists, of %d bytes on host %s of site %s\nhint: take another name, or godwit volume resize %s", have.Name, have.Size, have.Host, have.Site, have.Name))
+	case !maps.Equal(have.Devices, req.GetDevices()):
+		return "", connect.NewError(connect.CodeAlreadyExists, fmt.Errorf(
+			"volume %s exists, and does not lie on that device\nhint: take another name; godwit get volume %s shows where it lies", have.Name, have.Name))
 	}
 	if have.Phase != volumeReady {
 		v.turns.take(have.Name)
@@ -145,7 +159,7 @@ func (v *volumes) place(ctx context.Context, req *pb.CreateVolumeRequest) (agent
 		return agentState{}, invalid("host %s is not at site %s", req.GetHost(), site)
 	}
 	return pick("host", site, "volume", hosts, func(a agentState) string {
-		if free := a.Facts.GetDiskFree(); free < req.GetSize() {
+		if free := a.Facts.GetDiskFree(); free < req.GetSize() && api.DeviceAt(&pb.VolumeSpec{Devices: req.GetDevices()}, a.Site) == "" {
 			return fmt.Sprintf("too little disk space: %d MiB free, the volume needs %d MiB", free>>20, req.GetSize()>>20)
 		}
 		return ""
@@ -161,7 +175,7 @@ func (v *volumes) change(ctx context.Context, r volumeRecord, req *pb.ChangeVolu
 	if r.Phase == volumeDeleting {
 		return false, precondition("volume %s is being deleted", r.Name)
 	}
-	if unchanged, err = v.mayChange(r.Name, r.Size, req, host); err != nil || unchanged && r.Phase == volumeReady {
+	if unchanged, err = v.mayChange(r.Name, r.spec(), req, host); err != nil || unchanged && r.Phase == volumeReady {
 		return unchanged, err
 	}
 	epoch, err := v.store.NextEpoch(ctx)
@@ -184,15 +198,16 @@ func (v *volumes) change(ctx context.Context, r volumeRecord, req *pb.ChangeVolu
 	return false, err
 }
 
-// mayChange says why a volume of that size cannot be changed as asked, and whether nothing is to be done.
-func (v *volumes) mayChange(name string, size int64, req *pb.ChangeVolumeRequest, host agentState) (unchanged bool, err error) {
+// mayChange says why such a volume cannot be changed as asked, and whether nothing is to be done.
+func (v *volumes) mayChange(name string, volume *pb.VolumeSpec, req *pb.ChangeVolumeRequest, host agentState) (unchanged bool, err error) {
+	size := volume.GetSize()
 	more := req.GetSize() - size
 	switch {
 	case req.GetSize()%4096 != 0 || req.GetSize() < 0:
 		return false, invalid("size is %d bytes: want a positive multiple of 4096", req.GetSize())
 	case req.GetSize() > 0 && more < 0:
 		return false, invalid("volume %s has %d bytes: volumes grow only", name, size)
-	case more > host.Facts.GetDiskFree():
+	case more > host.Facts.GetDiskFree() && api.DeviceAt(volume, host.Site) == "": // how large a device is only the host knows
 		return false, precondition("host %s has %d MiB free, %d MiB more are needed\nhint: make room there, or migrate the service to a host that has it", host.Name, host.Facts.GetDiskFree()>>20, more>>20)
 	case req.GetImage() != "" && !v.blobs.has(req.GetImage()):
 		return false, invalid("no blob %q has been uploaded", req.GetImage())
@@ -239,7 +254,7 @@ func (v *volumes) settle(ctx context.Context, name string) error {
 		return err
 	}
 	remove := r.Phase == volumeDeleting
-	task := &pb.PlaceVolume{Name: name, Epoch: r.Epoch, Size: r.Size, Image: r.Image, Remove: remove}
+	task := &pb.PlaceVolume{Name: name, Epoch: r.Epoch, Size: r.Size, Image: r.Image, Remove: remove, Device: api.DeviceAt(r.spec(), r.Site)}
 	err := v.agents.callOnce(ctx, r.Host, &pb.SessionResponse{Task: &pb.SessionResponse_Place{Place: task}})
 	if err == nil && remove {
 		v.logger.Info("volume deleted", "volume", name, "host", r.Host)

@@ -25,7 +25,7 @@ func benchPair(b *testing.B, size int64, fill bool) (a, r *Volume) {
 		b.Cleanup(func() { _, _ = s.Close(), os.RemoveAll(dir) })
 		stores[i] = s
 	}
-	a, err := stores[0].Create(background, Spec{"v", size}, 1)
+	a, err := stores[0].Create(background, Spec{Name: "v", Size: size}, 1)
 	if err == nil && fill {
 		p := make([]byte, 1<<20)
 		rng := rand.New(rand.NewPCG(1, 1))
@@ -38,7 +38,7 @@ func benchPair(b *testing.B, size int64, fill bool) (a, r *Volume) {
 		}
 	}
 	if err == nil {
-		r, err = stores[1].CreateReplica(background, Spec{"v", size}, 2)
+		r, err = stores[1].CreateReplica(background, Spec{Name: "v", Size: size}, 2)
 	}
 	if err == nil {
 		err = a.Replicate(background, 2, func(context.Context) (net.Conn, error) {

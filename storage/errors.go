@@ -10,6 +10,10 @@ var (
 	ErrExists = errors.New("volume exists already")
 	// ErrNoSpace means that the file system of the store is too small for what was asked; the message has the figures.
 	ErrNoSpace = errors.New("not enough disk space")
+	// ErrDevice means that a block device cannot be a volume's: there is none, it is too small, or in use.
+	ErrDevice = errors.New("block device cannot be used")
+	// ErrNotBlank means that a block device holds something that would be lost.
+	ErrNotBlank = errors.New("block device is not empty")
 	// ErrLocked means that another process has the store open.
 	ErrLocked = errors.New("store is in use by another process")
 	// ErrClosed means that the store or the volume was closed or deleted meanwhile.

@@ -99,7 +99,7 @@ func TestServeMovesAndRefusesWhatIsNotItsOwn(t *testing.T) {
 	if st := v.Status(); st.Socket != second {
 		t.Errorf("it is served at %s", st.Socket)
 	}
-	other, err := s.get().Create(background, Spec{"other", 512}, 1)
+	other, err := s.get().Create(background, Spec{Name: "other", Size: 512}, 1)
 	must(t, err)
 	if err := other.Serve(second); err == nil {
 		t.Error("a live socket was taken over")
@@ -120,7 +120,7 @@ func TestQemuIoAndNbdcopyAgreeWithTheVolume(t *testing.T) {
 		}
 	}
 	s := newSite(t, quick)
-	v, err := s.get().Create(background, Spec{"shop.root", 64 << 20}, 1)
+	v, err := s.get().Create(background, Spec{Name: "shop.root", Size: 64 << 20}, 1)
 	must(t, err)
 	socket := filepath.Join(s.dir, "s")
 	must(t, v.Serve(socket))

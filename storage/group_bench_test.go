@@ -59,7 +59,7 @@ func benchGroup(b *testing.B, mode string, rtt time.Duration) *Volume {
 		b.Cleanup(func() { _, _ = s.Close(), os.RemoveAll(dir) })
 		stores[i] = s
 	}
-	spec := Spec{"v", 64 << 20}
+	spec := Spec{Name: "v", Size: 64 << 20}
 	v, err := stores[0].Create(background, spec, 1)
 	if err != nil || mode == "" {
 		return v

@@ -34,7 +34,7 @@ func FuzzStandby(f *testing.F) {
 			t.Fatal(err)
 		}
 		defer s.Close()
-		specs := []Spec{{"a", 64 << 10}, {"b", 4096*3 + 512}}
+		specs := []Spec{{Name: "a", Size: 64 << 10}, {Name: "b", Size: 4096*3 + 512}}
 		b, err := s.CreateStandby(context.Background(), "g", specs, 1)
 		if err != nil {
 			t.Fatal(err)

@@ -188,3 +188,49 @@ func TestHashesAreOfWhatTheStandbyHasPromised(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestACutOfALostBlockCannotBeRead keeps a cut while a block is lost, and has the block written anew: what the cut had there must fail as
+// the volume did, and neither be what was there before nor zeroes nor what came later.
+func TestACutOfALostBlockCannotBeRead(t *testing.T) {
+	west, east, g, b, content, _ := replicated(t)
+	ctx := within(t, time.Minute)
+	root := west.volume("shop.root")
+	must(t, g.Keep(ctx, "right", 0), g.SetMode(ctx, ModeLocal))
+	must(t, client{root}.WriteAt(ctx, noise(3*4096, 2), 8192, false))
+	rot(t, root, 12288+5)
+	must(t, g.SetMode(ctx, ModeAsync), g.Drain(ctx), g.Keep(ctx, "lost", 0), b.journal.Settle())
+	if st := g.Status(); st.Lost != 4096 {
+		t.Fatalf("status %+v", st)
+	}
+	around, err := read(root, 8192, 4096)
+	must(t, err)
+	check := func(when string) {
+		t.Helper()
+		b, err := east.get().Standby("shop")
+		must(t, err)
+		cut, err := b.OpenCut("lost", "shop.root")
+		must(t, err)
+		defer cut.Close()
+		p := make([]byte, 4096)
+		if err := cut.ReadAt(ctx, p, 12288); !errors.Is(err, syscall.EIO) && !errors.Is(err, disk.ErrCorrupt) {
+			t.Errorf("%s: what was lost is read: %v", when, err)
+		}
+		if err := cut.ReadAt(ctx, make([]byte, 3*4096), 8192); err == nil {
+			t.Errorf("%s: what was lost is read with its neighbours", when)
+		}
+		if err := cut.ReadAt(ctx, p, 8192); err != nil || !bytes.Equal(p, around) {
+			t.Errorf("%s: its neighbour: %v", when, err)
+		}
+		before, err := b.OpenCut("right", "shop.root")
+		must(t, err)
+		defer before.Close()
+		if err := before.ReadAt(ctx, p, 12288); err != nil || !bytes.Equal(p, content[12288:16384]) {
+			t.Errorf("%s: the cut from before: %v", when, err)
+		}
+	}
+	check("while it is lost")
+	must(t, client{root}.WriteAt(ctx, noise(4*4096, 8), 8192, false), g.Drain(ctx), b.journal.Settle())
+	check("after it was written anew")
+	east.restart()
+	check("after a restart")
+}

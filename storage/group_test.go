@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-var twoVolumes = []Spec{{"shop.root", 1 << 20}, {"shop.log", 300 << 10}}
+var twoVolumes = []Spec{{Name: "shop.root", Size: 1 << 20}, {Name: "shop.log", Size: 300 << 10}}
 
 // group is a primary in the west and its standby in the east.
 func group(t *testing.T, mode string, limits Limits) (west, east *site, g *Group, b *Standby) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"time"
 
 	"github.com/godwit-project/godwit/storage/disk"
@@ -36,13 +35,8 @@ func (s *Store) grow(ctx context.Context, name string, size int64) error {
 	case size < v.size:
 		return fmt.Errorf("it has %d bytes: volumes grow only", v.size)
 	}
-	if err := (Spec{name, size}).check(); err != nil {
+	if err := errors.Join((Spec{Name: name, Size: size}).check(), s.growable(v, size)); err != nil {
 		return err
-	}
-	if free, err := s.Free(); err != nil {
-		return err
-	} else if free < size-v.size {
-		return fmt.Errorf("%w: %d bytes are free, %d more are needed", ErrNoSpace, free, size-v.size)
 	}
 	if err := v.Left(ctx); err != nil {
 		return err
@@ -59,6 +53,18 @@ func (s *Store) grow(ctx context.Context, name string, size int64) error {
 	delete(s.volumes, name)
 	if err = errors.Join(err, s.loadVolume(name, v.dir)); err != nil {
 		s.damaged[name] = err
+	}
+	return err
+}
+
+// growable says why there is no room for a larger volume.
+func (s *Store) growable(v *Volume, size int64) error {
+	if device := v.metadata().Device; device != "" {
+		return deviceHas(device, size)
+	}
+	free, err := s.Free()
+	if err == nil && free < size-v.size {
+		err = fmt.Errorf("%w: %d bytes are free, %d more are needed", ErrNoSpace, free, size-v.size)
 	}
 	return err
 }
@@ -99,7 +105,12 @@ func (m *metadata) finishGrowth(dir string) error {
 	if m.Growing == 0 {
 		return nil
 	}
-	d, err := disk.Open(filepath.Join(dir, baseName), disk.Options{Checksums: true})
+	err := m.found(dir)
+	if err != nil {
+		return fmt.Errorf("finish growing: %w", err)
+	}
+	path, opts := m.disk(dir)
+	d, err := disk.Open(path, opts)
 	if err != nil {
 		return fmt.Errorf("finish growing: %w", err)
 	}

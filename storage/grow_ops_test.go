@@ -16,7 +16,7 @@ func TestAVolumeGrowsAndKeepsWhatItHas(t *testing.T) {
 	}
 	defer func() { _ = s.Close() }()
 	const small, large = 1 << 20, 3<<20 + 4096
-	v, err := s.Create(t.Context(), Spec{"shop.data", small}, 5)
+	v, err := s.Create(t.Context(), Spec{Name: "shop.data", Size: small}, 5)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +89,7 @@ func TestGrowthThatWasInterruptedIsFinished(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			v, err := s.Create(t.Context(), Spec{"a", 1 << 20}, 5)
+			v, err := s.Create(t.Context(), Spec{Name: "a", Size: 1 << 20}, 5)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -115,13 +115,13 @@ func TestAReplicatedVolumeDoesNotGrow(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	if _, err := s.CreateReplica(t.Context(), Spec{"r", 1 << 20}, 5); err != nil {
+	if _, err := s.CreateReplica(t.Context(), Spec{Name: "r", Size: 1 << 20}, 5); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Grow(t.Context(), "r", 2<<20); !errors.Is(err, ErrRole) {
 		t.Errorf("a replica grows: %v", err)
 	}
-	if _, err := s.Create(t.Context(), Spec{"p", 1 << 20}, 5); err != nil {
+	if _, err := s.Create(t.Context(), Spec{Name: "p", Size: 1 << 20}, 5); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.Protect(t.Context(), GroupSpec{Name: "g", Volumes: []string{"p"}, Epoch: 5, Mode: ModeLocal}, nil); err != nil {

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"regexp"
 
+	"github.com/godwit-project/godwit/storage/disk"
 	"github.com/godwit-project/godwit/storage/disk/vfs"
 )
 
@@ -23,6 +24,10 @@ type metadata struct {
 	Name   string `json:"name"`
 	Size   int64  `json:"size"`
 	Role   string `json:"role"`
+	// Device is the block device that the volume lies on, and DeviceID what the kernel knows it by, as far as it does; empty for a
+	// volume of a file.
+	Device   string `json:"device,omitempty"`
+	DeviceID string `json:"deviceId,omitempty"`
 	// Epoch is the one that the volume is bound to; Owner that of the primary which a fenced volume was.
 	Epoch uint64 `json:"epoch"`
 	Owner uint64 `json:"owner,omitempty"`
@@ -41,6 +46,15 @@ type metadata struct {
 	// Group is the standby that the volume belongs to, while it is a replica.
 	Group  string `json:"group,omitempty"`
 	Socket string `json:"socket,omitempty"`
+}
+
+// disk is where the bytes of a volume of that folder are, and how they are opened.
+func (m *metadata) disk(dir string) (path string, opts disk.Options) {
+	path, opts = filepath.Join(dir, baseName), disk.Options{Checksums: true}
+	if m.Device != "" {
+		path, opts.State, opts.Size = m.Device, path, m.Size
+	}
+	return path, opts
 }
 
 var validName = regexp.MustCompile(`^[a-z0-9-][a-z0-9.-]*$`)
@@ -82,5 +96,5 @@ func loadMetadata(dir string) (metadata, error) {
 	default:
 		return m, fmt.Errorf("read %s: unknown role %q", path, m.Role)
 	}
-	return m, Spec{m.Name, m.Size}.check()
+	return m, Spec{Name: m.Name, Size: m.Size}.check()
 }

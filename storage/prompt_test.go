@@ -54,7 +54,7 @@ func TestWhatIsDoneAtOnceIsOrderedAndReplicatedToo(t *testing.T) {
 // TestAVolumeWithoutChecksumsGetsThem opens one that was made before there were any.
 func TestAVolumeWithoutChecksumsGetsThem(t *testing.T) {
 	s := newSite(t, quick)
-	v, err := s.get().Create(background, Spec{"old", 2<<20 + 512}, 1)
+	v, err := s.get().Create(background, Spec{Name: "old", Size: 2<<20 + 512}, 1)
 	must(t, err)
 	content := noise(100<<10, 3)
 	must(t, client{v}.WriteAt(background, content, 1<<20, true))

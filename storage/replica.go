@@ -154,7 +154,7 @@ func (v *Volume) admit(in *incoming, hello wire.Hello) (wire.Header, error) {
 		v.mu.Lock()
 	}
 	welcome := wire.Header{Type: wire.TypeWelcome, Offset: v.bootID}
-	if !v.meta.Touched {
+	if !v.meta.Touched && v.meta.Device == "" { // whatever is on a device, it need not be zeroes
 		welcome.Seq |= wire.WelcomeFresh
 	}
 	if v.meta.Complete {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -85,7 +86,11 @@ func (s *Store) createStandby(ctx context.Context, name string, volumes []Spec, 
 			return nil, err
 		}
 	}
-	return s.makeStandby(standbyMeta{Name: name, Epoch: epoch, Volumes: volumes}, false)
+	made := standbyMeta{Name: name, Epoch: epoch}
+	for _, spec := range volumes {
+		made.Volumes = append(made.Volumes, Spec{Name: spec.Name, Size: spec.Size})
+	}
+	return s.makeStandby(made, false)
 }
 
 // makeStandby makes the folder, whose metadata are written last.
@@ -183,6 +188,11 @@ func (d replicaDisk) Condemn(off, length int64) error {
 func (d replicaDisk) StartSync()  { d.v.disk.StartSync() }
 func (d replicaDisk) Sync() error { return d.v.disk.Sync() }
 
+// onDevices says whether one of the volumes lies on a block device, which need not read as zeroes when it is new.
+func (b *Standby) onDevices() bool {
+	return slices.ContainsFunc(b.volumes, func(v *Volume) bool { return v.metadata().Device != "" })
+}
+
 // adopt takes a newer epoch over.
 func (b *Standby) adopt(volumes []Spec, epoch uint64) error {
 	b.mu.Lock()
@@ -191,7 +201,7 @@ func (b *Standby) adopt(volumes []Spec, epoch uint64) error {
 		return fmt.Errorf("%w with %d volumes: delete it first", ErrExists, len(b.meta.Volumes))
 	}
 	for i, v := range volumes {
-		if v != b.meta.Volumes[i] {
+		if have := b.meta.Volumes[i]; v.Name != have.Name || v.Size != have.Size {
 			return fmt.Errorf("%w with volume %s of %d bytes: delete it first", ErrExists, b.meta.Volumes[i].Name, b.meta.Volumes[i].Size)
 		}
 	}

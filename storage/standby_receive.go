@@ -103,7 +103,7 @@ func (b *Standby) receive(conn net.Conn) error {
 		opened.Flags |= wire.OpenedComplete
 		opened.Time = uint64(p.Time.UnixNano())
 	}
-	if !p.Touched {
+	if !p.Touched && !b.onDevices() {
 		opened.Flags |= wire.OpenedFresh
 	}
 	if err := in.answer(wire.Header{Type: wire.TypeOpened}, opened.Append(nil)); err != nil {

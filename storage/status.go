@@ -29,6 +29,12 @@ type Spec struct {
 	Name string
 	// Size in bytes, a positive multiple of 512.
 	Size int64
+	// Device is the path of a block device that the volume is to lie on, from its beginning; empty for a file of the store. What is
+	// on it is taken as it is.
+	Device string `json:",omitempty"`
+	// Overwrite says that what is on the device is about to be written over, which is refused with [ErrNotBlank] if there is
+	// something. Replicas are made so in any case.
+	Overwrite bool `json:",omitempty"`
 }
 
 // Status is a snapshot of a volume. All sizes are in bytes.
@@ -56,8 +62,10 @@ type Status struct {
 	Complete bool
 	// Connected says that the replication link is up.
 	Connected bool
-	// Path is the base file: plain raw, readable without this program.
+	// Path is the base file, or block device: plain raw, readable without this program.
 	Path string
+	// Device says that it is a block device.
+	Device bool
 	// Socket is where the volume is exported, empty when it is not.
 	Socket string
 	// Clients is the number of open NBD connections.

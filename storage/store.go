@@ -103,7 +103,7 @@ func (s *Store) load() error {
 		path := filepath.Join(s.dir, e.Name())
 		switch {
 		case !e.IsDir():
-			continue
+			continue // the lock, and notes on block devices
 		case strings.HasPrefix(e.Name(), deletedPrefix):
 			if err := os.RemoveAll(path); err != nil {
 				return err
@@ -182,14 +182,15 @@ func (s *Store) Close() error {
 	return errors.Join(append(errs, s.lock.Close())...)
 }
 
-// Create makes an empty primary bound to epoch. If it exists with the same epoch and size, it is returned as it is.
+// Create makes an empty primary bound to epoch; on a block device, it holds what is there. If it exists with the same epoch and size,
+// it is returned as it is.
 func (s *Store) Create(ctx context.Context, spec Spec, epoch uint64) (*Volume, error) {
 	return s.create(ctx, spec, metadata{Name: spec.Name, Size: spec.Size, Role: RolePrimary, Epoch: epoch, Owner: epoch})
 }
 
 // CreateReplica makes an empty replica at epoch. If it exists with the same epoch and size, it is returned as it is, content
 // included; any other volume of that name is an [ErrExists]. The whole size must be free on disk, and what other replicas
-// were promised with it; else [ErrNoSpace].
+// were promised with it; else [ErrNoSpace]. A block device has to hold nothing, or what a replica of that name has left there.
 func (s *Store) CreateReplica(ctx context.Context, spec Spec, epoch uint64) (*Volume, error) {
 	return s.create(ctx, spec, metadata{Name: spec.Name, Size: spec.Size, Role: RoleReplica, Epoch: epoch})
 }
@@ -208,16 +209,22 @@ func (s *Store) create(ctx context.Context, spec Spec, meta metadata) (*Volume, 
 	}
 	if v := s.volumes[spec.Name]; v != nil {
 		have := v.metadata()
-		if have.Role == meta.Role && have.Epoch == meta.Epoch && have.Size == meta.Size && have.Group == meta.Group {
+		if have.Role == meta.Role && have.Epoch == meta.Epoch && have.Size == meta.Size && have.Group == meta.Group && have.Device == spec.Device {
 			return v, nil
 		}
 		return nil, fmt.Errorf("create volume %s as %s of %d bytes at epoch %d: %w as %s of %d bytes at epoch %d: delete that first",
 			spec.Name, meta.Role, meta.Size, meta.Epoch, ErrExists, have.Role, have.Size, have.Epoch)
 	}
-	if meta.Role == RoleReplica {
-		if err := s.roomForLocked(spec); err != nil {
-			return nil, err
-		}
+	var err error
+	switch {
+	case spec.Device != "":
+		meta.Device = spec.Device
+		meta.DeviceID, err = s.deviceForLocked(spec, meta.Role)
+	case meta.Role == RoleReplica:
+		err = s.roomForLocked(spec)
+	}
+	if err != nil {
+		return nil, err
 	}
 	v, err := s.makeLocked(meta)
 	if err != nil {
@@ -254,7 +261,10 @@ func (s *Store) makeLocked(meta metadata) (*Volume, error) {
 	if err := os.Mkdir(path, 0o700); err != nil {
 		return nil, err
 	}
-	err := disk.Create(filepath.Join(path, baseName), meta.Size, disk.Options{Checksums: true})
+	var err error
+	if meta.Device == "" {
+		err = disk.Create(filepath.Join(path, baseName), meta.Size, disk.Options{Checksums: true})
+	}
 	if err == nil {
 		err = meta.save(path)
 	}
@@ -289,7 +299,9 @@ func (s *Store) Volumes() []Status {
 	}
 	out := make([]Status, 0, len(volumes)+len(s.damaged))
 	for name, err := range s.damaged {
-		out = append(out, Status{Name: name, Path: filepath.Join(s.dir, name, baseName), Err: err.Error()})
+		meta, _ := loadMetadata(filepath.Join(s.dir, name)) // which may be what is damaged
+		path, _ := meta.disk(filepath.Join(s.dir, name))
+		out = append(out, Status{Name: name, Path: path, Device: meta.Device != "", Err: err.Error()})
 	}
 	s.mu.Unlock()
 	for _, v := range volumes {
@@ -298,6 +310,9 @@ func (s *Store) Volumes() []Status {
 	slices.SortFunc(out, func(a, b Status) int { return strings.Compare(a.Name, b.Name) })
 	return out
 }
+
+// StatePath is the path, without its ending, of what is kept beside the bytes of a volume: as in [disk.Options].
+func (s *Store) StatePath(volume string) string { return filepath.Join(s.dir, volume, baseName) }
 
 // Free is what the file system of the store has left for us, in bytes.
 func (s *Store) Free() (int64, error) {
@@ -308,7 +323,8 @@ func (s *Store) Free() (int64, error) {
 	return int64(st.Bavail) * st.Bsize, nil
 }
 
-// Delete removes a volume, its connections and sessions included; one that is not there is a success. It is refused with
+// Delete removes a volume, its connections and sessions included; one that is not there is a success. A block device is let go, and
+// what is on it stays. It is refused with
 // [ErrStale] when the volume is bound to a newer epoch, and, on a primary, for the epochs of attempts that never fenced it.
 func (s *Store) Delete(ctx context.Context, name string, epoch uint64) error {
 	if err := ctx.Err(); err != nil {
@@ -340,6 +356,9 @@ func (s *Store) putAside(name string, epoch uint64) (gone string, err error) {
 	}
 	gone = filepath.Join(s.dir, fmt.Sprintf("%s%s-%d", deletedPrefix, name, time.Now().UnixNano()))
 	closed := v.closeWith((*disk.Disk).Abandon)
+	if meta := v.metadata(); meta.Device != "" {
+		s.released(meta)
+	}
 	if err := os.Rename(v.dir, gone); err != nil {
 		return "", errors.Join(err, closed)
 	}

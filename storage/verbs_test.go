@@ -66,18 +66,18 @@ func TestCreationIsIdempotentAndRefusesWhatDiffers(t *testing.T) {
 	for name, do := range map[string]func() error{
 		"older epoch":             func() error { _, err := s.Create(background, small, 2); return err },
 		"newer epoch":             func() error { _, err := s.Create(background, small, 4); return err },
-		"other size":              func() error { _, err := s.Create(background, Spec{small.Name, 512}, 3); return err },
+		"other size":              func() error { _, err := s.Create(background, Spec{Name: small.Name, Size: 512}, 3); return err },
 		"replica over a primary":  func() error { _, err := s.CreateReplica(background, small, 3); return err },
 		"later replica over that": func() error { _, err := s.CreateReplica(background, small, 9); return err },
 	} {
 		wants(t, name, do(), ErrExists)
 	}
-	for _, bad := range []Spec{{"", 512}, {"../x", 512}, {".x", 512}, {"A", 512}, {"a", 0}, {"a", 513}, {"a", -512}} {
+	for _, bad := range []Spec{{Name: "", Size: 512}, {Name: "../x", Size: 512}, {Name: ".x", Size: 512}, {Name: "A", Size: 512}, {Name: "a", Size: 0}, {Name: "a", Size: 513}, {Name: "a", Size: -512}} {
 		if _, err := s.Create(background, bad, 1); err == nil {
 			t.Errorf("%+v was accepted", bad)
 		}
 	}
-	_, err = s.CreateReplica(background, Spec{"huge", 1 << 60}, 1)
+	_, err = s.CreateReplica(background, Spec{Name: "huge", Size: 1 << 60}, 1)
 	wants(t, "a replica larger than the disk", err, ErrNoSpace)
 	_, err = s.Volume("huge")
 	wants(t, "a volume that is not there", err, ErrNotFound)
@@ -363,7 +363,7 @@ func TestALaterConnectionReplacesTheOneBefore(t *testing.T) {
 func TestADamagedVolumeDoesNotKeepTheOthersFromBeingServed(t *testing.T) {
 	s := newSite(t, quick)
 	for _, name := range []string{"good", "bad", "unborn"} {
-		_, err := s.get().Create(background, Spec{name, 512}, 1)
+		_, err := s.get().Create(background, Spec{Name: name, Size: 512}, 1)
 		must(t, err)
 	}
 	must(t, s.get().Close())
@@ -373,7 +373,7 @@ func TestADamagedVolumeDoesNotKeepTheOthersFromBeingServed(t *testing.T) {
 	if len(all) != 2 || all[0].Name != "bad" || all[0].Err == "" || all[1].Role != RolePrimary {
 		t.Errorf("the store has %+v", all)
 	}
-	_, err := s.get().Create(background, Spec{"bad", 512}, 1)
+	_, err := s.get().Create(background, Spec{Name: "bad", Size: 512}, 1)
 	wants(t, "create over a damaged volume", err, ErrExists)
 	if err := s.get().Delete(background, "bad", 9); err == nil {
 		t.Error("a damaged volume was deleted")

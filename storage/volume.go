@@ -66,14 +66,13 @@ func openVolume(s *Store, dir string, meta metadata) (*Volume, error) {
 		log: s.opts.Logger.With("volume", meta.Name), opts: &s.opts, bootID: s.bootID, ranges: newRangeLocks(),
 	}
 	v.changed.L = &v.mu
-	path := filepath.Join(dir, baseName)
-	if st, err := os.Stat(path); err != nil {
-		return nil, fmt.Errorf("open volume %s: %w", meta.Name, err)
-	} else if st.Size() != meta.Size {
-		return nil, fmt.Errorf("open volume %s: %s has %d bytes, its metadata says %d", meta.Name, path, st.Size(), meta.Size)
+	err := meta.found(dir)
+	if err == nil {
+		path, opts := meta.disk(dir)
+		opts.Notify = v.hear
+		v.disk, err = disk.Open(path, opts)
 	}
-	var err error
-	if v.disk, err = disk.Open(path, disk.Options{Checksums: true, Notify: v.hear}); err != nil {
+	if err != nil {
 		return nil, fmt.Errorf("open volume %s: %w", meta.Name, err)
 	}
 	v.life, v.end = context.WithCancel(context.Background())
@@ -242,7 +241,7 @@ func (v *Volume) Status() Status {
 	st := Status{
 		Name: v.name, Size: v.size, Allocated: v.allocated(),
 		Role: v.meta.Role, Epoch: v.meta.Epoch, Mode: ModeLocal, Complete: v.meta.Complete,
-		Path: v.disk.Path(), Socket: v.meta.Socket, Err: v.trouble,
+		Path: v.disk.Path(), Device: v.meta.Device != "", Socket: v.meta.Socket, Err: v.trouble,
 	}
 	if v.export != nil {
 		st.Clients = v.export.Clients()

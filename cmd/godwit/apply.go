@@ -50,6 +50,9 @@ they are uploaded once and recognised by their content afterwards.
   volumes:
   - {name: root, size: 2GiB, image: debian.qcow2}
   - {name: data, volume: archive}     made by 'godwit volume create', and kept
+  - name: db                          on a block device of the host, whose content it has,
+    size: 10GiB                       and which keeps that: Godwit never wipes one
+    device: /dev/vg0/shop-db          the path at each site, or {west: PATH, east: PATH}
   - {name: log, external: /nfs/log}   a disk that all sites reach: fenced, not copied
   addresses: [203.0.113.10]
   storage:                            a standing replica of all volumes, together

@@ -13,7 +13,7 @@ func (a *app) deleteCommand() *cobra.Command {
 site. The command returns when nothing is left. The data of its volumes is gone
 then, too; but a volume that stands alone ('godwit volume create') stays for
 another service, unless --volumes says otherwise, and what is on an external
-disk is not touched.
+disk, or on a block device of a host, is not touched.
 
 Remove a volume that stands alone, and that no service uses, with what it holds.`,
 		Example: `  godwit delete service shop

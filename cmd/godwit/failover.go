@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
+	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -43,7 +45,11 @@ how much of it was never replicated.
 
 A service that has external disks only needs no replica: say where it is to run. Two
 hosts that write to one disk ruin it, and a host that is out of reach may still do so:
-take its power, or its way to the disks, before you say --force.`,
+take its power, or its way to the disks, before you say --force.
+
+When the controller goes away meanwhile, it is asked again until it is back: a failover
+that it had decided is not decided twice, and is the answer. It decides nothing in the
+first seconds of its life, when it does not know yet who is there.`,
 		Example: `  godwit failover shop
   godwit failover shop --to east -o json
   godwit get volumes                   what the old site has still to do
@@ -68,9 +74,14 @@ func (a *app) runFailover(ctx context.Context, flags failover) error {
 		return err
 	}
 	defer client.Close()
-	f, err := client.Failover(ctx, &godwitv1.FailoverRequest{Service: flags.service, ToSite: flags.to, Force: flags.force, Snapshot: flags.snapshot})
+	request := &godwitv1.FailoverRequest{Service: flags.service, ToSite: flags.to, Force: flags.force, Snapshot: flags.snapshot, Request: rand.Text()}
+	f, err := client.FailoverThrough(ctx, request, api.Follow{
+		Patience: controllerPatience,
+		Lost:     func(err error) { a.sayf("%v; asking again for %v\n", err, controllerPatience) },
+		Back:     func() { a.sayf("the controller answers again\n") },
+	})
 	if err != nil {
-		return err
+		return undecided(ctx, flags.service, err)
 	}
 	text := flags.output == formatText
 	if text {
@@ -98,6 +109,18 @@ func (a *app) runFailover(ctx context.Context, flags failover) error {
 		return nil
 	}
 	return a.printView(flags.output, api.ViewFailover(flags.service, f))
+}
+
+// undecided is the error of a failover of which it is not known whether it was decided; any other stays as it is.
+func undecided(ctx context.Context, service string, err error) error {
+	const look = "'godwit get service %s -o yaml' shows under failover whether it was decided; if so, it is carried out without anybody's help, and if not, nothing has changed"
+	switch {
+	case ctx.Err() != nil:
+		return &exitError{exitInterrupted, "no longer asking for the failover of service " + service, fmt.Sprintf(look, service)}
+	case api.Unreachable(err):
+		return &hintedError{fmt.Errorf("lost sight of the failover of service %s: %w", service, err), fmt.Sprintf(look, service)}
+	}
+	return err
 }
 
 // pointText is when the primary was where its replica is, and how long before the failover that was.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,6 +18,7 @@ import (
 // volumeCreate is what the arguments and flags of the command say.
 type volumeCreate struct {
 	name, size, site, host, image string
+	devices                       []string
 	timeout                       time.Duration
 	output                        format
 }
@@ -36,8 +38,17 @@ Then it goes where the service goes, replicated as the service's 'storage' says.
 the service is deleted it stays, where the service was, for another one; 'godwit
 delete volume NAME' removes it. One service uses it at a time.
 
-It reads as zeroes, or as the --image, a raw or qcow2 file on this machine.`,
+It reads as zeroes, or as the --image, a raw or qcow2 file on this machine.
+
+With --device it lies on a block device of the host (a partition, a logical volume)
+instead of in a file; SITE=PATH, which may be there for each site, says where that is
+so. The device is there before, free, and at least as large. The volume is what the
+device holds, unless there is an --image: then the device has to be empty. Godwit never
+wipes one: when the volume is deleted, or has moved away, the device is let go and its
+content stays.`,
 		Example: `  godwit volume create archive --size 10GiB --site west
+  godwit volume create archive --size 10GiB --host west-host --device /dev/vg0/archive
+  godwit volume create archive --size 10GiB --site west --device west=/dev/sdb1 --device east=/dev/sdc
   godwit volume create archive --size 10GiB --host west-host --image old.qcow2
   godwit get volume archive
   godwit delete volume archive`,
@@ -51,6 +62,7 @@ It reads as zeroes, or as the --image, a raw or qcow2 file on this machine.`,
 	cmd.Flags().StringVar(&flags.site, "site", "", "the site; its first host with room is taken")
 	cmd.Flags().StringVar(&flags.host, "host", "", "the host")
 	cmd.Flags().StringVar(&flags.image, "image", "", "an image, raw or qcow2, that it starts with")
+	cmd.Flags().StringArrayVar(&flags.devices, "device", nil, "the block device that it lies on, as PATH or SITE=PATH")
 	cmd.Flags().DurationVar(&flags.timeout, "timeout", 10*time.Minute, "how long to wait until it is ready")
 	outputFlag(cmd, &flags.output, formatJSON, formatYAML)
 	return cmd
@@ -68,6 +80,10 @@ func (a *app) createVolume(ctx context.Context, flags volumeCreate) error {
 	case flags.site == "" && flags.host == "":
 		return usagef("want the site, or the host, where the volume is to be: --site SITE")
 	}
+	devices, err := devicesOf(flags.devices)
+	if err != nil {
+		return err
+	}
 	if _, err := os.Stat(flags.image); flags.image != "" && errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("there is no file %s", flags.image)
 	}
@@ -76,7 +92,7 @@ func (a *app) createVolume(ctx context.Context, flags volumeCreate) error {
 		return err
 	}
 	defer client.Close()
-	request := &godwitv1.CreateVolumeRequest{Name: flags.name, Size: size, Site: flags.site, Host: flags.host}
+	request := &godwitv1.CreateVolumeRequest{Name: flags.name, Size: size, Site: flags.site, Host: flags.host, Devices: devices}
 	if flags.image != "" {
 		bar := &taskBar{app: a, doing: "upload", started: a.now()}
 		request.Image, err = client.Upload(ctx, flags.image, bar.show)
@@ -98,6 +114,30 @@ func (a *app) createVolume(ctx context.Context, flags volumeCreate) error {
 	}
 	a.printf("volume %s %s: %s on host %s of site %s\n", flags.name, outcome, api.FormatSize(volume.GetSize()), volume.GetHost(), volume.GetSite())
 	return nil
+}
+
+// devicesOf reads what --device says: a path for all sites that are not named, and for each of those one.
+func devicesOf(flags []string) (map[string]string, error) {
+	var all map[string]string
+	for _, flag := range flags {
+		site, path, named := strings.Cut(flag, "=")
+		if !named || strings.HasPrefix(flag, "/") { // a path may have the sign, too
+			site, path = "", flag
+		}
+		switch {
+		case path != flag && !api.IsName(site):
+			return nil, usagef("--device %q: want PATH or SITE=PATH", flag)
+		case !api.IsDevicePath(path):
+			return nil, usagef("--device %q: want the absolute path of a block device, without dots", flag)
+		case all[site] != "":
+			return nil, usagef("--device %q: there is another one for the same site", flag)
+		}
+		if all == nil {
+			all = make(map[string]string)
+		}
+		all[site] = path
+	}
+	return all, nil
 }
 
 // waitVolume polls until a volume that stands alone is as it is to be.

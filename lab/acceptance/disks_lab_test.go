@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -169,4 +170,84 @@ func TestAGuestWhoseDiskIsFullIsStoppedUntilThereIsRoom(t *testing.T) {
 	if s := get[struct{ Status struct{ Message string } }](t, w, "service", service); s.Status.Message != "" {
 		t.Errorf("it goes on, and is said to be stopped: %+v", s)
 	}
+}
+
+// loop makes a block device of a file, until the test ends.
+func loop(t *testing.T, size int64) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "file")
+	if err := errors.Join(os.WriteFile(file, nil, 0o600), os.Truncate(file, size)); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command("losetup", "--find", "--show", file).CombinedOutput()
+	if err != nil {
+		t.Skipf("no loop device to be had: %v: %s", err, out)
+	}
+	device := strings.TrimSpace(string(out))
+	t.Cleanup(func() {
+		if out, err := exec.Command("losetup", "--detach", device).CombinedOutput(); err != nil {
+			t.Errorf("detach %s: %v: %s", device, err, out)
+		}
+	})
+	return device
+}
+
+// TestAServiceLivesOnBlockDevices has one on a device at each site, replicated: it moves, is failed over, and leaves the devices their
+// content. A volume that stands alone lies on one, too.
+func TestAServiceLivesOnBlockDevices(t *testing.T) {
+	const size = 64 << 20
+	west, east, small := loop(t, size), loop(t, size+1<<20), loop(t, 1<<20)
+	w := up(t, "acc-dev", "--bandwidth", "400mbit")
+	on := func(device string) string { return shop.onDisk(w, "size: 64MiB, device: "+device) }
+	plain := filepath.Join(t.TempDir(), "plain")
+	taken, err := os.OpenFile(west, os.O_RDWR|syscall.O_EXCL, 0) // as a mount does
+	if err := errors.Join(err, os.WriteFile(plain, make([]byte, size), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	for device, says := range map[string]string{plain: "it is no block device", small: "has 1048576 bytes, the volume needs 67108864", west: "it is in use", "/dev/none": "it is not there"} {
+		if r := w.godwit(t, "apply", "-f", manifest(t, on(device))); r.code != 1 || !strings.Contains(r.err, says) {
+			t.Errorf("want %q: %v", says, r)
+		}
+		w.must(t, "delete", "service", service)
+	}
+	if err := taken.Close(); err != nil {
+		t.Fatal(err)
+	}
+	text := on(fmt.Sprintf("{west: %s, east: %s}", west, east)) + "storage: {replicateTo: east, mode: sync}\n"
+	w.must(t, "apply", "-f", manifest(t, text))
+	w.answering(t)
+	w.inStep(t, "west", "sync")
+	all := get[listOf[diskView]](t, w, "volumes").Items
+	if len(all) != 2 || all[0].Backing != "device" || all[1].Backing != "device" {
+		t.Errorf("volumes: %+v", all)
+	}
+	for _, to := range []string{"east", "west"} {
+		seen := w.writing(t)
+		w.migrate(t, to)
+		w.verify(t, seen)
+		w.inStep(t, to, "sync")
+	}
+	seen := w.writing(t)
+	t.Log(w.must(t, "failover", service, "--to", "east", "--force"))
+	w.answering(t)
+	w.inStep(t, "east", "sync")
+	w.writing(t)
+	w.must(t, "delete", "service", service)
+	last := uint64(0)
+	for _, s := range stamps(t, east) {
+		last = max(last, s[1])
+	}
+	if last < seen {
+		t.Errorf("a client saw %d writes, the device has %d", seen, last)
+	}
+
+	if r := w.godwit(t, "volume", "create", "archive", "--size", "1MiB", "--site", "west", "--device", west, "--image", plain); r.code != 1 || !strings.Contains(r.err, "is not empty") {
+		t.Errorf("an image over what is on a device: %v", r)
+	}
+	w.must(t, "delete", "volume", "archive")
+	w.must(t, "volume", "create", "archive", "--size", "64MiB", "--site", "east", "--device", east)
+	w.must(t, "apply", "-f", manifest(t, strings.Replace(shop.onDisk(w, "volume: archive"), "site: west", "site: east", 1)))
+	w.answering(t)
+	w.verify(t, w.writing(t))
+	w.must(t, "delete", "service", service, "--volumes")
 }

@@ -16,39 +16,47 @@ type interruption struct {
 	what   string
 	daemon string   // whose log tells the moment
 	says   string   // what is said then; empty for the moment in which the command is given
-	dies   []string // names of daemons; the lab starts them again
+	dies   []string // names of daemons, which the lab starts again; or newServer
 }
+
+// newServer is, among those that die, the virtual server at the new site; the controller has it started again.
+const newServer = "the virtual server"
 
 // decided is the moment after the decision, and promoted the one in which the volumes have a new owner and nothing runs yet.
 const (
 	saysDecided  = "service is failed over"
 	saysPromoted = "the standing replica has become the service's volumes"
 	saysDemoted  = "its volumes here are demoted"
+	saysRuns     = "service runs"
+	saysOldEdge  = `msg="agent connected" agent=FROM-edge`
 )
 
 // allDie is the one that is tried by default.
 var allDie = interruption{"the controller and both agents of the new site, when it is decided", "controller", saysDecided, []string{"controller", "agent TO-host", "agent TO-edge"}}
 
-func (i interruption) names(from, to string) (daemon string, dies []string) {
+func (i interruption) names(from, to string) (daemon, says string, dies []string) {
 	sites := strings.NewReplacer("FROM", from, "TO", to)
 	for _, name := range i.dies {
 		dies = append(dies, sites.Replace(name))
 	}
-	return sites.Replace(i.daemon), dies
+	return sites.Replace(i.daemon), sites.Replace(i.says), dies
 }
 
 // whileIt kills at the moment, which comes while act goes on. What died is back when it returns; act may still go on.
 func (w *world) whileIt(t *testing.T, i interruption, from, to string, act func()) {
 	t.Helper()
-	daemon, dies := i.names(from, to)
+	daemon, says, dies := i.names(from, to)
 	pids := w.daemonsNow(t) // the lost site's are about to be started again
 	log := w.followLog(t, daemon)
 	defer log.Close()
 	act()
-	if i.says != "" {
-		log.awaitLine(t, i.says, 2*time.Minute, func(line string) bool { return strings.Contains(line, i.says) })
+	if says != "" {
+		log.awaitLine(t, says, 2*time.Minute, func(line string) bool { return strings.Contains(line, says) })
 	}
 	for _, name := range dies {
+		if name == newServer {
+			pids[name] = w.machines(t, to+"-host")[0]
+		}
 		if pids[name] == 0 {
 			t.Fatalf("%s does not run", name)
 		}
@@ -58,8 +66,8 @@ func (w *world) whileIt(t *testing.T, i interruption, from, to string, act func(
 	}
 }
 
-// failoverThrough fails the service over, whatever dies meanwhile: it is finished by itself, or the command is given again. Meanwhile
-// nothing may run at the lost site, nor twice at the other.
+// failoverThrough fails the service over, whatever dies meanwhile: the command, given once, sees it through. Meanwhile nothing may run
+// at the lost site, nor twice at the other.
 func (w *world) failoverThrough(t *testing.T, i interruption, to string) (told string) {
 	t.Helper()
 	w.mayFailOver(t)
@@ -81,8 +89,11 @@ func (w *world) failoverThrough(t *testing.T, i interruption, to string) (told s
 		if running {
 			select {
 			case err := <-ended:
-				if running, told = false, "finished by itself"; err != nil {
-					told = "godwit failover gave up, and it was finished by itself"
+				if running, told = false, "the command saw it through"; err != nil {
+					t.Fatalf("godwit failover gave up: %v: %s", err, said.String())
+				}
+				if strings.Contains(said.String(), "answers again") {
+					told = "the command asked again, and saw it through"
 				}
 			default:
 				return "godwit failover does not end"
@@ -94,8 +105,7 @@ func (w *world) failoverThrough(t *testing.T, i interruption, to string) (told s
 			return fmt.Sprintf("the controller does not answer: %v", r)
 		}
 		if is.Status.Site != to {
-			told = "given again"
-			return fmt.Sprintf("it is at %s still; failover again: %v", is.Status.Site, w.godwit(t, "failover", service))
+			t.Fatalf("it is at %s still, and godwit failover said %s", is.Status.Site, said.String())
 		}
 		if is.Status.Phase != "running" {
 			return fmt.Sprintf("it is %s; godwit failover said %s", is.Status.Phase, said.String())
@@ -134,11 +144,17 @@ func interruptions() []interruption {
 		{"the controller, when it is asked", controller, "", []string{controller}},
 		{"the controller, when it is decided", controller, saysDecided, []string{controller}},
 		{"the new site's host agent, when it is decided", controller, saysDecided, []string{host}},
+		{"the new site's host agent, when it is asked", controller, "", []string{host}},
 		{"the new site's edge agent, when it is decided", controller, saysDecided, []string{edge}},
 		allDie,
 		{"the controller, when the volumes have their new owner", host, saysPromoted, []string{controller}},
 		{"the new site's host agent, when the volumes have their new owner", host, saysPromoted, []string{host}},
+		{"the new site's edge agent, when the volumes have their new owner", host, saysPromoted, []string{edge}},
 		{"the controller and both agents of the new site, when the volumes have their new owner", host, saysPromoted, []string{controller, host, edge}},
+		{"the controller, when the service runs", controller, saysRuns, []string{controller}},
+		{"the new site's host agent, when the service runs", controller, saysRuns, []string{host}},
+		{"the new virtual server, when the service runs", controller, saysRuns, []string{newServer}},
+		{"the controller, both agents and the virtual server, when the service runs", controller, saysRuns, []string{controller, host, edge, newServer}},
 	}
 }
 
@@ -147,6 +163,8 @@ func returns() []interruption {
 	return []interruption{
 		{"the old site's host agent, when its volumes are demoted", "agent FROM-host", saysDemoted, []string{"agent FROM-host"}},
 		{"the controller, when the old site's volumes are demoted", "agent FROM-host", saysDemoted, []string{"controller"}},
+		{"the new site's host agent, when the old site's volumes are demoted", "agent FROM-host", saysDemoted, []string{"agent TO-host"}},
+		{"the old site's edge agent, when it is back", "controller", saysOldEdge, []string{"agent FROM-edge"}},
 		{"the controller and both host agents, when the old site's volumes are demoted", "agent FROM-host", saysDemoted, []string{"controller", "agent FROM-host", "agent TO-host"}},
 	}
 }

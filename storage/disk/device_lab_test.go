@@ -75,3 +75,42 @@ func TestABlockDeviceIsADisk(t *testing.T) {
 	sound(t, d)
 	close1(t, d)
 }
+
+func TestADiskIsThePartOfABlockDeviceThatItIsToldToBe(t *testing.T) {
+	const size, room = 4 << 20, 12 << 20
+	device := loop(t, room)
+	state := filepath.Join(t.TempDir(), "state")
+	if err := os.WriteFile(device, fill(9, room), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(device, Options{Checksums: true, Upkeep: -1, State: state, Size: room + 4096}); err == nil {
+		t.Fatal("a device is larger than it is")
+	}
+	opts := Options{Checksums: true, Upkeep: -1, State: state, Size: size}
+	d := reopen(t, device, opts)
+	if err := d.Upkeep(context.Background()); err != nil || d.Size() != size {
+		t.Fatalf("its size is %d, %v", d.Size(), err)
+	}
+	mustRead(t, d, 0, fill(9, room)[:size])
+	if err := d.Resize(2 * room); err == nil {
+		t.Error("it has outgrown its device")
+	}
+	if err := d.Resize(size / 2); err == nil {
+		t.Error("it has shrunk")
+	}
+	if err := d.Resize(2 * size); err != nil {
+		t.Fatal(err)
+	}
+	mustRead(t, d, 0, fill(9, room)[:size])
+	mustRead(t, d, size, make([]byte, size))
+	sound(t, d)
+	close1(t, d)
+	rest, err := os.ReadFile(device)
+	if err != nil || !bytes.Equal(rest[2*size:], fill(9, room)[2*size:]) {
+		t.Fatalf("what is behind the disk has changed: %v", err)
+	}
+	opts.Size = 2 * size
+	d = reopen(t, device, opts)
+	sound(t, d)
+	close1(t, d)
+}

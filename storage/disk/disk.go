@@ -52,6 +52,8 @@ type Options struct {
 	// State is the path, without its ending, of what is kept beside the disk: .sums, .failed, .lease. The disk's own when empty;
 	// a block device needs another.
 	State string
+	// Size is how much of a block device the disk is, from its beginning, in bytes: all of it when zero. Of a file it is zero.
+	Size int64
 	// Region is what one mark of being written to covers, in bytes, when a sidecar is made; by size when zero.
 	Region int64
 	// Boot tells one life of the machine from another; the kernel's when zero.
@@ -159,6 +161,12 @@ func (d *Disk) open() error {
 		return err
 	}
 	d.device = info.Device
+	if d.opts.Size != 0 {
+		if !d.device || info.Size < d.opts.Size {
+			return fmt.Errorf("it has %d bytes, want a block device of at least %d", info.Size, d.opts.Size)
+		}
+		info.Size = d.opts.Size
+	}
 	d.size.Store(info.Size)
 	d.quick, _ = d.file.(vfs.Prompt)
 	if err := d.loadFailure(); err != nil {
@@ -207,12 +215,16 @@ func (d *Disk) Zeroes(off, most int64) (n int64, known bool, err error) {
 func (d *Disk) Resize(size int64) error {
 	err := d.writable()
 	if err == nil && d.device {
-		err = errors.New("a block device is resized by those who made it")
+		err = d.deviceHas(size)
 	}
 	if err == nil && d.sums != nil {
 		err = d.growSums(size)
 	}
-	if err == nil {
+	switch {
+	case err != nil:
+	case d.device:
+		err = d.zero(d.Size(), size-d.Size(), true, true) // others may have left something there
+	default:
 		err = d.file.Truncate(size)
 	}
 	if err == nil {
@@ -224,6 +236,20 @@ func (d *Disk) Resize(size int64) error {
 	}
 	if err != nil {
 		return fmt.Errorf("resize disk %s to %d bytes: %w", d.path, size, err)
+	}
+	return nil
+}
+
+// deviceHas says why the disk cannot be more of its block device.
+func (d *Disk) deviceHas(size int64) error {
+	info, err := d.file.Info()
+	switch {
+	case err != nil:
+		return err
+	case d.opts.Size == 0 || size < d.Size():
+		return errors.New("a block device is resized by those who made it")
+	case info.Size < size:
+		return fmt.Errorf("the block device has %d bytes: it has to be made larger first", info.Size)
 	}
 	return nil
 }

@@ -1,10 +1,6 @@
 package journal
 
-import (
-	"fmt"
-
-	"github.com/godwit-project/godwit/storage/changes"
-)
+import "fmt"
 
 // Apply carries some of what is committed over to the disks; more says that there is more to do. After an error that is not
 // an ErrSpoiled it may be called again.
@@ -89,9 +85,9 @@ func (j *Journal) records(e *epochAt, f func(r *record, payload []byte) error) e
 
 // save puts what the epochs overwrite aside for a cut, durably.
 func (j *Journal) save(c *cut, batch []epochAt) error {
-	fresh := make([]*changes.Set, len(j.disks))
+	fresh := make([]unsealed, len(j.disks))
 	for i, d := range j.disks {
-		fresh[i] = changes.NewSet(d.Size())
+		fresh[i] = newUnsealed(d.Size())
 	}
 	for i := range batch {
 		if err := j.records(&batch[i], func(r *record, _ []byte) error {

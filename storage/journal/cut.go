@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"time"
-
-	"github.com/godwit-project/godwit/storage/changes"
 )
 
 // maxCuts bounds the cuts of a group: each costs two open files for every volume.
@@ -196,9 +194,9 @@ func (j *Journal) DeleteCut(name string) error {
 func (j *Journal) merge(newer, older *cut) error {
 	for vol := range newer.vols {
 		from, to := &newer.vols[vol], &older.vols[vol]
-		fresh := changes.NewSet(from.size)
+		fresh := newUnsealed(from.size)
 		if err := from.each(func(off, length int64) error {
-			return to.save(overlayDisk{from.data, from.size}, fresh, off, length)
+			return to.save(overlayDisk{from.data, from}, fresh, off, length)
 		}); err != nil {
 			return err
 		}
@@ -209,14 +207,29 @@ func (j *Journal) merge(newer, older *cut) error {
 	return nil
 }
 
-// overlayDisk lets an overlay be saved from another one's content.
+// overlayDisk lets an overlay be saved from another one's content, block by block.
 type overlayDisk struct {
 	File
-	size int64
+	of *overlay
 }
 
-func (d overlayDisk) Size() int64           { return d.size }
+func (d overlayDisk) Size() int64           { return d.of.size }
 func (d overlayDisk) Zero(_, _ int64) error { return errors.ErrUnsupported }
+
+// ReadAt implements Disk.
+func (d overlayDisk) ReadAt(p []byte, off int64) (int, error) {
+	rotten, first, err := d.of.rottenOf(off, int64(len(p)))
+	if err == nil && bit(rotten, first, off/block) {
+		err = errUnreadable
+	}
+	if err != nil {
+		return 0, err
+	}
+	return d.File.ReadAt(p, off)
+}
+
+// Salvage implements Salvager: what cannot be read there cannot be read here.
+func (d overlayDisk) Salvage(p []byte, off int64) error { return readFull(d.File, p, off) }
 
 // Expire deletes the cuts whose time is over, except those in use, and says which.
 func (j *Journal) Expire(now time.Time) (gone []string, err error) {

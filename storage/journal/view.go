@@ -53,7 +53,8 @@ func (v *View) Close() {
 	}
 }
 
-// ReadAt fills p with what the volume held at the cut.
+// ReadAt fills p with what the volume held at the cut. Where that was not what had been written (it had rotted, or was lost) it fails,
+// as reading the volume would have.
 func (v *View) ReadAt(vol int, p []byte, off int64) error {
 	v.j.base.RLock()
 	defer v.j.base.RUnlock()
@@ -143,7 +144,11 @@ func (j *Journal) putCut(v *View) error {
 		for _, c := range chain {
 			if err := c.vols[vol].each(func(off, length int64) error {
 				p, q := buf[:length], now[:length]
-				if err := v.ReadAt(vol, p, off); err != nil {
+				if err := v.ReadAt(vol, p, off); errors.Is(err, errUnreadable) && length > block {
+					return j.putBlocks(v, vol, off, length)
+				} else if errors.Is(err, errUnreadable) {
+					return j.Lose(vol, off, length)
+				} else if err != nil {
 					return err
 				}
 				if err := j.ReadAt(vol, q, off); err == nil && bytes.Equal(p, q) {
@@ -153,6 +158,24 @@ func (j *Journal) putCut(v *View) error {
 			}); err != nil {
 				return err
 			}
+		}
+	}
+	return nil
+}
+
+// putBlocks is what putCut does with a run of which some blocks have no right content: those are lost then.
+func (j *Journal) putBlocks(v *View, vol int, off, length int64) error {
+	buf := make([]byte, block)
+	for at := off; at < off+length; at += block {
+		p := buf[:min(block, off+length-at)]
+		err := v.ReadAt(vol, p, at)
+		if errors.Is(err, errUnreadable) {
+			err = j.Lose(vol, at, int64(len(p)))
+		} else if err == nil {
+			err = j.Put(vol, at, int64(len(p)), p)
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return nil

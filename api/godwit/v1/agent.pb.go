@@ -1337,8 +1337,10 @@ type PlaceVolume struct {
 	// As large as this, if it is smaller.
 	Size int64 `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
 	// The blob, a raw or qcow2 image, that it is filled with, once for this epoch; empty: nothing.
-	Image         string `protobuf:"bytes,4,opt,name=image,proto3" json:"image,omitempty"`
-	Remove        bool   `protobuf:"varint,5,opt,name=remove,proto3" json:"remove,omitempty"`
+	Image  string `protobuf:"bytes,4,opt,name=image,proto3" json:"image,omitempty"`
+	Remove bool   `protobuf:"varint,5,opt,name=remove,proto3" json:"remove,omitempty"`
+	// The block device that it lies on; empty: a file.
+	Device        string `protobuf:"bytes,6,opt,name=device,proto3" json:"device,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1406,6 +1408,13 @@ func (x *PlaceVolume) GetRemove() bool {
 		return x.Remove
 	}
 	return false
+}
+
+func (x *PlaceVolume) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
 }
 
 // ReplicateService makes, changes or ends one end of the standing replication of a service's volumes. Idempotent. An agent
@@ -1593,13 +1602,14 @@ const file_godwit_v1_agent_proto_rawDesc = "" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12*\n" +
 	"\x04spec\x18\x03 \x01(\v2\x16.godwit.v1.ServiceSpecR\x04spec\x12\x12\n" +
-	"\x04keep\x18\x04 \x01(\bR\x04keep\"y\n" +
+	"\x04keep\x18\x04 \x01(\bR\x04keep\"\x91\x01\n" +
 	"\vPlaceVolume\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x12\n" +
 	"\x04size\x18\x03 \x01(\x03R\x04size\x12\x14\n" +
 	"\x05image\x18\x04 \x01(\tR\x05image\x12\x16\n" +
-	"\x06remove\x18\x05 \x01(\bR\x06remove\"\xca\x01\n" +
+	"\x06remove\x18\x05 \x01(\bR\x06remove\x12\x16\n" +
+	"\x06device\x18\x06 \x01(\tR\x06device\"\xca\x01\n" +
 	"\x10ReplicateService\x120\n" +
 	"\aservice\x18\x01 \x01(\v2\x16.godwit.v1.ServiceSpecR\aservice\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x16\n" +

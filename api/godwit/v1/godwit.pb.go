@@ -223,8 +223,10 @@ type CreateVolumeRequest struct {
 	// Where: a site, of which the first host with room is taken, or a host of it.
 	Site string `protobuf:"bytes,3,opt,name=site,proto3" json:"site,omitempty"`
 	Host string `protobuf:"bytes,4,opt,name=host,proto3" json:"host,omitempty"`
-	// The blob, a raw or qcow2 image, that it starts with; empty: it reads as zeroes.
-	Image         string `protobuf:"bytes,5,opt,name=image,proto3" json:"image,omitempty"`
+	// The blob, a raw or qcow2 image, that it starts with; empty: it reads as zeroes, or as what its device holds.
+	Image string `protobuf:"bytes,5,opt,name=image,proto3" json:"image,omitempty"`
+	// As in VolumeSpec.
+	Devices       map[string]string `protobuf:"bytes,6,rep,name=devices,proto3" json:"devices,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -292,6 +294,13 @@ func (x *CreateVolumeRequest) GetImage() string {
 		return x.Image
 	}
 	return ""
+}
+
+func (x *CreateVolumeRequest) GetDevices() map[string]string {
+	if x != nil {
+		return x.Devices
+	}
+	return nil
 }
 
 type CreateVolumeResponse struct {
@@ -838,7 +847,10 @@ type FailoverRequest struct {
 	// Also when the owner's host answers; and with an external volume, when nobody has made sure that it is dead.
 	Force bool `protobuf:"varint,3,opt,name=force,proto3" json:"force,omitempty"`
 	// Go back to this snapshot first; then it does not matter whether the owner's host answers.
-	Snapshot      string `protobuf:"bytes,4,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	Snapshot string `protobuf:"bytes,4,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	// A random name of this wish. Asked again with the same one, as after a controller that died, a failover that was decided is not
+	// decided twice: it is the answer. Empty: nobody will ask again.
+	Request       string `protobuf:"bytes,5,opt,name=request,proto3" json:"request,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -897,6 +909,13 @@ func (x *FailoverRequest) GetForce() bool {
 func (x *FailoverRequest) GetSnapshot() string {
 	if x != nil {
 		return x.Snapshot
+	}
+	return ""
+}
+
+func (x *FailoverRequest) GetRequest() string {
+	if x != nil {
+		return x.Request
 	}
 	return ""
 }
@@ -1440,13 +1459,17 @@ const file_godwit_v1_godwit_proto_rawDesc = "" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\":\n" +
 	"\vGetResponse\x12+\n" +
-	"\aobjects\x18\x01 \x03(\v2\x11.godwit.v1.ObjectR\aobjects\"{\n" +
+	"\aobjects\x18\x01 \x03(\v2\x11.godwit.v1.ObjectR\aobjects\"\xfe\x01\n" +
 	"\x13CreateVolumeRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x12\n" +
 	"\x04site\x18\x03 \x01(\tR\x04site\x12\x12\n" +
 	"\x04host\x18\x04 \x01(\tR\x04host\x12\x14\n" +
-	"\x05image\x18\x05 \x01(\tR\x05image\"0\n" +
+	"\x05image\x18\x05 \x01(\tR\x05image\x12E\n" +
+	"\adevices\x18\x06 \x03(\v2+.godwit.v1.CreateVolumeRequest.DevicesEntryR\adevices\x1a:\n" +
+	"\fDevicesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"0\n" +
 	"\x14CreateVolumeResponse\x12\x18\n" +
 	"\aoutcome\x18\x01 \x01(\tR\aoutcome\"Q\n" +
 	"\rDeleteRequest\x12\x12\n" +
@@ -1474,12 +1497,13 @@ const file_godwit_v1_godwit_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"L\n" +
 	"\x16AbortMigrationResponse\x122\n" +
-	"\tmigration\x18\x01 \x01(\v2\x14.godwit.v1.MigrationR\tmigration\"v\n" +
+	"\tmigration\x18\x01 \x01(\v2\x14.godwit.v1.MigrationR\tmigration\"\x90\x01\n" +
 	"\x0fFailoverRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x17\n" +
 	"\ato_site\x18\x02 \x01(\tR\x06toSite\x12\x14\n" +
 	"\x05force\x18\x03 \x01(\bR\x05force\x12\x1a\n" +
-	"\bsnapshot\x18\x04 \x01(\tR\bsnapshot\"C\n" +
+	"\bsnapshot\x18\x04 \x01(\tR\bsnapshot\x12\x18\n" +
+	"\arequest\x18\x05 \x01(\tR\arequest\"C\n" +
 	"\x10FailoverResponse\x12/\n" +
 	"\bfailover\x18\x01 \x01(\v2\x13.godwit.v1.FailoverR\bfailover\"q\n" +
 	"\x13ChangeVolumeRequest\x12\x18\n" +
@@ -1541,7 +1565,7 @@ func file_godwit_v1_godwit_proto_rawDescGZIP() []byte {
 	return file_godwit_v1_godwit_proto_rawDescData
 }
 
-var file_godwit_v1_godwit_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_godwit_v1_godwit_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_godwit_v1_godwit_proto_goTypes = []any{
 	(*ApplyRequest)(nil),              // 0: godwit.v1.ApplyRequest
 	(*ApplyResponse)(nil),             // 1: godwit.v1.ApplyResponse
@@ -1569,58 +1593,60 @@ var file_godwit_v1_godwit_proto_goTypes = []any{
 	(*CreateTokenResponse)(nil),       // 23: godwit.v1.CreateTokenResponse
 	(*JoinRequest)(nil),               // 24: godwit.v1.JoinRequest
 	(*JoinResponse)(nil),              // 25: godwit.v1.JoinResponse
-	(*ServiceSpec)(nil),               // 26: godwit.v1.ServiceSpec
-	(*Service)(nil),                   // 27: godwit.v1.Service
-	(*Object)(nil),                    // 28: godwit.v1.Object
-	(*timestamppb.Timestamp)(nil),     // 29: google.protobuf.Timestamp
-	(*Migration)(nil),                 // 30: godwit.v1.Migration
-	(*Failover)(nil),                  // 31: godwit.v1.Failover
-	(*VolumeTask)(nil),                // 32: godwit.v1.VolumeTask
-	(*VolumeResult)(nil),              // 33: godwit.v1.VolumeResult
+	nil,                               // 26: godwit.v1.CreateVolumeRequest.DevicesEntry
+	(*ServiceSpec)(nil),               // 27: godwit.v1.ServiceSpec
+	(*Service)(nil),                   // 28: godwit.v1.Service
+	(*Object)(nil),                    // 29: godwit.v1.Object
+	(*timestamppb.Timestamp)(nil),     // 30: google.protobuf.Timestamp
+	(*Migration)(nil),                 // 31: godwit.v1.Migration
+	(*Failover)(nil),                  // 32: godwit.v1.Failover
+	(*VolumeTask)(nil),                // 33: godwit.v1.VolumeTask
+	(*VolumeResult)(nil),              // 34: godwit.v1.VolumeResult
 }
 var file_godwit_v1_godwit_proto_depIdxs = []int32{
-	26, // 0: godwit.v1.ApplyRequest.service:type_name -> godwit.v1.ServiceSpec
-	27, // 1: godwit.v1.ApplyResponse.service:type_name -> godwit.v1.Service
-	28, // 2: godwit.v1.GetResponse.objects:type_name -> godwit.v1.Object
-	29, // 3: godwit.v1.MigrateRequest.at:type_name -> google.protobuf.Timestamp
-	30, // 4: godwit.v1.MigrateResponse.migration:type_name -> godwit.v1.Migration
-	30, // 5: godwit.v1.WatchMigrationResponse.migration:type_name -> godwit.v1.Migration
-	30, // 6: godwit.v1.ContinueMigrationResponse.migration:type_name -> godwit.v1.Migration
-	30, // 7: godwit.v1.AbortMigrationResponse.migration:type_name -> godwit.v1.Migration
-	31, // 8: godwit.v1.FailoverResponse.failover:type_name -> godwit.v1.Failover
-	32, // 9: godwit.v1.RunVolumeTaskRequest.task:type_name -> godwit.v1.VolumeTask
-	33, // 10: godwit.v1.RunVolumeTaskResponse.result:type_name -> godwit.v1.VolumeResult
-	0,  // 11: godwit.v1.GodwitService.Apply:input_type -> godwit.v1.ApplyRequest
-	2,  // 12: godwit.v1.GodwitService.Get:input_type -> godwit.v1.GetRequest
-	4,  // 13: godwit.v1.GodwitService.CreateVolume:input_type -> godwit.v1.CreateVolumeRequest
-	6,  // 14: godwit.v1.GodwitService.Delete:input_type -> godwit.v1.DeleteRequest
-	8,  // 15: godwit.v1.GodwitService.Migrate:input_type -> godwit.v1.MigrateRequest
-	10, // 16: godwit.v1.GodwitService.WatchMigration:input_type -> godwit.v1.WatchMigrationRequest
-	12, // 17: godwit.v1.GodwitService.ContinueMigration:input_type -> godwit.v1.ContinueMigrationRequest
-	14, // 18: godwit.v1.GodwitService.AbortMigration:input_type -> godwit.v1.AbortMigrationRequest
-	16, // 19: godwit.v1.GodwitService.Failover:input_type -> godwit.v1.FailoverRequest
-	18, // 20: godwit.v1.GodwitService.ChangeVolume:input_type -> godwit.v1.ChangeVolumeRequest
-	20, // 21: godwit.v1.GodwitService.RunVolumeTask:input_type -> godwit.v1.RunVolumeTaskRequest
-	22, // 22: godwit.v1.GodwitService.CreateToken:input_type -> godwit.v1.CreateTokenRequest
-	24, // 23: godwit.v1.JoinService.Join:input_type -> godwit.v1.JoinRequest
-	1,  // 24: godwit.v1.GodwitService.Apply:output_type -> godwit.v1.ApplyResponse
-	3,  // 25: godwit.v1.GodwitService.Get:output_type -> godwit.v1.GetResponse
-	5,  // 26: godwit.v1.GodwitService.CreateVolume:output_type -> godwit.v1.CreateVolumeResponse
-	7,  // 27: godwit.v1.GodwitService.Delete:output_type -> godwit.v1.DeleteResponse
-	9,  // 28: godwit.v1.GodwitService.Migrate:output_type -> godwit.v1.MigrateResponse
-	11, // 29: godwit.v1.GodwitService.WatchMigration:output_type -> godwit.v1.WatchMigrationResponse
-	13, // 30: godwit.v1.GodwitService.ContinueMigration:output_type -> godwit.v1.ContinueMigrationResponse
-	15, // 31: godwit.v1.GodwitService.AbortMigration:output_type -> godwit.v1.AbortMigrationResponse
-	17, // 32: godwit.v1.GodwitService.Failover:output_type -> godwit.v1.FailoverResponse
-	19, // 33: godwit.v1.GodwitService.ChangeVolume:output_type -> godwit.v1.ChangeVolumeResponse
-	21, // 34: godwit.v1.GodwitService.RunVolumeTask:output_type -> godwit.v1.RunVolumeTaskResponse
-	23, // 35: godwit.v1.GodwitService.CreateToken:output_type -> godwit.v1.CreateTokenResponse
-	25, // 36: godwit.v1.JoinService.Join:output_type -> godwit.v1.JoinResponse
-	24, // [24:37] is the sub-list for method output_type
-	11, // [11:24] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	27, // 0: godwit.v1.ApplyRequest.service:type_name -> godwit.v1.ServiceSpec
+	28, // 1: godwit.v1.ApplyResponse.service:type_name -> godwit.v1.Service
+	29, // 2: godwit.v1.GetResponse.objects:type_name -> godwit.v1.Object
+	26, // 3: godwit.v1.CreateVolumeRequest.devices:type_name -> godwit.v1.CreateVolumeRequest.DevicesEntry
+	30, // 4: godwit.v1.MigrateRequest.at:type_name -> google.protobuf.Timestamp
+	31, // 5: godwit.v1.MigrateResponse.migration:type_name -> godwit.v1.Migration
+	31, // 6: godwit.v1.WatchMigrationResponse.migration:type_name -> godwit.v1.Migration
+	31, // 7: godwit.v1.ContinueMigrationResponse.migration:type_name -> godwit.v1.Migration
+	31, // 8: godwit.v1.AbortMigrationResponse.migration:type_name -> godwit.v1.Migration
+	32, // 9: godwit.v1.FailoverResponse.failover:type_name -> godwit.v1.Failover
+	33, // 10: godwit.v1.RunVolumeTaskRequest.task:type_name -> godwit.v1.VolumeTask
+	34, // 11: godwit.v1.RunVolumeTaskResponse.result:type_name -> godwit.v1.VolumeResult
+	0,  // 12: godwit.v1.GodwitService.Apply:input_type -> godwit.v1.ApplyRequest
+	2,  // 13: godwit.v1.GodwitService.Get:input_type -> godwit.v1.GetRequest
+	4,  // 14: godwit.v1.GodwitService.CreateVolume:input_type -> godwit.v1.CreateVolumeRequest
+	6,  // 15: godwit.v1.GodwitService.Delete:input_type -> godwit.v1.DeleteRequest
+	8,  // 16: godwit.v1.GodwitService.Migrate:input_type -> godwit.v1.MigrateRequest
+	10, // 17: godwit.v1.GodwitService.WatchMigration:input_type -> godwit.v1.WatchMigrationRequest
+	12, // 18: godwit.v1.GodwitService.ContinueMigration:input_type -> godwit.v1.ContinueMigrationRequest
+	14, // 19: godwit.v1.GodwitService.AbortMigration:input_type -> godwit.v1.AbortMigrationRequest
+	16, // 20: godwit.v1.GodwitService.Failover:input_type -> godwit.v1.FailoverRequest
+	18, // 21: godwit.v1.GodwitService.ChangeVolume:input_type -> godwit.v1.ChangeVolumeRequest
+	20, // 22: godwit.v1.GodwitService.RunVolumeTask:input_type -> godwit.v1.RunVolumeTaskRequest
+	22, // 23: godwit.v1.GodwitService.CreateToken:input_type -> godwit.v1.CreateTokenRequest
+	24, // 24: godwit.v1.JoinService.Join:input_type -> godwit.v1.JoinRequest
+	1,  // 25: godwit.v1.GodwitService.Apply:output_type -> godwit.v1.ApplyResponse
+	3,  // 26: godwit.v1.GodwitService.Get:output_type -> godwit.v1.GetResponse
+	5,  // 27: godwit.v1.GodwitService.CreateVolume:output_type -> godwit.v1.CreateVolumeResponse
+	7,  // 28: godwit.v1.GodwitService.Delete:output_type -> godwit.v1.DeleteResponse
+	9,  // 29: godwit.v1.GodwitService.Migrate:output_type -> godwit.v1.MigrateResponse
+	11, // 30: godwit.v1.GodwitService.WatchMigration:output_type -> godwit.v1.WatchMigrationResponse
+	13, // 31: godwit.v1.GodwitService.ContinueMigration:output_type -> godwit.v1.ContinueMigrationResponse
+	15, // 32: godwit.v1.GodwitService.AbortMigration:output_type -> godwit.v1.AbortMigrationResponse
+	17, // 33: godwit.v1.GodwitService.Failover:output_type -> godwit.v1.FailoverResponse
+	19, // 34: godwit.v1.GodwitService.ChangeVolume:output_type -> godwit.v1.ChangeVolumeResponse
+	21, // 35: godwit.v1.GodwitService.RunVolumeTask:output_type -> godwit.v1.RunVolumeTaskResponse
+	23, // 36: godwit.v1.GodwitService.CreateToken:output_type -> godwit.v1.CreateTokenResponse
+	25, // 37: godwit.v1.JoinService.Join:output_type -> godwit.v1.JoinResponse
+	25, // [25:38] is the sub-list for method output_type
+	12, // [12:25] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_godwit_v1_godwit_proto_init() }
@@ -1636,7 +1662,7 @@ func file_godwit_v1_godwit_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_godwit_v1_godwit_proto_rawDesc), len(file_godwit_v1_godwit_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   26,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -867,7 +867,10 @@ type VolumeSpec struct {
 	Volume string `protobuf:"bytes,4,opt,name=volume,proto3" json:"volume,omitempty"`
 	// The path of a disk that hosts of all sites reach, a file or a block device: it is never copied, only fenced, and has the size
 	// that it has.
-	External      string `protobuf:"bytes,5,opt,name=external,proto3" json:"external,omitempty"`
+	External string `protobuf:"bytes,5,opt,name=external,proto3" json:"external,omitempty"`
+	// The block device that the volume lies on, by site; "" stands for all sites that are not named. On hosts of other sites, and when
+	// this is empty, it is a file. It is at least as large as the volume, whose content is what the device holds.
+	Devices       map[string]string `protobuf:"bytes,6,rep,name=devices,proto3" json:"devices,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -935,6 +938,13 @@ func (x *VolumeSpec) GetExternal() string {
 		return x.External
 	}
 	return ""
+}
+
+func (x *VolumeSpec) GetDevices() map[string]string {
+	if x != nil {
+		return x.Devices
+	}
+	return nil
 }
 
 // ServiceStatus is what is true of the service.
@@ -1076,7 +1086,9 @@ type Failover struct {
 	// The mode of the replication that had been asked for.
 	Mode string `protobuf:"bytes,10,opt,name=mode,proto3" json:"mode,omitempty"`
 	// The snapshot that the service went back to; empty: it went on from the last point.
-	Snapshot      string `protobuf:"bytes,11,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	Snapshot string `protobuf:"bytes,11,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	// The name of the wish that it was.
+	Request       string `protobuf:"bytes,12,opt,name=request,proto3" json:"request,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1188,6 +1200,13 @@ func (x *Failover) GetSnapshot() string {
 	return ""
 }
 
+func (x *Failover) GetRequest() string {
+	if x != nil {
+		return x.Request
+	}
+	return ""
+}
+
 // Volume is a replicated virtual disk.
 type Volume struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1236,7 +1255,7 @@ type Volume struct {
 	Tail int64 `protobuf:"varint,25,opt,name=tail,proto3" json:"tail,omitempty"`
 	// The replica has, or is at, a consistent point.
 	Complete bool `protobuf:"varint,26,opt,name=complete,proto3" json:"complete,omitempty"`
-	// The raw base file on the host.
+	// The raw base file, or block device, on the host.
 	Path string `protobuf:"bytes,27,opt,name=path,proto3" json:"path,omitempty"`
 	// NBD connections.
 	Clients int32 `protobuf:"varint,28,opt,name=clients,proto3" json:"clients,omitempty"`
@@ -1244,7 +1263,7 @@ type Volume struct {
 	Error string `protobuf:"bytes,29,opt,name=error,proto3" json:"error,omitempty"`
 	// It stands alone: made by itself, it stays when the service that uses it is deleted.
 	Standalone bool `protobuf:"varint,30,opt,name=standalone,proto3" json:"standalone,omitempty"`
-	// Where its bytes are: file (on the host), external (a path that all sites reach).
+	// Where its bytes are: file or device (of the host), external (a path that all sites reach).
 	Backing string `protobuf:"bytes,31,opt,name=backing,proto3" json:"backing,omitempty"`
 	// What an operator should do something about, and what; empty when nothing. error has the last trouble also when that is over.
 	Alert string `protobuf:"bytes,32,opt,name=alert,proto3" json:"alert,omitempty"`
@@ -2060,14 +2079,18 @@ const file_godwit_v1_objects_proto_rawDesc = "" +
 	"\fcommand_line\x18\x05 \x01(\tR\vcommandLine\x12!\n" +
 	"\fmachine_type\x18\x06 \x01(\tR\vmachineType\x12\x1b\n" +
 	"\tcpu_model\x18\a \x01(\tR\bcpuModel\x12\x10\n" +
-	"\x03mac\x18\b \x01(\tR\x03mac\"~\n" +
+	"\x03mac\x18\b \x01(\tR\x03mac\"\xf8\x01\n" +
 	"\n" +
 	"VolumeSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x14\n" +
 	"\x05image\x18\x03 \x01(\tR\x05image\x12\x16\n" +
 	"\x06volume\x18\x04 \x01(\tR\x06volume\x12\x1a\n" +
-	"\bexternal\x18\x05 \x01(\tR\bexternal\"\xb7\x02\n" +
+	"\bexternal\x18\x05 \x01(\tR\bexternal\x12<\n" +
+	"\adevices\x18\x06 \x03(\v2\".godwit.v1.VolumeSpec.DevicesEntryR\adevices\x1a:\n" +
+	"\fDevicesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb7\x02\n" +
 	"\rServiceStatus\x12\x14\n" +
 	"\x05phase\x18\x01 \x01(\tR\x05phase\x12\x12\n" +
 	"\x04site\x18\x02 \x01(\tR\x04site\x12\x12\n" +
@@ -2079,7 +2102,7 @@ const file_godwit_v1_objects_proto_rawDesc = "" +
 	"\freplica_host\x18\b \x01(\tR\vreplicaHost\x12#\n" +
 	"\rreplica_error\x18\t \x01(\tR\freplicaError\x12/\n" +
 	"\bfailover\x18\n" +
-	" \x01(\v2\x13.godwit.v1.FailoverR\bfailover\"\xd1\x02\n" +
+	" \x01(\v2\x13.godwit.v1.FailoverR\bfailover\"\xeb\x02\n" +
 	"\bFailover\x12\x1b\n" +
 	"\tfrom_site\x18\x01 \x01(\tR\bfromSite\x12\x1b\n" +
 	"\tfrom_host\x18\x02 \x01(\tR\bfromHost\x12\x17\n" +
@@ -2093,7 +2116,8 @@ const file_godwit_v1_objects_proto_rawDesc = "" +
 	"point_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\tpointTime\x12\x12\n" +
 	"\x04mode\x18\n" +
 	" \x01(\tR\x04mode\x12\x1a\n" +
-	"\bsnapshot\x18\v \x01(\tR\bsnapshot\"\xc4\x06\n" +
+	"\bsnapshot\x18\v \x01(\tR\bsnapshot\x12\x18\n" +
+	"\arequest\x18\f \x01(\tR\arequest\"\xc4\x06\n" +
 	"\x06Volume\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x12\n" +
@@ -2195,7 +2219,7 @@ func file_godwit_v1_objects_proto_rawDescGZIP() []byte {
 	return file_godwit_v1_objects_proto_rawDescData
 }
 
-var file_godwit_v1_objects_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_godwit_v1_objects_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_godwit_v1_objects_proto_goTypes = []any{
 	(*Object)(nil),                // 0: godwit.v1.Object
 	(*Site)(nil),                  // 1: godwit.v1.Site
@@ -2214,7 +2238,8 @@ var file_godwit_v1_objects_proto_goTypes = []any{
 	(*PhaseTime)(nil),             // 14: godwit.v1.PhaseTime
 	(*Lane)(nil),                  // 15: godwit.v1.Lane
 	(*Figures)(nil),               // 16: godwit.v1.Figures
-	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
+	nil,                           // 17: godwit.v1.VolumeSpec.DevicesEntry
+	(*timestamppb.Timestamp)(nil), // 18: google.protobuf.Timestamp
 }
 var file_godwit_v1_objects_proto_depIdxs = []int32{
 	1,  // 0: godwit.v1.Object.site:type_name -> godwit.v1.Site
@@ -2223,30 +2248,31 @@ var file_godwit_v1_objects_proto_depIdxs = []int32{
 	5,  // 3: godwit.v1.Object.service:type_name -> godwit.v1.Service
 	12, // 4: godwit.v1.Object.volume:type_name -> godwit.v1.Volume
 	13, // 5: godwit.v1.Object.migration:type_name -> godwit.v1.Migration
-	17, // 6: godwit.v1.Host.last_seen:type_name -> google.protobuf.Timestamp
+	18, // 6: godwit.v1.Host.last_seen:type_name -> google.protobuf.Timestamp
 	3,  // 7: godwit.v1.Host.facts:type_name -> godwit.v1.HostFacts
-	17, // 8: godwit.v1.Edge.last_seen:type_name -> google.protobuf.Timestamp
+	18, // 8: godwit.v1.Edge.last_seen:type_name -> google.protobuf.Timestamp
 	6,  // 9: godwit.v1.Service.spec:type_name -> godwit.v1.ServiceSpec
 	10, // 10: godwit.v1.Service.status:type_name -> godwit.v1.ServiceStatus
 	8,  // 11: godwit.v1.ServiceSpec.server:type_name -> godwit.v1.ServerSpec
 	9,  // 12: godwit.v1.ServiceSpec.volumes:type_name -> godwit.v1.VolumeSpec
 	7,  // 13: godwit.v1.ServiceSpec.storage:type_name -> godwit.v1.StorageSpec
-	11, // 14: godwit.v1.ServiceStatus.failover:type_name -> godwit.v1.Failover
-	17, // 15: godwit.v1.Failover.at:type_name -> google.protobuf.Timestamp
-	17, // 16: godwit.v1.Failover.point_time:type_name -> google.protobuf.Timestamp
-	17, // 17: godwit.v1.Volume.point_time:type_name -> google.protobuf.Timestamp
-	17, // 18: godwit.v1.Migration.hold_until:type_name -> google.protobuf.Timestamp
-	17, // 19: godwit.v1.Migration.started:type_name -> google.protobuf.Timestamp
-	17, // 20: godwit.v1.Migration.ended:type_name -> google.protobuf.Timestamp
-	14, // 21: godwit.v1.Migration.phases:type_name -> godwit.v1.PhaseTime
-	15, // 22: godwit.v1.Migration.lanes:type_name -> godwit.v1.Lane
-	16, // 23: godwit.v1.Migration.figures:type_name -> godwit.v1.Figures
-	17, // 24: godwit.v1.PhaseTime.entered:type_name -> google.protobuf.Timestamp
-	25, // [25:25] is the sub-list for method output_type
-	25, // [25:25] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	17, // 14: godwit.v1.VolumeSpec.devices:type_name -> godwit.v1.VolumeSpec.DevicesEntry
+	11, // 15: godwit.v1.ServiceStatus.failover:type_name -> godwit.v1.Failover
+	18, // 16: godwit.v1.Failover.at:type_name -> google.protobuf.Timestamp
+	18, // 17: godwit.v1.Failover.point_time:type_name -> google.protobuf.Timestamp
+	18, // 18: godwit.v1.Volume.point_time:type_name -> google.protobuf.Timestamp
+	18, // 19: godwit.v1.Migration.hold_until:type_name -> google.protobuf.Timestamp
+	18, // 20: godwit.v1.Migration.started:type_name -> google.protobuf.Timestamp
+	18, // 21: godwit.v1.Migration.ended:type_name -> google.protobuf.Timestamp
+	14, // 22: godwit.v1.Migration.phases:type_name -> godwit.v1.PhaseTime
+	15, // 23: godwit.v1.Migration.lanes:type_name -> godwit.v1.Lane
+	16, // 24: godwit.v1.Migration.figures:type_name -> godwit.v1.Figures
+	18, // 25: godwit.v1.PhaseTime.entered:type_name -> google.protobuf.Timestamp
+	26, // [26:26] is the sub-list for method output_type
+	26, // [26:26] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_godwit_v1_objects_proto_init() }
@@ -2268,7 +2294,7 @@ func file_godwit_v1_objects_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_godwit_v1_objects_proto_rawDesc), len(file_godwit_v1_objects_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   17,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
