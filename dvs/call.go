@@ -138,8 +138,8 @@ func (c *caller) ask(ctx context.Context, to string, r endpoint.Request, into []
 	}
 	s := c.s
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	if err := c.barredLocked(); err != nil {
-		s.mu.Unlock()
 		return endpoint.Reply{}, false, err
 	}
 	c.w.reset()
@@ -159,12 +159,7 @@ func (c *caller) ask(ctx context.Context, to string, r endpoint.Request, into []
 	}
 	own := c.own
 	own.blockedLocked(1)
-	s.mu.Unlock()
-
-	err = s.await(ctx, c.w)
-
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	err = s.awaitLocked(ctx, c.w)
 	own.blockedLocked(-1)
 	delete(c.route.waiting, c)
 	if c.into = nil; c.landing != nil {

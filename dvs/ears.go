@@ -46,8 +46,9 @@ func newEars(bell *os.File) (*ears, error) {
 	return e, nil
 }
 
-func (e *ears) add(fd int) error {
-	return unix.EpollCtl(e.streams, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLRDHUP, Fd: int32(fd)})
+// add adds a stream, which is reported by its number.
+func (e *ears) add(fd int, index uint32) error {
+	return unix.EpollCtl(e.streams, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLRDHUP, Fd: int32(index)})
 }
 
 // listen opens them to streams, and tells whether one has something already: that, the kernel reports only sometimes.
@@ -79,7 +80,7 @@ func (e *ears) heard() bool {
 	return e != nil && len(e.ready(make([]unix.EpollEvent, 1))) > 0
 }
 
-// ready returns streams that have something.
+// ready returns streams that have something, each with its number as Fd.
 func (e *ears) ready(events []unix.EpollEvent) []unix.EpollEvent {
 	n, _, err := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(e.streams), uintptr(unsafe.Pointer(unsafe.SliceData(events))), uintptr(len(events)), 0, 0, 0)
 	if err != 0 {

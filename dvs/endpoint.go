@@ -254,6 +254,7 @@ func (e *Endpoint) receive(ctx context.Context, op string, from *string, request
 	s := e.s
 	w := &receiver{waiter: newWaiter(s), from: from, requests: requests}
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	err := s.err
 	if err == nil {
 		if s.pollPageLocked(); e.box.Len() == 0 {
@@ -266,31 +267,23 @@ func (e *Endpoint) receive(ctx context.Context, op string, from *string, request
 		}
 	}
 	if err != nil {
-		s.mu.Unlock()
 		return Message{}, fault(op, e.name, err)
 	}
 	if from != nil {
 		if r := s.routeLocked(*from); !w.got && r.known && (r.State == endpoint.Dead || r.State == endpoint.Cut) {
 			e.dropLocked(w)
-			s.mu.Unlock()
 			return Message{}, fault(op, e.name, ErrSourceDied)
 		}
 	}
 	if !w.got && !waits(ctx) {
 		e.dropLocked(w)
-		s.mu.Unlock()
 		return Message{}, fault(op, e.name, ErrAgain)
 	}
 	e.blockedLocked(1)
 	e.freezeLocked()
-	s.mu.Unlock()
-
 	if !w.ready.Load() {
-		err = s.await(ctx, w.waiter)
+		err = s.awaitLocked(ctx, w.waiter)
 	}
-
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	e.waitThawedLocked(w)
 	e.blockedLocked(-1)
 	e.dropLocked(w)
@@ -442,11 +435,20 @@ func (s *Session) replyLocked(r endpoint.Reply) {
 		return
 	}
 	if st := s.streams[via]; st != nil {
-		e := s.endpoints[r.To]
-		s.streamReplyLocked(st, via, r, e != nil && e.box.Len() > 0)
+		s.streamReplyLocked(st, via, r, s.followsLocked(r.To, via))
 		return
 	}
 	b := wire.AppendReply(s.scratch[:0], r)
 	s.sendLocked(b, via)
 	s.keepScratch(b)
+}
+
+// followsLocked tells whether the endpoint will probably answer another request of the same stream next.
+func (s *Session) followsLocked(id endpoint.ID, via uint32) bool {
+	e := s.endpoints[id]
+	if e == nil {
+		return false
+	}
+	next, ok := e.box.Next()
+	return ok && s.paths[next] == via
 }

@@ -14,7 +14,9 @@ import (
 // memory takes; then it sleeps, and the bell wakes one of those who sleep, which polls for all. Whether spinning pays is learnt from
 // whether it did: on a machine whose processors are busy it does not.
 const (
-	spinTime   = 25 * time.Microsecond
+	spinTime   = 25 * time.Microsecond  // for each of those who talk at once
+	crowdMost  = 8                      // of whom so many count
+	spinMost   = 500 * time.Microsecond // until somebody sleeps nevertheless
 	scoreTop   = 16
 	scoreGain  = 1  // for a spin that was worth it
 	scoreLoss  = 2  // for one that was not: it takes longer than to sleep and be woken
@@ -22,6 +24,7 @@ const (
 	scoreSome  = 4
 	restRounds = 8  // rounds until nobody need be woken by a stream any more
 	holdRounds = 8  // rounds until what is held is written
+	waveRounds = 32 // rounds until those who have not asked are not waited for
 	checkTime  = 16 // rounds between two looks at the clock
 )
 
@@ -30,11 +33,15 @@ type spin struct {
 	spinners, sleepers int
 	waiting            int // goroutines in await: the page stays mapped for them
 	score, skipped     int
-	pieces             uint64 // parts of frames that came by streams
-	visits             uint64 // channels that had something
-	linger             int    // the score of spinning for others
-	waking             int    // waiters that have been woken and have not run yet
-	expected, wave     int    // keen callers of this wave that have been answered and have not asked again
+	crowd              int       // how many talk at once, about: those who wait here, or messages since somebody waited
+	noted              uint64    // visits by then
+	rested             time.Time // when somebody slept although it would have been worth to poll
+	excused            int       // polls in vain that do not count after that: the peer sleeps too
+	pieces             uint64    // parts of frames that came by streams
+	visits             uint64    // channels that had something
+	linger             int       // the score of spinning for others
+	waking             int       // waiters that have been woken and have not run yet
+	expected, wave     int       // keen callers of this wave that have been answered and have not asked again
 }
 
 // waiter is somebody who waits for one event of a session.
@@ -76,40 +83,33 @@ func (w *waiter) reset() {
 	}
 }
 
-// await waits until w is ready or ctx ends. The lock is not held.
-func (s *Session) await(ctx context.Context, w *waiter) error {
-	s.mu.Lock()
+// awaitLocked waits until w is ready or ctx ends. It gives the lock away meanwhile.
+func (s *Session) awaitLocked(ctx context.Context, w *waiter) (err error) {
 	s.waiting++
 	w.waits = true
+	s.crowd = max(s.waiting, int(s.visits-s.noted), s.crowd-1)
+	s.noted = s.visits
 	if s.calmLocked() {
 		s.flushLocked()
 	}
-	s.mu.Unlock()
-	defer func() {
+	if !s.spinForLocked(w) {
+		s.sleepers++
+		s.restLocked()
+		s.mu.Unlock()
+		err = s.sleep(ctx, w)
 		s.mu.Lock()
-		defer s.mu.Unlock()
-		if w.woken {
-			s.waking--
-		}
-		if w.waits, w.woken = false, false; s.calmLocked() && s.spinners == 0 {
-			s.flushLocked()
-		}
-		if s.waiting--; s.waiting == 0 && s.err != nil {
-			s.room.Broadcast()
-		}
-	}()
-	if s.spinFor(w) {
-		return nil
+		s.sleepers--
 	}
-	s.mu.Lock()
-	s.sleepers++
+	if w.woken {
+		s.waking--
+	}
+	if w.waits, w.woken = false, false; s.calmLocked() && s.spinners == 0 {
+		s.flushLocked()
+	}
 	s.restLocked()
-	s.mu.Unlock()
-	err := s.sleep(ctx, w)
-	s.mu.Lock()
-	s.sleepers--
-	s.restLocked()
-	s.mu.Unlock()
+	if s.waiting--; s.waiting == 0 && s.err != nil {
+		s.room.Broadcast()
+	}
 	return err
 }
 
@@ -150,8 +150,13 @@ func (s *Session) leadUntil(ctx context.Context, w *waiter, p *post) error {
 	if p.ears != nil {
 		bell = p.ears.file
 	}
-	over := func() bool { return due() || p.over() || p.ears.heard() }
 	for {
+		looked := false
+		over := func() bool { // what came before is not reported; afterwards whoever is woken looks
+			again := looked
+			looked = true
+			return again || due() || p.over() || p.ears.heard()
+		}
 		w.leading.Store(true)
 		if w.ready.Load() || ctx.Err() != nil {
 			w.leading.Store(false)
@@ -226,24 +231,30 @@ func ctxUnless(ready bool, ctx context.Context) error {
 	return ctx.Err()
 }
 
-// spinFor polls for a short while, if that has been worth it lately.
-func (s *Session) spinFor(w *waiter) bool {
-	s.mu.Lock()
+// spinForLocked polls for a short while, if that has been worth it lately. It gives the lock away meanwhile.
+func (s *Session) spinForLocked(w *waiter) bool {
 	if w.ready.Load() || s.page == nil || !s.worthLocked() {
-		s.mu.Unlock()
 		return w.ready.Load()
+	}
+	now, long := time.Now(), spinTime
+	if len(s.streams) > 0 {
+		if len(s.endpoints) == 0 && now.Sub(s.rested) > spinMost { // others of this program hear the kernel only when a processor has nothing to run
+			s.rested, s.excused = now, 2
+			return false
+		}
+		long *= time.Duration(min(s.crowd, crowdMost))
 	}
 	s.spinners++
 	s.page.Wake()
 	s.pollLocked()
 	s.mu.Unlock()
-	end, seen := time.Now().Add(spinTime), uint64(0)
+	end, seen := now.Add(long), uint64(0)
 	for i := 1; !w.ready.Load(); i++ {
 		calm := true
 		if s.mu.TryLock() {
 			calm = s.lookLocked(i)
 			if s.pieces != seen { // a long frame is coming
-				seen, end = s.pieces, time.Now().Add(spinTime)
+				seen, end = s.pieces, time.Now().Add(long)
 			}
 			s.mu.Unlock()
 		}
@@ -255,16 +266,16 @@ func (s *Session) spinFor(w *waiter) bool {
 		}
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.spinners--
 	s.flushLocked()
 	ok := w.ready.Load()
 	if ok {
 		s.score = min(s.score+scoreGain, scoreTop)
+	} else if s.excused > 0 {
+		s.excused--
 	} else {
 		s.score = max(s.score-scoreLoss, 0)
 	}
-	s.restLocked()
 	return ok
 }
 
@@ -276,9 +287,12 @@ func (s *Session) lookLocked(round int) (calm bool) {
 	if round == restRounds {
 		s.ears.rest()
 	}
+	if round%waveRounds == 0 {
+		s.waveLocked()
+	}
 	if s.pollPageLocked(); len(s.streams) > 0 && s.err == nil && (s.calmLocked() || round%holdRounds == 0) {
-		s.pollStreamsLocked()
 		s.flushLocked()
+		s.pollStreamsLocked()
 	}
 	return s.calmLocked()
 }
@@ -299,7 +313,7 @@ func (s *Session) worthLocked() bool {
 // restLocked asks for the bell if somebody sleeps and nobody polls. What came before is taken in.
 func (s *Session) restLocked() {
 	switch {
-	case s.page == nil || s.err != nil:
+	case s.page == nil || s.err != nil || s.waking > 0: // the last of those who have been woken does it
 	case s.spinners == 0 && s.sleepers > 0:
 		s.page.Sleep()
 		if s.pollPageLocked(); s.ears.listen() {

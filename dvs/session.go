@@ -59,7 +59,8 @@ type Session struct {
 	channels  map[uint32]*ring.Channel
 	areas     map[*ring.Channel]bool // whose memory for copies is in use
 	streams   map[uint32]*socket.Stream
-	held      bool          // a stream has something that is to be written soon
+	held      []uint32      // streams that have something that is to be written soon
+	late      bool          // lateFlush runs
 	flush     chan struct{} // asks the flusher; nil while there is none
 	lateFlush *time.Timer   // asks it as well
 	routes    map[endpoint.ID]*route

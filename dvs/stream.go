@@ -31,7 +31,7 @@ func (s *Session) onStreamLocked(m wire.Stream) error {
 	if err != nil {
 		return err
 	}
-	if s.bell == nil || s.leavingLocked() || s.hearLocked(st) != nil {
+	if s.bell == nil || s.leavingLocked() || s.hearLocked(st, m.Channel) != nil {
 		st.Close()
 		_ = s.conn.Send(wire.Revoke{Channel: m.Channel}.Append(nil))
 		return nil
@@ -57,7 +57,7 @@ func (s *Session) onStreamLocked(m wire.Stream) error {
 }
 
 // hearLocked lets the session be woken by a stream.
-func (s *Session) hearLocked(st *socket.Stream) error {
+func (s *Session) hearLocked(st *socket.Stream, index uint32) error {
 	if s.ears == nil {
 		e, err := newEars(s.bell)
 		if err != nil {
@@ -70,7 +70,7 @@ func (s *Session) hearLocked(st *socket.Stream) error {
 		close(old.changed)
 		_, _ = s.bell.Write([]byte{1, 0, 0, 0, 0, 0, 0, 0}) // who waits for the bell alone looks up
 	}
-	return s.ears.add(st.FD())
+	return s.ears.add(st.FD(), index)
 }
 
 // over tells whether there is another post.
@@ -126,17 +126,32 @@ func (s *Session) dropStreamLocked(index uint32) bool {
 func (s *Session) streamLocked(st *socket.Stream, index uint32, frame []byte, more bool) {
 	var err error
 	if (more || s.spinners > 0 || !s.calmLocked()) && st.Held() < holdMost {
-		if err = st.Hold(frame); err == nil && !s.held {
-			s.held = true
+		if st.Held() == 0 {
+			s.held = append(s.held, index)
+		}
+		if err = st.Hold(frame); s.spinners == 0 && !s.late {
+			s.late = true
 			s.lateFlush.Reset(holdTime)
 		}
-	} else if err = st.Send(frame); err == nil && st.Waiting() {
+	} else {
+		err = st.Send(frame)
+	}
+	s.sentLocked(st, index, err)
+}
+
+// sentLocked notes how a stream has taken what was sent. What found no room the flusher writes.
+func (s *Session) sentLocked(st *socket.Stream, index uint32, err error) {
+	switch {
+	case err != nil:
+		s.brokenLocked(index)
+	case st.Waiting() && !slices.Contains(s.held, index):
+		s.held = append(s.held, index)
 		s.askFlusher()
 	}
-	if err != nil {
-		s.brokenLocked(index)
-	}
 }
+
+// waveLocked ends a wave: who has not asked by now is not waited for.
+func (s *Session) waveLocked() { s.wave, s.expected = s.wave+1, 0 }
 
 // answeredLocked notes that a call has ended. One who asked at once after the answer before probably will again: what others say by a stream
 // waits for it, so that one packet carries all.
@@ -170,23 +185,26 @@ func (s *Session) askFlusher() {
 	}
 }
 
-// flushLocked writes what is held.
+// flushLocked writes what is held. What finds no room stays, and the flusher is asked.
 func (s *Session) flushLocked() (waiting []unix.PollFd) {
-	if !s.held {
+	if len(s.held) == 0 {
 		return nil
 	}
-	s.held = false
-	for i, st := range s.streams {
-		if !st.Waiting() {
+	left := 0
+	for _, i := range s.held {
+		st := s.streams[i]
+		if st == nil {
 			continue
 		}
 		if err := st.Flush(); err != nil {
 			s.brokenLocked(i)
 		} else if st.Waiting() {
 			waiting = append(waiting, unix.PollFd{Fd: int32(st.FD()), Events: unix.POLLOUT})
+			s.held[left] = i
+			left++
 		}
 	}
-	if len(waiting) > 0 {
+	if s.held = s.held[:left]; left > 0 {
 		s.askFlusher()
 	}
 	return waiting
@@ -203,8 +221,8 @@ func (s *Session) flusher() {
 		}
 		runtime.Gosched() // others are about to send
 		s.mu.Lock()
-		s.held = true
-		s.wave, s.expected = s.wave+1, 0 // who has not asked by now is not waited for
+		s.late = false
+		s.waveLocked()
 		waiting := s.flushLocked()
 		s.mu.Unlock()
 		if len(waiting) > 0 {
@@ -221,11 +239,11 @@ func (s *Session) pollStreamsLocked() {
 		for i, st := range s.streams {
 			s.pollStreamLocked(i, st)
 		}
-	} else if ready := s.ears.ready(make([]unix.EpollEvent, 64)); len(ready) > 0 {
-		for i, st := range s.streams {
-			if slices.ContainsFunc(ready, func(e unix.EpollEvent) bool { return int(e.Fd) == st.FD() }) {
-				s.pollStreamLocked(i, st)
-			}
+		return
+	}
+	for _, e := range s.ears.ready(make([]unix.EpollEvent, 64)) {
+		if st := s.streams[uint32(e.Fd)]; st != nil {
+			s.pollStreamLocked(uint32(e.Fd), st)
 		}
 	}
 }
@@ -308,12 +326,7 @@ func (s *Session) streamReplyLocked(st *socket.Stream, index uint32, r endpoint.
 	b := wire.AppendReplyHead(s.scratch[:0], r)
 	err := st.SendParts(b, r.Payload)
 	s.keepScratch(b)
-	switch {
-	case err != nil:
-		s.brokenLocked(index)
-	case st.Waiting():
-		s.askFlusher()
-	}
+	s.sentLocked(st, index, err)
 }
 
 // kept returns a frame whose memory is its own.

@@ -17,24 +17,26 @@ import (
 // order is what a child is told, a line of JSON; it answers with one.
 type order struct {
 	Op      string
-	Socket  string `json:",omitempty"` // of a node, or what to listen at
-	Network string `json:",omitempty"`
-	Name    string `json:",omitempty"`
-	Peer    string `json:",omitempty"`
-	Addr    string `json:",omitempty"`
-	Size    int    `json:",omitempty"`
-	Count   int    `json:",omitempty"`
-	Verb    string `json:",omitempty"` // participant/role/verb
-	Epoch   uint64 `json:",omitempty"`
-	Flag    bool   `json:",omitempty"` // as a standby; in pieces; neither batched nor compressed
-	Pieces  bool   `json:",omitempty"`
+	Socket  string        `json:",omitempty"` // of a node, or what to listen at
+	Network string        `json:",omitempty"`
+	Name    string        `json:",omitempty"`
+	Peer    string        `json:",omitempty"`
+	Addr    string        `json:",omitempty"`
+	Size    int           `json:",omitempty"`
+	Count   int           `json:",omitempty"`
+	Verb    string        `json:",omitempty"` // participant/role/verb
+	Epoch   uint64        `json:",omitempty"`
+	Flag    bool          `json:",omitempty"` // as a standby; in pieces; neither batched nor compressed
+	Pieces  bool          `json:",omitempty"`
+	During  time.Duration `json:",omitempty"`
 }
 
 type answer struct {
-	Err   string `json:",omitempty"`
-	Text  string `json:",omitempty"`
-	Bytes uint64 `json:",omitempty"`
-	Flag  bool   `json:",omitempty"`
+	Err   string          `json:",omitempty"`
+	Text  string          `json:",omitempty"`
+	Bytes uint64          `json:",omitempty"`
+	Flag  bool            `json:",omitempty"`
+	Took  []time.Duration `json:",omitempty"` // each call
 }
 
 // child is another process of the measurement.

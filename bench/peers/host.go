@@ -27,7 +27,8 @@ const adaptive = "adaptive (default)"
 
 // host is what a child runs: servers, nodes, a broker. They end with the process.
 type host struct {
-	node *node.Node
+	node   *node.Node
+	client client
 }
 
 func (h *host) do(o order) (answer, error) {
@@ -78,6 +79,15 @@ func (h *host) do(o order) (answer, error) {
 		return answer{}, serveMovable(o)
 	case "many":
 		return answer{}, serveMany(o)
+	case "client":
+		all, _, err := wayTo(o).open(1)
+		if err == nil {
+			h.client = all[0]
+		}
+		return answer{}, err
+	case "ask":
+		took, err := h.client(o.During)
+		return answer{Took: took}, err
 	default:
 		return answer{}, fmt.Errorf("unknown order %q", o.Op)
 	}

@@ -19,26 +19,23 @@ func main() {
 		obey(os.Stdin, os.Stdout)
 		return
 	}
-	quick := flag.Bool("quick", false, "shorter and once: for a look")
+	quick := flag.Bool("quick", false, "shorter, once, and without the 1 GiB of state: for a look")
 	only := flag.String("only", "", "measure this section only: local, nodes, copy, link, outage, many")
 	match := flag.String("match", "", "measure only the ways whose name this regular expression matches")
 	clients := flag.Int("clients", 0, "compare requests with that many clients only")
-	large := flag.Bool("large", false, "move 1 GiB as well")
 	doc := flag.String("doc", "", "the document whose tables are replaced, if everything is measured; empty for none")
 	flag.Parse()
-	b := &bench{rounds: 3, during: time.Second, sizes: []int{64 << 10, 2_500_000, 64 << 20}, out: os.Stdout, clients: []int{1, 8, 64}}
+	b := &bench{rounds: 3, during: time.Second, sizes: []int{64 << 10, 2_500_000, 64 << 20, 1 << 30}, out: os.Stdout, clients: []int{1, 8, 64}}
 	var tables bytes.Buffer
 	if *doc != "" && *only == "" {
 		b.out = io.MultiWriter(os.Stdout, &tables)
 	}
 	if *quick {
 		b.rounds, b.during = 1, 300*time.Millisecond
+		b.sizes = b.sizes[:3]
 	}
 	if *clients > 0 {
 		b.clients = []int{*clients}
-	}
-	if *large {
-		b.sizes = append(b.sizes, 1<<30)
 	}
 	var err error
 	if b.match, err = regexp.Compile(*match); err == nil {

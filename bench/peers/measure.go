@@ -20,11 +20,14 @@ import (
 
 const payloadSize = 64
 
-// way is one way to ask and be answered. open makes as many callers as there are clients, and what closes them.
+// way is one way to ask and be answered. open makes as many clients as are wanted, and what closes them.
 type way struct {
 	name string
-	open func(clients int) (calls []func() error, end func(), err error)
+	open func(clients int) (all []client, end func(), err error)
 }
+
+// client calls without a pause for that long, and returns how long each call took.
+type client func(during time.Duration) ([]time.Duration, error)
 
 // figures are one measurement.
 type figures struct {
@@ -33,62 +36,81 @@ type figures struct {
 	cpu      time.Duration // of all processes of the measurement, for one call
 }
 
-// run has every caller call for that long. spent tells the processor time of all processes.
+// run has every client call for that long. spent tells the processor time of all processes.
 func (w way) run(clients int, during time.Duration, spent func() time.Duration) (figures, error) {
-	calls, end, err := w.open(clients)
+	all, end, err := w.open(clients)
 	if err != nil {
 		return figures{}, err
 	}
 	defer end()
-	for _, call := range calls { // connections and introductions are not measured
-		for range 20 {
-			if err := call(); err != nil {
-				return figures{}, err
-			}
-		}
-	}
 	took := make([][]time.Duration, clients)
 	errs := make([]error, clients)
-	cpu, began := spent(), time.Now()
+	cpu := spent()
 	var wg sync.WaitGroup
-	for i, call := range calls {
-		wg.Go(func() {
-			for at := time.Now(); at.Sub(began) < during && errs[i] == nil; {
-				errs[i] = call()
-				now := time.Now()
-				took[i] = append(took[i], now.Sub(at))
-				at = now
-			}
-		})
+	for i, c := range all {
+		wg.Go(func() { took[i], errs[i] = c(during) })
 	}
 	wg.Wait()
-	cpu, lasted := spent()-cpu, time.Since(began)
-	all := slices.Concat(took...)
-	slices.Sort(all)
+	cpu = spent() - cpu
+	if err := errors.Join(errs...); err != nil {
+		return figures{}, err
+	}
+	rate := 0.0
+	for _, own := range took {
+		var lasted time.Duration
+		for _, one := range own {
+			lasted += one
+		}
+		rate += float64(len(own)) / lasted.Seconds()
+	}
+	calls := slices.Concat(took...)
+	slices.Sort(calls)
 	return figures{
-		rate: float64(len(all)) / lasted.Seconds(), p50: all[len(all)/2], p99: all[len(all)*99/100], cpu: cpu / time.Duration(len(all)),
-	}, errors.Join(errs...)
+		rate: rate, p50: calls[len(calls)/2], p99: calls[len(calls)*99/100], cpu: cpu / time.Duration(len(calls)),
+	}, nil
+}
+
+// warm makes a client of a call. Connections and introductions are not measured.
+func warm(call func() error) (client, error) {
+	for range 20 {
+		if err := call(); err != nil {
+			return nil, err
+		}
+	}
+	return func(during time.Duration) (took []time.Duration, err error) {
+		for began, at := time.Now(), time.Now(); err == nil && at.Sub(began) < during; {
+			err = call()
+			now := time.Now()
+			took = append(took, now.Sub(at))
+			at = now
+		}
+		return took, err
+	}, nil
 }
 
 // each opens one thing for each client.
-func each[T any](open func() (T, error), call func(T) func() error, end func(T)) func(int) ([]func() error, func(), error) {
-	return func(clients int) (calls []func() error, done func(), err error) {
-		var all []T
+func each[T any](open func() (T, error), call func(T) func() error, end func(T)) func(int) ([]client, func(), error) {
+	return func(clients int) (all []client, done func(), err error) {
+		var opened []T
 		done = func() {
-			for _, one := range all {
+			for _, one := range opened {
 				end(one)
 			}
 		}
 		for range clients {
 			one, err := open()
+			if err == nil {
+				opened = append(opened, one)
+				var c client
+				c, err = warm(call(one))
+				all = append(all, c)
+			}
 			if err != nil {
 				done()
 				return nil, nil, err
 			}
-			all = append(all, one)
-			calls = append(calls, call(one))
 		}
-		return calls, done, nil
+		return all, done, nil
 	}
 }
 
@@ -162,21 +184,17 @@ func dvsWay(socket, to string, payload []byte) way {
 
 // dvsSharedWay is one session whose callers are the clients.
 func dvsSharedWay(socket, to string, payload []byte) way {
-	return way{"DVS, one session", func(clients int) ([]func() error, func(), error) {
+	return way{"DVS, one session", func(clients int) ([]client, func(), error) {
 		s, err := connect(socket)
 		if err != nil {
 			return nil, nil, err
 		}
-		var calls []func() error
-		for range clients {
-			c, err := s.Client()
-			if err != nil {
-				s.Close()
-				return nil, nil, err
-			}
-			calls = append(calls, asker(c, to, payload))
+		all, _, err := each(s.Client, func(c *dvs.Client) func() error { return asker(c, to, payload) }, (*dvs.Client).Close)(clients)
+		if err != nil {
+			s.Close()
+			return nil, nil, err
 		}
-		return calls, s.Close, nil
+		return all, s.Close, nil
 	}}
 }
 

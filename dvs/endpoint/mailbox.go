@@ -110,6 +110,14 @@ func (m *Mailbox) Drained() bool { return len(m.taken) == 0 }
 // Len returns how many messages wait to be taken.
 func (m *Mailbox) Len() int { return len(m.queue) + len(m.notes) }
 
+// Next returns the caller of the request that has waited longest.
+func (m *Mailbox) Next() (caller uint64, ok bool) {
+	if len(m.queue) == 0 {
+		return 0, false
+	}
+	return m.queue[0].Caller, true
+}
+
 // Offer takes in a request. idle tells whether the program is waiting for one: that is what NoWait asks for.
 func (m *Mailbox) Offer(r Request, idle bool) (Outcome, Reply) {
 	if r.Kind == Notify {
