@@ -111,9 +111,13 @@ func (f *osFile) TryReadAt(p []byte, off int64) (bool, error) {
 	return err == nil && n == len(p), nil // whatever it was: ReadAt will say it
 }
 
+// writeRun is how much is written at once, in bytes. What ext4 is given in larger pieces it keeps in as large folios, and each small
+// write into one goes over all of its blocks: 4 KiB took 28 µs instead of 5.
+const writeRun = 64 << 10
+
 func (f *osFile) WriteAt(p []byte, off int64) (int, error) {
 	for done := 0; ; {
-		n, err := unix.Pwrite(f.fd, p[done:], off+int64(done))
+		n, err := unix.Pwrite(f.fd, p[done:min(done+writeRun, len(p))], off+int64(done))
 		done += max(n, 0)
 		switch {
 		case errors.Is(err, unix.EINTR):
