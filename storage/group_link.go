@@ -14,14 +14,15 @@ import (
 // answers is how many questions may be under way.
 const answers = 32
 
-// groupLink is one connection of a group. out, seq, frames, content and stalled are the sender's; the rest is under Group.mu.
+// groupLink is one connection of a group. out, seq, frames, content, began and stalled are the sender's; the rest is under Group.mu.
 type groupLink struct {
 	conn    net.Conn
 	out     []byte // frames that are yet to be sent
 	seq     uint64
 	frames  uint64
 	content uint64
-	stalled time.Duration // in this epoch, waiting for the link
+	began   time.Time     // to hand the epoch over
+	stalled time.Duration // … and waited for the link since
 	answers chan []byte
 	wants   []*fetch // to be fetched
 	asked   []*fetch // … and under way, in their order

@@ -13,10 +13,6 @@ import (
 // askRun is how much is asked about at once, in bytes; a multiple of a block.
 const askRun = 1 << 20
 
-// restFor is how many times as long as the sender worked on an epoch, waiting for the link left out, it rests when nobody waits: so
-// much more coalesces, and writers have the disk to themselves.
-const restFor = 20
-
 // send ships one epoch after the other until the link breaks.
 func (g *Group) send(l *groupLink) error {
 	buf := make([]byte, askRun)
@@ -42,8 +38,7 @@ func (g *Group) send(l *groupLink) error {
 				return err
 			}
 		}
-		began := time.Now()
-		l.stalled = 0
+		l.began, l.stalled = time.Now(), 0
 		for i := range g.members {
 			if err := g.handOver(l, i); err != nil {
 				return err
@@ -65,7 +60,7 @@ func (g *Group) send(l *groupLink) error {
 			return err
 		}
 		g.mu.Lock()
-		g.pause = min(restFor*(time.Since(began)-l.stalled), g.limits.Lag/8)
+		g.pause = min(restFor*(time.Since(l.began)-l.stalled), g.limits.Lag/8)
 		g.mu.Unlock()
 	}
 }
@@ -99,6 +94,7 @@ func (g *Group) nextCut(l *groupLink) (number uint64, cut time.Time, keeps []*ke
 			g.work.Wait()
 		}
 	}
+	bytes, _ := g.tracker.Written()
 	internal := g.tracker.Cut()
 	cut = time.Now()
 	first := g.firstWrite
@@ -106,28 +102,8 @@ func (g *Group) nextCut(l *groupLink) (number uint64, cut time.Time, keeps []*ke
 		first = cut
 	}
 	g.firstWrite = time.Time{}
-	g.cuts = append(g.cuts, cutEpoch{internal, first, cut})
+	g.cuts = append(g.cuts, cutEpoch{internal, first, cut, bytes})
 	return g.base + internal, cut, g.unsentLocked(), nil
-}
-
-// dueLocked says whether an epoch is to be cut now, or else after what time, 0 for when something happens.
-func (g *Group) dueLocked(now time.Time) (bool, time.Duration) {
-	current, written := g.tracker.Current()
-	interval := max(g.limits.Interval, g.pause)
-	full := min(max(fullEpoch, g.limits.Bytes/4), g.limits.Bytes)
-	switch {
-	case len(g.cuts) >= maxUnderway:
-		return false, 0
-	case g.wanted >= current || len(g.unsentLocked()) > 0:
-		return true, 0
-	case !written:
-		return false, 0
-	case g.firstWrite.IsZero():
-		g.firstWrite = now
-	case now.Sub(g.firstWrite) >= interval || g.tracker.Pending() >= full && len(g.cuts) < 2:
-		return true, 0
-	}
-	return false, min(g.limits.Interval, max(interval-now.Sub(g.firstWrite), time.Millisecond))
 }
 
 // question is a range whose hashes were asked for.

@@ -61,7 +61,9 @@ func (g *Group) flush(l *groupLink) error {
 	l.sent = l.seq
 	g.mu.Unlock()
 	_, err := l.conn.Write(l.out)
-	l.stalled += time.Since(start)
+	now := time.Now()
+	l.stalled += now.Sub(start)
+	g.enc.Hurry(2*l.stalled < now.Sub(l.began))
 	l.out = l.out[:0]
 	return err
 }

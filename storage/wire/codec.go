@@ -18,6 +18,8 @@ type Encoder struct {
 	// pause is how many frames that look like noise are sent as they are between two on which compression is tried, skip how many of
 	// them are left.
 	pause, skip atomic.Int32
+	// hurry says that it is not tried on what looks like noise at all.
+	hurry atomic.Bool
 	// weight is what bytes that occur so often in a sample take off its entropy, times its length, in bits.
 	weight [sampled + 1]float32
 }
@@ -136,8 +138,12 @@ func (e *Encoder) worthCompressing(h *Header, content []byte) (noise, try bool) 
 	if noise = e.looksLikeNoise(content); !noise {
 		return false, true
 	}
-	return true, e.skip.Add(-1) < 0
+	return true, !e.hurry.Load() && e.skip.Add(-1) < 0
 }
+
+// Hurry says whether what looks like noise is to be sent as it is at once: where the link is faster than the sender, the little that
+// compression may find in it costs more than it saves.
+func (e *Encoder) Hurry(on bool) { e.hurry.Store(on) }
 
 // learn sets how long compression rests on what looks like noise: it may still have been there before.
 func (e *Encoder) learn(less bool) {
