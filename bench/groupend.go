@@ -205,13 +205,15 @@ func (e *groupEnd) serveNear(store *storage.Store, in io.Reader, out io.Writer) 
 }
 
 // obey carries out an order: none (no group), local, async, flush, sync (the group's mode, once it holds and all is at the standby),
-// memory (bytes that are this process's alone).
+// memory (bytes that are this process's alone), lag (what the far end lacks: bytes, and age of the oldest write in seconds).
 func (e *groupEnd) obey(ctx context.Context, store *storage.Store, spec storage.GroupSpec, dial storage.Dialer, order string) (string, error) {
 	switch order {
 	case "none":
 		return "ok", store.Unprotect(ctx, spec.Name, spec.Epoch)
 	case "memory":
 		return ownMemory()
+	case "lag":
+		return lagOf(store)
 	}
 	spec.Mode = order
 	g, err := store.Protect(ctx, spec, dial)
@@ -222,6 +224,13 @@ func (e *groupEnd) obey(ctx context.Context, store *storage.Store, spec storage.
 		err = g.Drain(ctx)
 	}
 	return "ok", err
+}
+
+func lagOf(store *storage.Store) (string, error) {
+	for _, g := range store.Groups() {
+		return fmt.Sprintf("%d %f", g.Lag, g.LagTime.Seconds()), nil
+	}
+	return "0 0", nil
 }
 
 // ownMemory is what of this process lies in memory and in no file.

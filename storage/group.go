@@ -33,7 +33,8 @@ type Limits struct {
 	// are slowed. 256 MiB and 30 s when zero.
 	Bytes int64
 	Lag   time.Duration
-	// Interval is how long after the first write an epoch is cut when nobody waits for it; 100 ms when zero.
+	// Interval is how long after the first write an epoch is cut when nobody waits for it; 100 ms when zero. While writers are busy it
+	// is longer, up to an eighth of Lag, as long as Bytes are far: what is written over meanwhile is shipped once.
 	Interval time.Duration
 	// Overflow is how long the link may be down before writers are not slowed any more, and only what changed is
 	// remembered; 30 s when zero.
@@ -72,7 +73,8 @@ type Group struct {
 	known       bool // base is
 	wanted      uint64
 	pause       time.Duration // between epochs that nobody waits for, at least
-	keeps       []*keep       // cuts to be named
+	pace        pace
+	keeps       []*keep // cuts to be named
 	firstWrite  time.Time
 	cuts        []cutEpoch // on their way, oldest first
 	downSince   time.Time
@@ -100,6 +102,7 @@ type cutEpoch struct {
 	number uint64
 	first  time.Time // its first write
 	cut    time.Time
+	bytes  int64
 }
 
 type pointAt struct {

@@ -1,7 +1,6 @@
 package storage
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -15,14 +14,15 @@ import (
 // answers is how many questions may be under way.
 const answers = 32
 
-// groupLink is one connection of a group. seq, frames and content are the sender's; the rest is under Group.mu.
+// groupLink is one connection of a group. out, seq, frames, content, began and stalled are the sender's; the rest is under Group.mu.
 type groupLink struct {
 	conn    net.Conn
-	w       *bufio.Writer
+	out     []byte // frames that are yet to be sent
 	seq     uint64
 	frames  uint64
 	content uint64
-	stalled time.Duration // in this epoch, waiting for the link
+	began   time.Time     // to hand the epoch over
+	stalled time.Duration // … and waited for the link since
 	answers chan []byte
 	wants   []*fetch // to be fetched
 	asked   []*fetch // … and under way, in their order
@@ -90,7 +90,7 @@ func (g *Group) connect() (up bool, err error) {
 	defer conn.Close()
 	stop := context.AfterFunc(g.ctx, func() { _ = conn.Close() })
 	defer stop()
-	r, err := wire.NewReader(bufio.NewReaderSize(conn, 64<<10))
+	r, err := wire.NewReader(conn)
 	if err != nil {
 		return false, err
 	}
@@ -100,7 +100,7 @@ func (g *Group) connect() (up bool, err error) {
 		return false, err
 	}
 	l := &groupLink{
-		conn: conn, w: bufio.NewWriterSize(conn, 256<<10), answers: make(chan []byte, answers),
+		conn: conn, answers: make(chan []byte, answers),
 		heard: time.Now(), done: make(chan struct{}),
 	}
 	if err := g.linkUp(l, opened); err != nil {

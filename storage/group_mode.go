@@ -12,8 +12,6 @@ const (
 	maxSlow = time.Second
 	// maxUnderway is how many epochs may be cut and not confirmed.
 	maxUnderway = 256
-	// fullEpoch cuts an epoch before its time, in bytes.
-	fullEpoch = 32 << 20
 )
 
 // markLocked records a change that is about to be made.
@@ -112,7 +110,7 @@ func (g *Group) exceededLocked(now time.Time) bool {
 	if g.mode == ModeLocal || g.stopped || g.refused != nil || g.overflown || g.tracker.CommittedTo() < g.catchUp || !g.known {
 		return false
 	}
-	if g.tracker.Pending() <= g.limits.Bytes && g.lagLocked(now) <= g.limits.Lag {
+	if g.tracker.Lacking() <= g.limits.Bytes && g.lagLocked(now) <= g.limits.Lag {
 		return false
 	}
 	if g.link == nil && now.Sub(g.downSince) > g.limits.Overflow {
@@ -191,6 +189,7 @@ func (g *Group) committedLocked(internal uint64) {
 	n := 0
 	for n < len(g.cuts) && g.cuts[n].number <= internal {
 		g.point = pointAt{g.base + g.cuts[n].number, g.cuts[n].cut}
+		g.pace.shipped(g.cuts[n].bytes, now.Sub(g.cuts[n].cut))
 		n++
 	}
 	g.cuts = g.cuts[:copy(g.cuts, g.cuts[n:])]

@@ -127,7 +127,7 @@ func (g *Group) demand(l *groupLink) error {
 		g.mu.Lock()
 		if len(l.wants) == 0 {
 			g.mu.Unlock()
-			return l.w.Flush()
+			return g.flush(l)
 		}
 		f := l.wants[0]
 		l.wants = l.wants[1:]

@@ -2,9 +2,7 @@ package storage
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
-	"io"
 	"time"
 
 	"github.com/zeebo/xxh3"
@@ -14,10 +12,6 @@ import (
 
 // askRun is how much is asked about at once, in bytes; a multiple of a block.
 const askRun = 1 << 20
-
-// restFor is how many times as long as the sender worked on an epoch, waiting for the link left out, it rests when nobody waits: so
-// much more coalesces, and writers have the disk to themselves.
-const restFor = 20
 
 // send ships one epoch after the other until the link breaks.
 func (g *Group) send(l *groupLink) error {
@@ -44,10 +38,9 @@ func (g *Group) send(l *groupLink) error {
 				return err
 			}
 		}
-		began := time.Now()
-		l.stalled = 0
+		l.began, l.stalled = time.Now(), 0
 		for i := range g.members {
-			if err := g.handOver(l, i, buf[:frameRun]); err != nil {
+			if err := g.handOver(l, i); err != nil {
 				return err
 			}
 		}
@@ -63,41 +56,13 @@ func (g *Group) send(l *groupLink) error {
 			k.link, k.seq = l, l.seq
 			g.mu.Unlock()
 		}
-		if err := l.w.Flush(); err != nil {
+		if err := g.flush(l); err != nil {
 			return err
 		}
 		g.mu.Lock()
-		g.pause = min(restFor*(time.Since(began)-l.stalled), g.limits.Lag/8)
+		g.pause = min(restFor*(time.Since(l.began)-l.stalled), g.limits.Lag/8)
 		g.mu.Unlock()
 	}
-}
-
-// put sends a frame; the sender alone calls it.
-func (g *Group) put(l *groupLink, h wire.Header, content []byte) error {
-	l.seq++
-	h.Epoch, h.Seq = g.epoch, l.seq
-	switch h.Type {
-	case wire.TypeData:
-		l.frames++
-		l.content += uint64(len(content))
-	case wire.TypeZero, wire.TypeLost:
-		l.frames++
-		l.content += uint64(h.Length)
-	default:
-	}
-	f := g.enc.Encode(h, content)
-	g.mu.Lock()
-	g.shipped += int64(len(f.B))
-	if l.sent == l.taken {
-		l.moved = time.Now()
-	}
-	l.sent = l.seq
-	g.mu.Unlock()
-	start := time.Now()
-	_, err := l.w.Write(f.B)
-	l.stalled += time.Since(start)
-	f.Release()
-	return err
 }
 
 // nextCut waits until an epoch is due and cuts it over all volumes.
@@ -129,6 +94,7 @@ func (g *Group) nextCut(l *groupLink) (number uint64, cut time.Time, keeps []*ke
 			g.work.Wait()
 		}
 	}
+	bytes, _ := g.tracker.Written()
 	internal := g.tracker.Cut()
 	cut = time.Now()
 	first := g.firstWrite
@@ -136,28 +102,8 @@ func (g *Group) nextCut(l *groupLink) (number uint64, cut time.Time, keeps []*ke
 		first = cut
 	}
 	g.firstWrite = time.Time{}
-	g.cuts = append(g.cuts, cutEpoch{internal, first, cut})
+	g.cuts = append(g.cuts, cutEpoch{internal, first, cut, bytes})
 	return g.base + internal, cut, g.unsentLocked(), nil
-}
-
-// dueLocked says whether an epoch is to be cut now, or else after what time, 0 for when something happens.
-func (g *Group) dueLocked(now time.Time) (bool, time.Duration) {
-	current, written := g.tracker.Current()
-	interval := max(g.limits.Interval, g.pause)
-	full := min(max(fullEpoch, g.limits.Bytes/4), g.limits.Bytes)
-	switch {
-	case len(g.cuts) >= maxUnderway:
-		return false, 0
-	case g.wanted >= current || len(g.unsentLocked()) > 0:
-		return true, 0
-	case !written:
-		return false, 0
-	case g.firstWrite.IsZero():
-		g.firstWrite = now
-	case now.Sub(g.firstWrite) >= interval || g.tracker.Pending() >= full && len(g.cuts) < 2:
-		return true, 0
-	}
-	return false, min(g.limits.Interval, max(interval-now.Sub(g.firstWrite), time.Millisecond))
 }
 
 // question is a range whose hashes were asked for.
@@ -190,7 +136,7 @@ func (g *Group) compare(l *groupLink, index int, buf []byte) error {
 		if len(asked) == 0 {
 			return nil
 		}
-		if err := l.w.Flush(); err != nil {
+		if err := g.flush(l); err != nil {
 			return err
 		}
 		select {
@@ -265,175 +211,3 @@ func (g *Group) judgeOnce(l *groupLink, index int, q question, hashes, buf []byt
 	g.tracker.Compared(index, q.off, q.length)
 	return nil
 }
-
-// handOver puts on the stream what the epoch owes of a volume.
-func (g *Group) handOver(l *groupLink, index int, buf []byte) error {
-	m := g.members[index]
-	cursor := int64(0)
-	for {
-		g.mu.Lock()
-		broken, wants := l.broken, len(l.wants) > 0
-		off, n := g.tracker.Next(index, cursor, wire.MaxZero, false)
-		g.mu.Unlock()
-		if broken {
-			return ErrLink
-		}
-		if wants {
-			if err := g.demand(l); err != nil {
-				return err
-			}
-		}
-		if n == 0 {
-			return nil
-		}
-		n = min(n, m.v.size-off)
-		done, err := g.handRun(l, m, off, n, buf)
-		if err != nil {
-			return err
-		}
-		cursor = off + done
-	}
-}
-
-// handRun puts the beginning of a run on the stream and returns how much of it that was; 0 means try again.
-func (g *Group) handRun(l *groupLink, m *member, off, n int64, buf []byte) (int64, error) {
-	hole, err := g.holeOwed(m, off, n)
-	if err != nil {
-		return 0, err
-	}
-	n = min(n, int64(len(buf)))
-	if hole > n {
-		n = hole
-	} else {
-		hole = 0
-	}
-	content, ok, err := g.takeMended(l, m, off, n, hole, buf)
-	if rotten(err) && n > wire.HashBlock { // one of them is
-		n = wire.HashBlock
-		content, ok, err = g.takeMended(l, m, off, n, 0, buf)
-	}
-	if rotten(err) {
-		return n, g.lose(l, m, off, n, err)
-	}
-	if err != nil || !ok {
-		return 0, err
-	}
-	h := wire.Header{Type: wire.TypeData, Volume: uint16(m.index), Offset: uint64(off)}
-	if content == nil {
-		h.Type, h.Length = wire.TypeZero, uint32(n)
-	}
-	return n, g.put(l, h, content)
-}
-
-// takeMended is takeRun, which has what is rotten put right. If the error is still that it is rotten, the standby does not have it.
-func (g *Group) takeMended(l *groupLink, m *member, off, n, hole int64, buf []byte) (content []byte, ok bool, err error) {
-	content, ok, err = g.takeRun(l, m, off, n, hole, buf)
-	if !rotten(err) {
-		return content, ok, err
-	}
-	if err = g.mend(l, m, off, n); err != nil {
-		return nil, false, err
-	}
-	if content, ok, err = g.takeRun(l, m, off, n, hole, buf); rotten(err) {
-		return nil, false, nil // once more, and of that nobody was asked
-	}
-	return content, ok, err
-}
-
-// takeRun reads what is owed of a range and counts it as handed over; nil is zeroes. Nobody waits for the network here: the range
-// is held.
-func (g *Group) takeRun(l *groupLink, m *member, off, n, hole int64, buf []byte) (content []byte, ok bool, err error) {
-	held := m.v.ranges.lock(off, wholeBlocks(n))
-	defer m.v.ranges.unlock(held)
-	if hole > 0 {
-		again, err := g.holeOwed(m, off, n)
-		if err != nil || again != hole {
-			return nil, false, err // someone wrote there meanwhile
-		}
-	} else {
-		content = buf[:n]
-		if err := g.readOwed(l, m, content, off); err != nil {
-			return nil, false, err
-		}
-		if isZero(content) {
-			content = nil
-		}
-	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if l.broken {
-		return nil, false, ErrLink
-	}
-	g.tracker.Handed(m.index, off, n)
-	if len(g.lost) > 0 {
-		g.foundLocked(m.index, off, n)
-	}
-	return content, true, nil
-}
-
-// holeOwed returns how much from off on is owed as zeroes, in whole blocks and at most n.
-func (g *Group) holeOwed(m *member, off, n int64) (int64, error) {
-	hole, known, err := m.v.disk.Zeroes(off, n)
-	if err == nil && !known {
-		var start int64
-		start, _, _, err = m.v.disk.NextData(off)
-		hole = max(0, min(n, start-off))
-	}
-	if err != nil {
-		return 0, err
-	}
-	if hole < n {
-		hole = hole / wire.HashBlock * wire.HashBlock
-	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if hole > 0 && g.tracker.AnyAside(m.index, off, hole) {
-		return 0, nil
-	}
-	return hole, nil
-}
-
-// readOwed reads what the epoch on its way owes of a range that is held: some of it may be aside.
-func (g *Group) readOwed(l *groupLink, m *member, p []byte, off int64) error {
-	for done := int64(0); done < int64(len(p)); {
-		g.mu.Lock()
-		if l.broken {
-			g.mu.Unlock()
-			return ErrLink
-		}
-		aside := g.tracker.IsAside(m.index, off+done)
-		var kept []byte
-		end := done
-		for end < int64(len(p)) && kept == nil && g.tracker.IsAside(m.index, off+end) == aside {
-			if aside {
-				if kept = g.arena.find(m.index, off+end); kept != nil && end > done {
-					kept = nil
-					break
-				}
-			}
-			end += wire.HashBlock
-		}
-		g.mu.Unlock()
-		end = min(end, int64(len(p)))
-		if kept != nil {
-			copy(p[done:end], kept)
-			done = end
-			continue
-		}
-		var from io.ReaderAt = m.v.disk
-		if aside {
-			from = m.aside
-		}
-		if _, err := from.ReadAt(p[done:end], off+done); err != nil {
-			if errors.Is(err, io.EOF) {
-				err = io.ErrUnexpectedEOF
-			}
-			return fmt.Errorf("read what is to be replicated: %w", err)
-		}
-		done = end
-	}
-	return nil
-}
-
-// wholeBlocks rounds a length up.
-func wholeBlocks(n int64) int64 { return (n + wire.HashBlock - 1) / wire.HashBlock * wire.HashBlock }

@@ -52,7 +52,7 @@ func (g *Group) Status() GroupStatus {
 	defer g.mu.Unlock()
 	st := GroupStatus{
 		Name: g.name, Epoch: g.epoch, Wanted: g.mode, Mode: g.actualLocked(), Connected: g.link != nil,
-		Lag: g.tracker.Pending(), LagTime: g.lagLocked(time.Now()), Point: g.point.number, PointTime: g.point.at,
+		Lag: g.tracker.Lacking(), LagTime: g.lagLocked(time.Now()), Point: g.point.number, PointTime: g.point.at,
 		Throttled: g.throttled, Slowed: g.slowed, Overflow: g.overflown,
 		Resyncing: g.tracker.CommittedTo() < g.catchUp, Copied: g.copied, Rate: g.rate.perSecond, Shipped: g.shipped, Repaired: g.repaired,
 	}

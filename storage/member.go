@@ -17,7 +17,7 @@ type member struct {
 	group *Group // nil: only marks
 	index int
 	aside *os.File // content that the epoch on its way still owes, at its place
-	saved int64    // what was written to it since it was emptied, in bytes; under Group.mu
+	spilt int64    // what was written to it since it was emptied, in bytes; under Group.mu
 }
 
 // newMember makes a member with an aside file that nobody else sees.
@@ -38,9 +38,9 @@ const asideKept = 64 << 20
 // empty gives back what is aside, if it is much. No epoch may owe anything.
 func (m *member) empty() error {
 	m.group.mu.Lock()
-	much := m.saved > asideKept
+	much := m.spilt > asideKept
 	if much {
-		m.saved = 0
+		m.spilt = 0
 	}
 	m.group.mu.Unlock()
 	if much {
@@ -70,26 +70,35 @@ func (m *member) begin(off, length int64) uint64 {
 		first, room = inMemory.reserve(spans)
 	}
 	g.mu.Unlock()
-	if room && m.remember(inMemory, first, spans, breaks, func(p []byte, off int64) (bool, error) {
-		_, err := m.v.disk.ReadAt(p, off)
-		return err == nil, err
-	}) {
+	if room && m.remember(inMemory, first, spans, breaks, m.readNow) {
 		return number
 	}
 	for _, s := range spans {
-		err := m.save(s)
-		g.mu.Lock()
-		switch {
-		case breaks != g.breaks: // the epoch that owed it is given up
-		case err != nil:
-			g.breakLocked(g.link, fmt.Errorf("put aside what epoch %d of group %s owes: %w", number-1, g.name, err))
-		default:
-			g.tracker.Aside(m.index, s.Off, s.Length)
-			m.saved += s.Length
-		}
-		g.mu.Unlock()
+		_, err := m.save(s, m.readNow)
+		m.saved(s, number, breaks, err)
 	}
 	return number
+}
+
+// readNow reads, however long that takes.
+func (m *member) readNow(p []byte, off int64) (bool, error) {
+	_, err := m.v.disk.ReadAt(p, off)
+	return err == nil, err
+}
+
+// saved counts a range that was put aside in the file for the epoch before number; if that failed, the epoch is given up.
+func (m *member) saved(s changes.Span, number, breaks uint64, err error) {
+	g := m.group
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch {
+	case breaks != g.breaks: // the epoch that owed it is given up
+	case err != nil:
+		g.breakLocked(g.link, fmt.Errorf("put aside what epoch %d of group %s owes: %w", number-1, g.name, err))
+	default:
+		g.tracker.Aside(m.index, s.Off, s.Length)
+		m.spilt += s.Length
+	}
 }
 
 // remember copies spans into memory that was reserved for them, and says whether it could read them all.
@@ -117,21 +126,21 @@ func (m *member) remember(into *arena, first int, spans []changes.Span, breaks u
 	return true
 }
 
-// save copies a range aside.
-func (m *member) save(s changes.Span) error {
+// save copies a range into the file of what is aside, as far as read reads.
+func (m *member) save(s changes.Span, read func(p []byte, off int64) (bool, error)) (done bool, err error) {
 	buf := copyBuffer.Get().(*[frameRun]byte)
 	defer copyBuffer.Put(buf)
-	for done := int64(0); done < s.Length; {
-		p := buf[:min(s.Length-done, int64(len(buf)))]
-		if _, err := m.v.disk.ReadAt(p, s.Off+done); err != nil {
-			return err
+	for at := int64(0); at < s.Length; {
+		p := buf[:min(s.Length-at, int64(len(buf)))]
+		if done, err := read(p, s.Off+at); !done || err != nil {
+			return false, err
 		}
-		if _, err := m.aside.WriteAt(p, s.Off+done); err != nil {
-			return err
+		if _, err := m.aside.WriteAt(p, s.Off+at); err != nil {
+			return false, err
 		}
-		done += int64(len(p))
+		at += int64(len(p))
 	}
-	return nil
+	return true, nil
 }
 
 // admit slows a change down while the group's bounds are exceeded. It comes before the gate, so that nothing waits inside.

@@ -60,7 +60,7 @@ func (v *Volume) wholeAt(off, n int64) bool {
 }
 
 // tryBegin is begin for a write that will wait for nobody; false if it has to. What must be put aside before is, if it is in the page
-// cache, and there is room in memory.
+// cache: in memory if there is room, else in the file, which takes it into the page cache as well.
 func (m *member) tryBegin(off, length int64) bool {
 	g := m.group
 	if g == nil {
@@ -81,9 +81,16 @@ func (m *member) tryBegin(off, length int64) bool {
 	}
 	into, breaks := g.arena, g.breaks
 	first, ok := into.reserve(spans)
-	if ok {
-		g.markLocked(m.index, off, length)
-	}
+	number := g.markLocked(m.index, off, length)
 	g.mu.Unlock()
-	return ok && m.remember(into, first, spans, breaks, m.v.disk.TryReadAt)
+	if ok {
+		return m.remember(into, first, spans, breaks, m.v.disk.TryReadAt)
+	}
+	for _, s := range spans {
+		if done, err := m.save(s, m.v.disk.TryReadAt); !done || err != nil {
+			return false
+		}
+		m.saved(s, number, breaks, nil)
+	}
+	return true
 }

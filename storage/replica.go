@@ -1,7 +1,6 @@
 package storage
 
 import (
-	"bufio"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -91,8 +90,7 @@ func (v *Volume) receive(conn net.Conn) error {
 	}
 	in := &incoming{v: v, conn: conn, enc: enc, done: make(chan struct{})}
 	in.changed.L = &in.mu
-	buffered := bufio.NewReaderSize(in, 256<<10)
-	r, err := wire.NewReader(buffered)
+	r, err := wire.NewReader(in)
 	if err != nil {
 		return err
 	}
@@ -127,7 +125,7 @@ func (v *Volume) receive(conn net.Conn) error {
 	}
 	var wg sync.WaitGroup
 	wg.Go(in.commit)
-	err = in.applyAll(r, buffered)
+	err = in.applyAll(r)
 	in.mu.Lock()
 	in.ended = true
 	in.changed.Broadcast()
@@ -225,7 +223,7 @@ func (in *incoming) ack() error {
 	return in.answerLocked(h, nil)
 }
 
-func (in *incoming) applyAll(r *wire.Reader, buffered *bufio.Reader) error {
+func (in *incoming) applyAll(r *wire.Reader) error {
 	unacked := int64(0)
 	for {
 		h, content, err := r.Next()
@@ -235,7 +233,7 @@ func (in *incoming) applyAll(r *wire.Reader, buffered *bufio.Reader) error {
 		if err := in.apply(&h, content); err != nil {
 			return err
 		}
-		if unacked += int64(h.Length); unacked >= ackEvery || buffered.Buffered() < wire.HeaderSize {
+		if unacked += int64(h.Length); unacked >= ackEvery || r.Buffered() < wire.HeaderSize {
 			if err := in.ack(); err != nil {
 				return err
 			}

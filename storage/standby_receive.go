@@ -1,7 +1,6 @@
 package storage
 
 import (
-	"bufio"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -67,7 +66,7 @@ func (b *Standby) receive(conn net.Conn) error {
 		return err
 	}
 	in := &standbyLink{b: b, conn: conn, enc: enc, done: make(chan struct{}), sealed: make(chan struct{}, 1)}
-	r, err := wire.NewReader(bufio.NewReaderSize(conn, 256<<10))
+	r, err := wire.NewReader(conn)
 	if err != nil {
 		return err
 	}

@@ -85,6 +85,27 @@ func (s *Set) Merge(other *Set) {
 	}
 }
 
+// Drop unmarks what is marked in gone and in none of kept, which have the same size.
+func (s *Set) Drop(gone *Set, kept ...*Set) {
+	for i := gone.nextPage(0); i < int64(len(gone.pages)); i = gone.nextPage(i + 1) {
+		p := s.pages[i]
+		if p == nil {
+			continue
+		}
+		for w, bits := range gone.pages[i].words {
+			for _, k := range kept {
+				if other := k.pages[i]; other != nil {
+					bits &^= other.words[w]
+				}
+			}
+			s.put(p, w, p.words[w]&^bits)
+		}
+		if p.count == 0 {
+			s.dropPage(i)
+		}
+	}
+}
+
 // Reset unmarks everything.
 func (s *Set) Reset() {
 	for i := s.nextPage(0); i < int64(len(s.pages)); i = s.nextPage(i + 1) {

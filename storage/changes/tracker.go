@@ -35,6 +35,7 @@ type volume struct {
 	unsure  *Set // the other end may have these already: compare before handing over
 	checked *Set // of unsure: nothing was written there, it is only to be compared
 	handed  [2]*Set
+	lacked  *Set // in current, owed or handed
 }
 
 // NewTracker makes a tracker for volumes of these sizes, whose first epoch has that number; marks has one entry for each.
@@ -43,7 +44,7 @@ func NewTracker(first uint64, sizes []int64, marks []Marks) *Tracker {
 	for i, size := range sizes {
 		t.volumes = append(t.volumes, &volume{
 			size: size, marks: marks[i], current: NewSet(size), owed: NewSet(size), aside: NewSet(size), unsure: NewSet(size), checked: NewSet(size),
-			handed: [2]*Set{NewSet(size), NewSet(size)},
+			handed: [2]*Set{NewSet(size), NewSet(size)}, lacked: NewSet(size),
 		})
 	}
 	return t
@@ -54,6 +55,7 @@ func (t *Tracker) Mark(vol int, off, length int64) uint64 {
 	v := t.volumes[vol]
 	v.marks.Mark(off, length)
 	v.current.Mark(off, length)
+	v.lacked.Mark(off, length)
 	if v.checked.Count() > 0 {
 		v.checked.Clear(off, length)
 	}
@@ -77,6 +79,7 @@ func (t *Tracker) Check(vol int, off, length int64) {
 	}
 	v.unsure.Mark(off, length)
 	v.current.Mark(off, length)
+	v.lacked.Mark(off, length)
 	v.marks.Mark(off, length)
 }
 
@@ -155,6 +158,24 @@ func (t *Tracker) Pending() int64 {
 	return n * BlockSize
 }
 
+// Lacking is what the other end lacks, in bytes: of a block in several epochs, the last version.
+func (t *Tracker) Lacking() int64 {
+	n := int64(0)
+	for _, v := range t.volumes {
+		n += v.lacked.Count()
+	}
+	return n * BlockSize
+}
+
+// Written is what was written in the current epoch, in bytes, and Size what all volumes have.
+func (t *Tracker) Written() (written, size int64) {
+	for _, v := range t.volumes {
+		written += v.current.Count() * BlockSize
+		size += v.size
+	}
+	return written, size
+}
+
 // Cut ends the current epoch and returns its number. The epoch before must owe nothing.
 func (t *Tracker) Cut() uint64 {
 	number := t.current
@@ -230,13 +251,13 @@ func (t *Tracker) Committed(number uint64) {
 		}
 		t.last[i] = 0
 		for _, v := range t.volumes {
-			v.forget(v.handed[i])
+			v.forget(v.handed[i], v.handed[1-i])
 		}
 	}
 }
 
 // forget empties a set of blocks that the other end has, and takes back the marks of what is clean now.
-func (v *volume) forget(s *Set) {
+func (v *volume) forget(s, other *Set) {
 	grain := v.marks.Grain()
 	var regions []Span
 	for at := int64(0); ; {
@@ -248,6 +269,7 @@ func (v *volume) forget(s *Set) {
 		regions = append(regions, Span{region, min(grain, v.size-region)})
 		at = region + grain
 	}
+	v.lacked.Drop(s, v.current, v.owed, other)
 	s.Reset()
 	for _, r := range regions {
 		if !v.lacks(r.Off, r.Length) {
@@ -256,9 +278,7 @@ func (v *volume) forget(s *Set) {
 	}
 }
 
-func (v *volume) lacks(off, length int64) bool {
-	return v.current.Any(off, length) || v.owed.Any(off, length) || v.handed[0].Any(off, length) || v.handed[1].Any(off, length)
-}
+func (v *volume) lacks(off, length int64) bool { return v.lacked.Any(off, length) }
 
 // Broken says that the link is lost: what the other end did not confirm belongs to the current epoch again, and to what is to be
 // compared first, as it may have arrived.

@@ -162,6 +162,13 @@ func (w *world) check() error {
 		return fmt.Errorf("the replica is not what the primary was at the end of epoch %d:\n%v\n%v", w.replicas, w.replica, w.cuts[w.replicas])
 	}
 	for vol, m := range w.marks {
+		v := w.t.volumes[vol]
+		for b := int64(0); b*BlockSize < v.size; b++ {
+			in := v.current.Any(b*BlockSize, 1) || v.owed.Any(b*BlockSize, 1) || v.handed[0].Any(b*BlockSize, 1) || v.handed[1].Any(b*BlockSize, 1)
+			if in != v.lacked.Any(b*BlockSize, 1) {
+				return fmt.Errorf("block %d of volume %d is lacking: %v, counted as such: %v", b, vol, in, !in)
+			}
+		}
 		for b, x := range w.primary[vol] {
 			if x != w.replica[vol][b] && !m.on[int64(b)*BlockSize/m.grain] {
 				return fmt.Errorf("block %d of volume %d differs and is not marked", b, vol)

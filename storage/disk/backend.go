@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/godwit-project/godwit/storage/disk/vfs"
 	"github.com/godwit-project/godwit/storage/nbd"
 )
 
@@ -18,7 +19,47 @@ var (
 )
 
 // Backend offers the disk to an NBD server. A disk that was fenced hangs up: its clients are to ask elsewhere.
-func (d *Disk) Backend() nbd.Backend { return backend{d} }
+func (d *Disk) Backend() nbd.Backend {
+	if file, ok := d.file.(vfs.Splicer); ok && d.sums == nil { // what has checksums must be looked at
+		return splicing{backend{d}, file}
+	}
+	return backend{d}
+}
+
+// splicing is a backend whose content may be sent as it is.
+type splicing struct {
+	backend
+	file vfs.Splicer
+}
+
+var _ nbd.Splicer = splicing{}
+
+// SpliceAt implements nbd.Splicer. An error is not reported: who reads into memory meets it again.
+func (b splicing) SpliceAt(pipe, n int, off int64) (int, error) {
+	if b.d.fenced.Load() {
+		return 0, nbd.ErrHangUp
+	}
+	if err := b.d.inside(off, int64(n)); err != nil {
+		return 0, err
+	}
+	return b.file.SpliceAt(pipe, n, off)
+}
+
+// SpliceFrom implements nbd.Splicer.
+func (b splicing) SpliceFrom(pipe, n int, off int64) error {
+	err := b.d.inside(off, int64(n))
+	if err == nil {
+		err = b.d.writable()
+	}
+	if err != nil {
+		return answer(err)
+	}
+	if err := b.file.SpliceFrom(pipe, n, off); err != nil {
+		b.d.reportWrite(off, int64(n), err)
+		return err
+	}
+	return nil
+}
 
 func answer(err error) error {
 	if errors.Is(err, ErrFenced) {

@@ -10,6 +10,8 @@ type input struct {
 	from       io.Reader
 	buf        []byte
 	start, end int
+	// lean: nothing is read ahead, since what comes is not for this buffer.
+	lean bool
 }
 
 func (in *input) buffered() int { return in.end - in.start }
@@ -22,7 +24,11 @@ func (in *input) take(n int) ([]byte, error) {
 		in.start, in.end = 0, in.end-in.start
 	}
 	for in.end-in.start < n {
-		got, err := in.from.Read(in.buf[in.end:])
+		upTo := len(in.buf)
+		if in.lean {
+			upTo = in.start + n
+		}
+		got, err := in.from.Read(in.buf[in.end:upTo])
 		in.end += got
 		if err != nil && in.end-in.start < n {
 			return nil, unexpected(err, in.end > in.start)

@@ -29,15 +29,19 @@ func appendChunk(b []byte, req *request, kind uint16, length int) []byte {
 
 // appendRead appends the good answer to a READ, and returns its payload, which is yet to be filled.
 func (t *transmission) appendRead(b []byte, req *request) (reply, payload []byte) {
-	if t.terms.structured {
-		b = appendChunk(b, req, chunkOffsetData, 8+int(req.length))
-		b = binary.BigEndian.AppendUint64(b, req.off)
-	} else {
-		b = appendSimple(b, req, 0)
-	}
+	b = t.appendReadHead(b, req)
 	n := int(req.length)
 	b = slices.Grow(b, n)
 	return b[:len(b)+n], b[len(b) : len(b)+n]
+}
+
+// appendReadHead appends what stands before the payload of that answer.
+func (t *transmission) appendReadHead(b []byte, req *request) []byte {
+	if t.terms.structured {
+		b = appendChunk(b, req, chunkOffsetData, 8+int(req.length))
+		return binary.BigEndian.AppendUint64(b, req.off)
+	}
+	return appendSimple(b, req, 0)
 }
 
 func (t *transmission) appendError(b []byte, req *request, no uint32) []byte {

@@ -36,7 +36,10 @@ type transmission struct {
 	cancel  context.CancelCauseFunc
 	conn    cutter
 	backend Backend
-	prompt  Prompt // nil if the backend is none
+	prompt  Prompt  // nil if the backend is none
+	source  Splicer // nil if there is none, or the connection cannot take what it gives
+	direct  splicer // … the connection, then
+	pipes   pipes
 	terms   terms
 	in      input
 	held    []byte // replies that the reading goroutine has not sent yet
@@ -48,12 +51,17 @@ type transmission struct {
 	write sync.Mutex // one writer at a time on the connection
 }
 
-func newTransmission(ctx context.Context, conn cutter, backend Backend, agreed terms) *transmission {
+func newTransmission(ctx context.Context, over cutter, backend Backend, agreed terms) *transmission {
 	t := &transmission{
-		conn: conn, backend: backend, terms: agreed, in: input{from: conn, buf: make([]byte, inputSize)},
+		conn: over, backend: backend, terms: agreed, in: input{from: over, buf: make([]byte, inputSize)},
 		slots: semaphore.NewWeighted(maxInFlight), memory: semaphore.NewWeighted(maxBuffered),
 	}
 	t.prompt, _ = backend.(Prompt)
+	if c, ok := over.(*conn); ok && c.fd >= 0 {
+		if t.source, ok = backend.(Splicer); ok {
+			t.direct = c
+		}
+	}
 	t.ctx, t.cancel = context.WithCancelCause(ctx)
 	return t
 }
@@ -70,6 +78,7 @@ func (t *transmission) run() error {
 	}
 	t.cancel(err)
 	t.wg.Wait()
+	t.pipes.close()
 	if cause := context.Cause(t.ctx); errors.Is(cause, ErrHangUp) || err == nil && !errors.Is(cause, context.Canceled) {
 		return cause
 	}
@@ -123,7 +132,13 @@ func (t *transmission) dispatch(req *request) error {
 		t.held = t.appendError(t.held, req, no)
 		return nil
 	}
+	t.in.lean = req.cmd == cmdWrite && req.length > inputSize/2 // as the next one will be
 	switch {
+	case req.cmd == cmdRead && t.splices(req):
+	case req.cmd == cmdWrite && req.length > inputSize/2 && t.splices(req) && req.flags&cmdFlagFUA == 0:
+		if done, err := t.writeSpliced(req); done || err != nil {
+			return err
+		}
 	case t.prompt != nil && req.cmd == cmdRead && req.length <= maxPrompt:
 		if done, err := t.readAtOnce(req); done || err != nil {
 			return err
@@ -132,6 +147,11 @@ func (t *transmission) dispatch(req *request) error {
 		return t.writeAtOnce(req)
 	}
 	return t.handOver(req, nil)
+}
+
+// splices says that a READ or WRITE is carried out without a copy of ours.
+func (t *transmission) splices(req *request) bool {
+	return t.source != nil && req.length >= minSplice && req.length <= maxSplice
 }
 
 // readAtOnce lets the backend read straight into the replies that are held.
@@ -263,6 +283,11 @@ func (t *transmission) worker(size int) *worker {
 
 // handle carries out one request and answers it; an error means that the connection is over.
 func (t *transmission) handle(w *worker) error {
+	if w.req.cmd == cmdRead && t.splices(&w.req) {
+		if done, err := t.readSpliced(w); done || err != nil {
+			return err
+		}
+	}
 	reply, err := t.carryOut(w)
 	if errors.Is(err, ErrHangUp) || t.ctx.Err() != nil {
 		return ErrHangUp

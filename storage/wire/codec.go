@@ -1,7 +1,6 @@
 package wire
 
 import (
-	"encoding/binary"
 	"fmt"
 	"io"
 	"math"
@@ -19,6 +18,8 @@ type Encoder struct {
 	// pause is how many frames that look like noise are sent as they are between two on which compression is tried, skip how many of
 	// them are left.
 	pause, skip atomic.Int32
+	// hurry says that it is not tried on what looks like noise at all.
+	hurry atomic.Bool
 	// weight is what bytes that occur so often in a sample take off its entropy, times its length, in bits.
 	weight [sampled + 1]float32
 }
@@ -69,36 +70,64 @@ const minCompress = 1024
 // of what looks like noise, if it did not help lately; the content is copied, so the caller keeps it. Length and Payload are set here, except the
 // Length of frames that only name a range.
 func (e *Encoder) Encode(h Header, content []byte) *Frame {
+	f := e.frame(len(content))
+	if h.Type != TypeZero && h.Type != TypeAsk && h.Type != TypeFetch && h.Type != TypeLost {
+		h.Length = uint32(len(content))
+	}
+	b := e.compress(&h, content, f.B[:HeaderSize])
+	if h.Flags&FlagZstd == 0 {
+		b = append(b[:HeaderSize], content...)
+	}
+	h.seal(b, content)
+	f.B = b
+	return f
+}
+
+// Finish makes a data frame of h and the content that stands in b from at+[HeaderSize] on: compressed or not, as in Encode, and without
+// a copy if not. It returns b, which ends with the frame then.
+func (e *Encoder) Finish(b []byte, at int, h Header) []byte {
+	content := b[at+HeaderSize:]
+	h.Length = uint32(len(content))
+	f := e.frame(len(content))
+	defer f.Release()
+	f.B = e.compress(&h, content, f.B[:HeaderSize])
+	if h.Flags&FlagZstd == 0 {
+		h.seal(b[at:], content)
+		return b
+	}
+	h.seal(f.B, content)
+	return append(b[:at], f.B...)
+}
+
+// frame is one with room for so much content.
+func (e *Encoder) frame(content int) *Frame {
 	f, _ := e.pool.Get().(*Frame)
 	if f == nil {
 		f = &Frame{pool: &e.pool}
 	}
-	if cap(f.B) < HeaderSize+len(content) {
-		f.B = make([]byte, 0, HeaderSize+len(content)+len(content)/64+256)
+	if cap(f.B) < HeaderSize+content {
+		f.B = make([]byte, 0, HeaderSize+content+content/64+256)
 	}
-	if h.Type != TypeZero && h.Type != TypeAsk && h.Type != TypeFetch && h.Type != TypeLost {
-		h.Length = uint32(len(content))
-	}
-	h.Flags &^= FlagZstd
-	b := f.B[:HeaderSize]
-	if noise, try := e.worthCompressing(&h, content); try {
-		b = e.zstd.EncodeAll(content, b)
-		less := len(b)-HeaderSize < len(content)-len(content)/8
-		if less {
-			h.Flags |= FlagZstd
-		}
-		if noise {
-			e.learn(less)
-		}
-	}
-	if h.Flags&FlagZstd == 0 {
-		b = append(b[:HeaderSize], content...)
-	}
-	h.Payload = uint32(len(b) - HeaderSize)
-	seed := h.put(b)
-	binary.BigEndian.PutUint64(b[40:], xxh3.HashSeed(content, seed))
-	f.B = b
 	return f
+}
+
+// compress appends the content to b, compressed, if that is tried; the flag of the header says whether it is of use.
+func (e *Encoder) compress(h *Header, content, b []byte) []byte {
+	h.Flags &^= FlagZstd
+	noise, try := e.worthCompressing(h, content)
+	if !try {
+		return b
+	}
+	before := len(b)
+	b = e.zstd.EncodeAll(content, b)
+	less := len(b)-before < len(content)-len(content)/8
+	if less {
+		h.Flags |= FlagZstd
+	}
+	if noise {
+		e.learn(less)
+	}
+	return b
 }
 
 // worthCompressing says whether compression is to be tried, and whether the content looks like noise.
@@ -109,8 +138,12 @@ func (e *Encoder) worthCompressing(h *Header, content []byte) (noise, try bool) 
 	if noise = e.looksLikeNoise(content); !noise {
 		return false, true
 	}
-	return true, e.skip.Add(-1) < 0
+	return true, !e.hurry.Load() && e.skip.Add(-1) < 0
 }
+
+// Hurry says whether what looks like noise is to be sent as it is at once: where the link is faster than the sender, the little that
+// compression may find in it costs more than it saves.
+func (e *Encoder) Hurry(on bool) { e.hurry.Store(on) }
 
 // learn sets how long compression rests on what looks like noise: it may still have been there before.
 func (e *Encoder) learn(less bool) {
@@ -142,13 +175,16 @@ func (e *Encoder) looksLikeNoise(p []byte) bool {
 	return known < sampled*(sampledBits-noisyBits)
 }
 
-// Reader takes frames from a stream. It is used by one goroutine.
+// readAhead is how much a reader takes from the stream at once, at most, in bytes.
+const readAhead = 256 << 10
+
+// Reader takes frames from a stream, which it reads ahead of them. It is used by one goroutine.
 type Reader struct {
-	r       io.Reader
-	zstd    *zstd.Decoder
-	header  [HeaderSize]byte
-	payload []byte
-	content []byte
+	r          io.Reader
+	zstd       *zstd.Decoder
+	buf        []byte // of which start to end has been read and not taken
+	start, end int
+	content    []byte
 }
 
 // NewReader makes a reader; Close gives its memory back.
@@ -157,26 +193,27 @@ func NewReader(r io.Reader) (*Reader, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start the decompressor: %w", err)
 	}
-	return &Reader{r: r, zstd: z}, nil
+	return &Reader{r: r, zstd: z, buf: make([]byte, 4096)}, nil
 }
 
 // Close ends the reader, not the stream below it.
 func (r *Reader) Close() { r.zstd.Close() }
 
+// Buffered is how many bytes have been read from the stream and not taken.
+func (r *Reader) Buffered() int { return r.end - r.start }
+
 // Next reads one frame and checks it. The content is valid until the next call.
 func (r *Reader) Next() (Header, []byte, error) {
-	if _, err := io.ReadFull(r.r, r.header[:]); err != nil {
+	b, err := r.take(HeaderSize)
+	if err != nil {
 		return Header{}, nil, err
 	}
-	h, seed, err := parseHeader(r.header[:])
+	h, seed, err := parseHeader(b)
 	if err != nil {
 		return h, nil, err
 	}
-	if cap(r.payload) < int(h.Payload) {
-		r.payload = make([]byte, h.Payload)
-	}
-	content := r.payload[:h.Payload]
-	if _, err := io.ReadFull(r.r, content); err != nil {
+	content, err := r.take(int(h.Payload))
+	if err != nil {
 		return h, nil, fmt.Errorf("payload of frame %d: %w", h.Seq, err)
 	}
 	if h.Flags&FlagZstd != 0 {
@@ -188,6 +225,36 @@ func (r *Reader) Next() (Header, []byte, error) {
 		return h, nil, fmt.Errorf("%w: checksum of frame %d (type %d, offset %d) is wrong", ErrCorrupt, h.Seq, h.Type, h.Offset)
 	}
 	return h, content, nil
+}
+
+// take returns the next n bytes, which are valid until the next call.
+func (r *Reader) take(n int) ([]byte, error) {
+	if len(r.buf)-r.start < n || r.start == r.end {
+		r.makeRoom(n)
+	}
+	for r.end-r.start < n {
+		got, err := r.r.Read(r.buf[r.end:])
+		r.end += got
+		if err != nil && r.end-r.start < n {
+			if err == io.EOF && r.end > r.start { //nolint:errorlint // io.Reader returns it bare
+				err = io.ErrUnexpectedEOF
+			}
+			return nil, err
+		}
+	}
+	p := r.buf[r.start : r.start+n]
+	r.start += n
+	return p, nil
+}
+
+// makeRoom moves what was read to the beginning of a buffer that holds n bytes, and more if the stream has filled it.
+func (r *Reader) makeRoom(n int) {
+	into := r.buf
+	if size := max(n, min(2*len(r.buf), readAhead)); size > len(r.buf) && (n > len(r.buf) || r.end == len(r.buf)) {
+		into = make([]byte, size)
+	}
+	r.end = copy(into, r.buf[r.start:r.end])
+	r.buf, r.start = into, 0
 }
 
 func (r *Reader) expand(h *Header, payload []byte) ([]byte, error) {

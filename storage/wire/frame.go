@@ -141,6 +141,13 @@ func (h *Header) put(b []byte) uint64 {
 	return xxh3.Hash(b[:40])
 }
 
+// seal writes the header before the payload, which b has already, and the checksum of the content.
+func (h *Header) seal(b, content []byte) {
+	h.Payload = uint32(len(b) - HeaderSize)
+	seed := h.put(b)
+	binary.BigEndian.PutUint64(b[40:], xxh3.HashSeed(content, seed))
+}
+
 // parseHeader reads a header and checks everything that can be known without the payload.
 func parseHeader(b []byte) (h Header, seed uint64, err error) {
 	if len(b) < HeaderSize || binary.BigEndian.Uint32(b) != magic {

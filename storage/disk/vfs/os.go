@@ -19,6 +19,7 @@ var (
 	_ Prompt = (*osFile)(nil)
 
 	_ Starter = (*osFile)(nil)
+	_ Splicer = (*osFile)(nil)
 )
 
 // osFile is a file or block device of the machine, used by its descriptor: os.File would lock it for every call.
@@ -111,9 +112,44 @@ func (f *osFile) TryReadAt(p []byte, off int64) (bool, error) {
 	return err == nil && n == len(p), nil // whatever it was: ReadAt will say it
 }
 
+// SpliceAt implements Splicer.
+func (f *osFile) SpliceAt(pipe, n int, off int64) (int, error) {
+	for done := 0; ; {
+		got, err := unix.Splice(f.fd, &off, pipe, nil, n-done, unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK) // of the pipe, not of the file
+		done += int(max(got, 0))
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil && !errors.Is(err, unix.EAGAIN):
+			return done, f.fault("read", off, int64(n-done), err)
+		case got == 0, err != nil, done == n:
+			return done, nil
+		}
+	}
+}
+
+// SpliceFrom implements Splicer.
+func (f *osFile) SpliceFrom(pipe, n int, off int64) error {
+	for n > 0 {
+		got, err := unix.Splice(pipe, nil, f.fd, &off, min(n, writeRun), unix.SPLICE_F_MOVE)
+		n -= int(max(got, 0))
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return f.fault("write", off, int64(n), err)
+		case got == 0:
+			return f.fault("write", off, int64(n), unix.ENOSPC)
+		}
+	}
+	return nil
+}
+
+// writeRun is how much is written at once, in bytes. What ext4 is given in larger pieces it keeps in as large folios, and each small
+// write into one goes over all of its blocks: 4 KiB took 28 µs instead of 5.
+const writeRun = 64 << 10
+
 func (f *osFile) WriteAt(p []byte, off int64) (int, error) {
 	for done := 0; ; {
-		n, err := unix.Pwrite(f.fd, p[done:], off+int64(done))
+		n, err := unix.Pwrite(f.fd, p[done:min(done+writeRun, len(p))], off+int64(done))
 		done += max(n, 0)
 		switch {
 		case errors.Is(err, unix.EINTR):

@@ -61,6 +61,14 @@ type Starter interface {
 	StartSync()
 }
 
+// Splicer is what a [File] offers besides, if its content can come and go by way of pipes, without being copied into this process.
+type Splicer interface {
+	// SpliceAt puts n bytes from off on into a pipe, or as many as it takes.
+	SpliceAt(pipe, n int, off int64) (int, error)
+	// SpliceFrom writes n bytes, which the pipe holds; if it fails, some of them may still be there.
+	SpliceFrom(pipe, n int, off int64) error
+}
+
 // Info is what is known of a file.
 type Info struct {
 	Size int64
