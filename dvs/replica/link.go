@@ -210,7 +210,10 @@ func (r *Replica) Accept(c net.Conn, name string) error {
 // deliver gives the loop a message, and waits until it has been taken: so a peer cannot send faster than is worked.
 func (r *Replica) deliver(m []byte, from state.Member) error {
 	done := make(chan error, 1)
-	r.events.put(func() { done <- r.engine.message(m, from) })
+	r.events.put(func() {
+		r.pace.heard(from.Name, time.Since(r.began))
+		done <- r.engine.message(m, from)
+	})
 	select {
 	case err := <-done:
 		return err
