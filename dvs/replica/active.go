@@ -71,6 +71,8 @@ func (e *activeEngine) ask(q state.Request) {
 func (e *activeEngine) forget(caller uint64) { e.step(active.Forget{Caller: caller}) }
 func (e *activeEngine) lost(string)          {}
 
+func (e *activeEngine) regular(peer string) bool { return e.core.Beats(peer) }
+
 func (e *activeEngine) members() []string { return e.core.Voters() }
 
 func (e *activeEngine) stored(c state.Record) {

@@ -211,8 +211,9 @@ func (r *Replica) Accept(c net.Conn, name string) error {
 func (r *Replica) deliver(m []byte, from state.Member) error {
 	done := make(chan error, 1)
 	r.events.put(func() {
-		r.pace.heard(from.Name, time.Since(r.began))
-		done <- r.engine.message(m, from)
+		err := r.engine.message(m, from)
+		r.pace.heard(from.Name, time.Since(r.began), r.engine.regular(from.Name))
+		done <- err
 	})
 	select {
 	case err := <-done:

@@ -25,8 +25,13 @@ func newPace(every, patience time.Duration) *pace {
 	return &pace{every: every, patience: patience, last: map[string]time.Duration{}}
 }
 
-// heard notes a sign of life. A silence that was long enough to be an outage says nothing of how late signs come, unless the patience was that long.
-func (p *pace) heard(peer string, real time.Duration) {
+// heard notes a sign of life. It counts only if the peer is one that is expected to give them in every pause, regular. A silence that was long enough to
+// be an outage says nothing of how late signs come.
+func (p *pace) heard(peer string, real time.Duration, regular bool) {
+	if !regular {
+		delete(p.last, peer)
+		return
+	}
 	last, known := p.last[peer]
 	p.last[peer] = real
 	if gap := real - last; known && gap > p.gap && gap <= 4*p.patience {

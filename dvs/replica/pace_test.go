@@ -17,7 +17,19 @@ const (
 func TestTheClockIsTheRealOneWhereNobodyIsLate(t *testing.T) {
 	p := newPace(testEvery, testPatience)
 	for real := testEvery; real < time.Minute; real += testEvery {
-		p.heard("a", real)
+		p.heard("a", real, true)
+		if now := p.tick(real); now != real {
+			t.Fatalf("at %v it says %v", real, now)
+		}
+	}
+}
+
+func TestWhoSpeaksSeldomIsNotLate(t *testing.T) {
+	p := newPace(testEvery, testPatience)
+	for real := testEvery; real < time.Minute; real += testEvery {
+		if real%(400*time.Millisecond) == 0 {
+			p.heard("b", real, real == 8*time.Second) // once it was to speak all the time
+		}
 		if now := p.tick(real); now != real {
 			t.Fatalf("at %v it says %v", real, now)
 		}
@@ -38,7 +50,7 @@ func TestTheClockIsSlowerWhereSignsOfLifeComeLate(t *testing.T) {
 		begin := p.now
 		for real := from; real < from+length; real += testEvery {
 			if between > 0 && real%between < testEvery {
-				p.heard("a", real)
+				p.heard("a", real, true)
 			}
 			p.tick(real)
 		}
@@ -57,7 +69,7 @@ func TestTheClockIsSlowerWhereSignsOfLifeComeLate(t *testing.T) {
 	if took := run(170*time.Second, 10*time.Second, testEvery); took < 9900*time.Millisecond {
 		t.Errorf("long after, 10 s are %v", took)
 	}
-	p.heard("a", 1000*time.Second)
+	p.heard("a", 1000*time.Second, true)
 	if p.slow() > 1 {
 		t.Errorf("an outage of minutes has made it slower by %v", p.slow())
 	}
@@ -101,7 +113,7 @@ func TestAPrimaryThatIsLateIsNotTakenForADeadOne(t *testing.T) {
 			now := l.real
 			if adaptive {
 				if spoke {
-					p.heard("a", l.real)
+					p.heard("a", l.real, true)
 				}
 				now = p.tick(l.real)
 			}

@@ -133,6 +133,8 @@ type engine interface {
 	stored(c state.Record)
 	lost(peer string)
 	members() []string
+	// regular tells whether a peer that lives gives a sign of life in every pause.
+	regular(peer string) bool
 }
 
 // New starts a replica.
