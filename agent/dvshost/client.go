@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -32,7 +33,7 @@ func (c client) ask(ctx context.Context, method, path string, query url.Values, 
 	}
 	a, err := c.http.Do(r)
 	if err != nil {
-		return err
+		return reason(err)
 	}
 	defer a.Body.Close()
 	b, err := io.ReadAll(a.Body)
@@ -56,6 +57,14 @@ func (c client) ask(ctx context.Context, method, path string, query url.Values, 
 	return nil
 }
 
+// reason takes off an error what the request was: its address means nothing here.
+func reason(err error) error {
+	if u, ok := errors.AsType[*url.Error](err); ok {
+		return u.Err
+	}
+	return err
+}
+
 // Client asks a node what a person may ask, over its socket for people.
 type Client struct{ client }
 
@@ -64,7 +73,7 @@ func NewClient(socket string) *Client {
 	return &Client{newClient(func(ctx context.Context) (net.Conn, error) {
 		c, err := (&net.Dialer{}).DialContext(ctx, "unix", AdminSocket(socket))
 		if err != nil {
-			return nil, fmt.Errorf("no node answers at %s: is godwit dvs node running with this --socket? %w", socket, err)
+			return nil, fmt.Errorf("no node answers at %s: is godwit dvs node, or godwit agent --dvs, running with this --socket? %w", socket, err)
 		}
 		return c, nil
 	})}

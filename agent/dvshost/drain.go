@@ -17,6 +17,11 @@ func (h *Host) Drain(ctx context.Context, to []string, frozen bool) ([]MoveInfo,
 	if len(to) == 0 {
 		return nil, fmt.Errorf("drain: %w", ErrNoPeer)
 	}
+	for _, name := range to {
+		if _, err := h.peerOf(name); err != nil {
+			return nil, fmt.Errorf("drain: %w", err)
+		}
+	}
 	var (
 		moved []MoveInfo
 		errs  []error

@@ -1,6 +1,7 @@
 package dvshost
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"encoding/json"
@@ -168,7 +169,7 @@ func (h *Host) handleRun(w http.ResponseWriter, r *http.Request) {
 	limits, err := parseLimits(q.Get("memory"), q.Get("time"))
 	var module []byte
 	if err == nil {
-		module, err = io.ReadAll(http.MaxBytesReader(w, r.Body, maxUpload))
+		module, err = upload(w, r)
 	}
 	if err == nil {
 		err = h.runAs(r.Context(), q.Get("container"), q.Get("name"), module, limits, q.Get("mode"), q.Get("nodes"))
@@ -216,6 +217,15 @@ func (h *Host) handleLink(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// upload reads what is sent to be run, or to be passed on.
+func upload(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxUpload))
+	if _, long := errors.AsType[*http.MaxBytesError](err); long {
+		err = fmt.Errorf("more than %d MiB: send less at a time", maxUpload>>20)
+	}
+	return b, err
+}
+
 func parseLimits(memory, length string) (l process.Limits, err error) {
 	if memory != "" {
 		if l.Memory, err = strconv.ParseInt(memory, 10, 64); err != nil {
@@ -232,16 +242,20 @@ func parseLimits(memory, length string) (l process.Limits, err error) {
 
 func (h *Host) handleCall(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
-	timeout, err := time.ParseDuration(q.Get("timeout"))
-	if err != nil {
-		timeout = 10 * time.Second
+	timeout, err := time.ParseDuration(cmp.Or(q.Get("timeout"), "10s"))
+	if err != nil || timeout < 0 {
+		answer(w, nil, fmt.Errorf("timeout %q: want a length like 1s, or 0 not to wait", q.Get("timeout")))
+		return
 	}
-	payload, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxUpload))
+	payload, err := upload(w, r)
 	if err != nil {
 		answer(w, nil, err)
 		return
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), timeout)
+	if timeout == 0 {
+		ctx = dvs.NoWait(r.Context())
+	}
 	defer cancel()
 	reply, err := h.Call(ctx, q.Get("container"), q.Get("name"), payload)
 	if err != nil {
@@ -253,7 +267,7 @@ func (h *Host) handleCall(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *Host) handleModule(w http.ResponseWriter, r *http.Request) {
-	module, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxUpload))
+	module, err := upload(w, r)
 	if err == nil {
 		_, err = h.o.Engine.Load(r.Context(), module)
 	}

@@ -32,6 +32,9 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	if os.Getenv(puppetEnv) != "" {
+		runPuppet()
+	}
 	if spec := os.Getenv(nodeSpec); spec != "" {
 		nodeProcess(spec)
 		return

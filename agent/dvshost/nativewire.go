@@ -23,7 +23,7 @@ func (c client) fetch(ctx context.Context, path string, query url.Values, take f
 	}
 	a, err := c.http.Do(r)
 	if err != nil {
-		return err
+		return reason(err)
 	}
 	defer a.Body.Close()
 	if a.StatusCode == http.StatusOK {

@@ -66,6 +66,11 @@ func (f Files) load(node string) (*security, error) {
 	if !pool.AppendCertsFromPEM(authority) {
 		return nil, fmt.Errorf("%s holds no certificate in PEM", f.Authority)
 	}
+	for _, use := range []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth} {
+		if _, err := certificate.Leaf.Verify(x509.VerifyOptions{Roots: pool, KeyUsages: []x509.ExtKeyUsage{use}}); err != nil {
+			return nil, fmt.Errorf("%s is none of the authority in %s for servers and clients, or not of today: no other node would take it: %w", f.Certificate, f.Authority, err)
+		}
+	}
 	config := &tls.Config{
 		MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{certificate},
 		ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool, RootCAs: pool,
@@ -82,6 +87,8 @@ func (f Files) load(node string) (*security, error) {
 // onlyTo returns the configuration for calls of one node.
 func onlyTo(config *tls.Config, node string) *tls.Config {
 	config = config.Clone()
+	own := config.Certificates[0] // shown to whoever asks, so that they can say what is wrong with it
+	config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &own, nil }
 	config.InsecureSkipVerify = true // the address is not in the certificate; the node's name is, and is verified here
 	config.VerifyConnection = func(state tls.ConnectionState) error {
 		leaf := state.PeerCertificates[0]

@@ -125,8 +125,14 @@ func TestUnknownCertificates(t *testing.T) {
 			t.Errorf("%s: it is told of %v, %v", what, all, err)
 		}
 	}
+	mixed := ca.node("m")
+	mixed.Authority = other.file
+	err := dvshost.Serve(patient(t), dvshost.NodeOptions{Name: "m", Socket: filepath.Join(t.TempDir(), "m"), TLS: mixed})
+	if err == nil || !strings.Contains(err.Error(), "none of the authority") {
+		t.Errorf("a certificate of another authority than its own: %v", err)
+	}
 	directory := t.TempDir()
-	err := dvshost.Serve(patient(t), dvshost.NodeOptions{Name: "a", Socket: filepath.Join(directory, "a"), TLS: ca.node("b")})
+	err = dvshost.Serve(patient(t), dvshost.NodeOptions{Name: "a", Socket: filepath.Join(directory, "a"), TLS: ca.node("b")})
 	if err == nil || !strings.Contains(err.Error(), "not that node's") {
 		t.Errorf("a node with another's certificate: %v", err)
 	}

@@ -73,16 +73,25 @@ loopback addresses only. Programs of two nodes that talk much are given a TCP
 connection of their own, at --streams: by default the host of --listen and a free
 port, which the nodes tell each other; behind a firewall name one and let it pass,
 or say off, and all goes by --listen. It is as secret as what passes between the
-nodes: with certificates its frames are sealed. What a node has decided about a move it keeps in --state, and
-carries it out when it begins again; without --state a node that is killed in the
-middle of a move forgets it, and the process that was moving may be lost. With
---balance it gives up processes when they take more of its processors' time than
---high-water, until they take --low-water: see godwit dvs stats. With --native it takes in native programs that move here (see
-godwit dvs run --native) and runs them as its own user, whatever they are: so it has
-to trust all other nodes, and without certificates all users of this machine.
-With --cert, --key and --ca each proves its name: it has
-to be among the certificate's DNS names, or its common name; the certificate has
-to be good for servers and for clients.`,
+nodes: with certificates its frames are sealed.
+
+What a node has decided about a move it keeps in --state, and carries it out when it
+begins again; without --state a node that is killed in the middle of a move forgets
+it, and the process that was moving may be lost.
+
+With --balance it gives up processes when they take more of its processors' time than
+--high-water, until they take --low-water: see godwit dvs stats.
+
+With --native it takes in native programs that move here (see godwit dvs run --native)
+and runs them as its own user, whatever they are: so it has to trust all other nodes,
+and without certificates all users of this machine.
+
+With --cert, --key and --ca each node proves its name: it has to be among the
+certificate's DNS names, or its common name; the certificate has to be good for
+servers and for clients.
+
+The agent of a host runs the same node, and finds the others by itself: see
+godwit agent --dvs.`,
 		Example: `  godwit dvs node --name alone --socket /tmp/dvs.sock
   godwit dvs node --name a --listen 192.0.2.1:7701 --peer b=192.0.2.2:7701 --cert a.pem --key a.key --ca nodes.pem`,
 		Args: arguments(0, 0, "no arguments"),

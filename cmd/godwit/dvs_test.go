@@ -124,6 +124,11 @@ func TestDVSCommands(t *testing.T) {
 	a.want("ok", "call", "shop", "kv", "set colour blue")
 	b.want("ok blue", "call", "shop", "kv", "get colour")
 	b.want("ok", "call", "shop", "kv", "-")
+	a.refused(exitFailure, "no process is bound to this name", "call", "shop", "nobody", "--timeout", "50ms")
+	a.refused(exitFailure, "no process is bound to this name", "call", "shop", "nobody", "--timeout", "0")
+	a.refused(exitFailure, "no process is bound to this name", "call", "stall", "kv", "get colour", "--timeout", "0")
+	a.refused(exitUsage, "invalid argument", "call", "shop", "kv", "--timeout", "soon")
+	a.refused(exitFailure, "no such node is known here", "drain", "--to", "c")
 	a.want("running", "ps")
 	b.want("active", "endpoints", "-o", "table")
 	a.want("up", "links")
@@ -156,7 +161,7 @@ func TestDVSCommands(t *testing.T) {
 // What is mistyped or not possible is refused, with what to do about it.
 func TestDVSRefusals(t *testing.T) {
 	d := dvsTest{t, filepath.Join(t.TempDir(), "none")}
-	d.refused(exitFailure, "is godwit dvs node running with this --socket?", "ps")
+	d.refused(exitFailure, "godwit: no node answers at ", "ps")
 	d.refused(exitUsage, "--name NAME", "node")
 	d.refused(exitUsage, "want NAME=HOST:PORT", "node", "--name", "a", "--listen", "127.0.0.1:0", "--peer", "b")
 	d.refused(exitUsage, "--listen HOST:PORT", "node", "--name", "a", "--peer", "b=127.0.0.1:1")

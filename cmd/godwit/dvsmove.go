@@ -68,11 +68,14 @@ processes stay where they are: they are on other nodes as well.`,
 			if err != nil {
 				return err
 			}
-			err = a.printMoves(output, done, done.Moved)
+			var failed error
 			if done.Err != "" {
-				err = errors.Join(err, errors.New(done.Err))
+				failed = errors.New(done.Err)
 			}
-			return err
+			if failed != nil && len(done.Moved) == 0 && output != formatJSON && output != formatYAML {
+				return failed
+			}
+			return errors.Join(a.printMoves(output, done, done.Moved), failed)
 		},
 	}
 	cmd.Flags().StringArrayVar(&request.To, "to", nil, "only to this node; may be repeated")

@@ -50,9 +50,9 @@ With --native it is any program that uses the library dvs. It is started with th
 ARGUMENTs and finds in its environment where its node is ($GODWIT_DVS), the
 container ($GODWIT_CONTAINER) and the name that it is to bind ($GODWIT_NAME), which
 it does by dvs.Connect(ctx, "", …) and Bind(ctx, "", …). What it prints is in the
-node's log; it ends with the node. It moves to nodes that run with --native. Then its executable is sent along and
-started at the other node, and its state goes from one to the other by its own
-Snapshot and Restore, or Pieces.
+node's log; it ends with the node. It moves to nodes that run with --native: its
+executable is sent along and started there, and its state goes from one to the other
+by its own Snapshot and Restore, or Pieces.
 
 With --criu too it moves as it is, without a line of code for that: memory,
 threads, timers. It binds one name. Other connections than those to the node are
@@ -169,22 +169,25 @@ callers that wait for it are told so. To keep it, migrate it.`,
 }
 
 func (a *app) dvsCallCommand() *cobra.Command {
-	var timeout string
+	var timeout time.Duration
 	cmd := &cobra.Command{
 		Use:   "call CONTAINER NAME [DATA]",
 		Short: "Send a request to an endpoint, and print its reply",
 		Long: `Send a request to an endpoint of the container, wherever it is, wait for the reply
 and print it. It waits while the endpoint is moving or not bound yet, up to
---timeout. DATA that is - is read from standard input.`,
+--timeout; with --timeout 0 it fails at once if nobody takes it now. DATA that is - is read from standard input.`,
 		Example: `  godwit dvs call shop kv 'get colour'
   godwit dvs call shop thumbnail - < picture.png > small.png`,
 		Args: arguments(2, 3, "CONTAINER, NAME and perhaps DATA"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if timeout < 0 {
+				return usagef("bad --timeout %v: want a length like 10s, or 0 not to wait", timeout)
+			}
 			data, err := a.dataOf(args[2:])
 			if err != nil {
 				return err
 			}
-			reply, err := a.dvsClient().Call(cmd.Context(), args[0], args[1], data, timeout)
+			reply, err := a.dvsClient().Call(cmd.Context(), args[0], args[1], data, timeout.String())
 			if err != nil {
 				return err
 			}
@@ -195,7 +198,7 @@ and print it. It waits while the endpoint is moving or not bound yet, up to
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&timeout, "timeout", "10s", "how long to wait for the reply")
+	cmd.Flags().DurationVar(&timeout, "timeout", 10*time.Second, "how long to wait for the reply; 0 not at all")
 	return cmd
 }
 

@@ -17,6 +17,7 @@ type activeEngine struct {
 	core  *active.Replica
 	watch *watch.Watcher
 	now   time.Duration
+	ticks time.Duration // that the core has been told of
 }
 
 func newActive(r *Replica) *activeEngine {
@@ -33,7 +34,9 @@ func newActive(r *Replica) *activeEngine {
 
 func (e *activeEngine) tick(now time.Duration) {
 	e.now = now
-	e.step(active.Tick{})
+	for ; e.ticks+e.r.o.Every <= now; e.ticks += e.r.o.Every {
+		e.step(active.Tick{})
+	}
 	e.decide(e.watch.Tick(int64(now)))
 }
 
@@ -67,6 +70,8 @@ func (e *activeEngine) ask(q state.Request) {
 }
 func (e *activeEngine) forget(caller uint64) { e.step(active.Forget{Caller: caller}) }
 func (e *activeEngine) lost(string)          {}
+
+func (e *activeEngine) regular(peer string) bool { return e.core.Beats(peer) }
 
 func (e *activeEngine) members() []string { return e.core.Voters() }
 

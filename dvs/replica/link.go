@@ -210,7 +210,11 @@ func (r *Replica) Accept(c net.Conn, name string) error {
 // deliver gives the loop a message, and waits until it has been taken: so a peer cannot send faster than is worked.
 func (r *Replica) deliver(m []byte, from state.Member) error {
 	done := make(chan error, 1)
-	r.events.put(func() { done <- r.engine.message(m, from) })
+	r.events.put(func() {
+		err := r.engine.message(m, from)
+		r.pace.heard(from.Name, time.Since(r.began), r.engine.regular(from.Name))
+		done <- err
+	})
 	select {
 	case err := <-done:
 		return err

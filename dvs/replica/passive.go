@@ -77,6 +77,8 @@ func (e *passiveEngine) ask(q state.Request)  { e.step(passive.Ask{Request: q}) 
 func (e *passiveEngine) forget(caller uint64) { e.step(passive.Forget{Caller: caller}) }
 func (e *passiveEngine) lost(peer string)     { e.step(passive.Lost{Peer: peer}) }
 
+func (e *passiveEngine) regular(string) bool { return true }
+
 func (e *passiveEngine) members() (all []string) {
 	for _, m := range e.core.Record().Synced {
 		all = append(all, m.Name)

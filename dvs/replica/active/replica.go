@@ -106,6 +106,14 @@ func (r *Replica) Voting(m state.Member) bool {
 	return slices.Contains(r.conf.GetVoters(), m.Incarnation)
 }
 
+// Beats tells whether a peer gives signs of life at every tick: the leader does to all, and they answer.
+func (r *Replica) Beats(peer string) bool {
+	if r.leads() {
+		return slices.Contains(r.Voters(), peer)
+	}
+	return r.rn != nil && r.names[r.rn.BasicStatus().Lead] == peer
+}
+
 // Changing tells whether a change of the configuration is under way: then both the old voters and the new must agree.
 func (r *Replica) Changing() bool { return len(r.conf.GetVotersOutgoing()) > 0 }
 
