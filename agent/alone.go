@@ -33,7 +33,7 @@ func (h *host) placeOnce(ctx context.Context, p *pb.PlaceVolume) error {
 	}
 	v, err := h.store.Volume(name)
 	switch {
-	case errors.Is(err, storage.ErrNotFound):
+	case errors.Is(err, storage.ErrNotFound), err != nil && p.GetRemove(): // the store knows what of the damaged may go
 		v = nil
 	case err != nil:
 		return err
@@ -42,7 +42,7 @@ func (h *host) placeOnce(ctx context.Context, p *pb.PlaceVolume) error {
 	}
 	switch {
 	case p.GetRemove():
-		err = h.takeAway(ctx, v, epoch)
+		err = h.takeAway(ctx, name, v, epoch)
 	case done && v != nil:
 	case v == nil:
 		v, err = h.store.Create(ctx, storage.Spec{Name: name, Size: p.GetSize(), Device: p.GetDevice(), Overwrite: p.GetImage() != ""}, epoch)
@@ -84,15 +84,14 @@ func (h *host) filled(ctx context.Context, v *storage.Volume, p *pb.PlaceVolume,
 	return h.importImage(ctx, v, &pb.VolumeSpec{Name: p.GetName(), Size: p.GetSize(), Image: p.GetImage()})
 }
 
-// takeAway deletes a volume that nobody uses.
-func (h *host) takeAway(ctx context.Context, v *storage.Volume, epoch uint64) error {
-	if v == nil {
-		return nil
+// takeAway deletes a volume that nobody uses, and that may be out of order, or not there.
+func (h *host) takeAway(ctx context.Context, name string, v *storage.Volume, epoch uint64) error {
+	if v != nil {
+		if err := v.Left(ctx); err != nil {
+			return err
+		}
 	}
-	if err := v.Left(ctx); err != nil {
-		return err
-	}
-	return h.store.Delete(ctx, v.Status().Name, epoch)
+	return h.store.Delete(ctx, name, epoch)
 }
 
 // attach finds a volume that stands alone for a service that is to use it. It is never made here: an empty one would pass for it.

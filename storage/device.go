@@ -174,6 +174,19 @@ func (s *Store) released(meta metadata) {
 	}
 }
 
+// forgetDeviceLocked is putAside for a volume whose device is out of reach, or another's by now: what is in the store is no data.
+func (s *Store) forgetDeviceLocked(meta metadata, epoch uint64) (gone string, err error) {
+	if err := (&Volume{meta: meta}).deletable(epoch); err != nil {
+		return "", err
+	}
+	gone = s.deletedPath(meta.Name)
+	if err := os.Rename(filepath.Join(s.dir, meta.Name), gone); err != nil {
+		return "", err
+	}
+	delete(s.damaged, meta.Name)
+	return gone, vfs.OS{}.SyncDir(s.dir)
+}
+
 func (s *Store) notePath(volume string) string { return filepath.Join(s.dir, releasedPrefix+volume) }
 
 func (s *Store) leftBy(volume string) (left leftover, err error) {

@@ -163,6 +163,18 @@ func TestADeviceThatHasBecomeAnotherIsNotUsed(t *testing.T) {
 	if _, err := west.get().Volume("shop.root"); err != nil {
 		t.Errorf("the old device is back: %v", err)
 	}
+
+	// One whose device is gone for good can be deleted: there is nothing to be looked at.
+	must(t, os.Remove(link))
+	west.restart()
+	if err := west.get().Delete(background, "shop.root", 0); !errors.Is(err, ErrStale) {
+		t.Errorf("deleted by an old message: %v", err)
+	}
+	must(t, west.get().Delete(background, "shop.root", 1))
+	west.restart()
+	if st := west.get().Volumes(); len(st) != 0 {
+		t.Errorf("it is still there: %+v", st)
+	}
 }
 
 // TestAStandbyOnBlockDevicesIsItsGroupsEqual has devices that hold something in their middle, where nobody looks when they are taken:

@@ -340,12 +340,20 @@ func (s *Store) Delete(ctx context.Context, name string, epoch uint64) error {
 	return nil
 }
 
+func (s *Store) deletedPath(name string) string {
+	return filepath.Join(s.dir, fmt.Sprintf("%s%s-%d", deletedPrefix, name, time.Now().UnixNano()))
+}
+
 // putAside makes the volume disappear durably and returns the folder whose space is to be given back, if there is one.
 func (s *Store) putAside(name string, epoch uint64) (gone string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.damaged[name]; err != nil {
-		return "", fmt.Errorf("it is damaged and must be looked at by hand: %w", err)
+		meta, unread := loadMetadata(filepath.Join(s.dir, name))
+		if unread != nil || meta.Device == "" {
+			return "", fmt.Errorf("it is damaged and must be looked at by hand: %w", err)
+		}
+		return s.forgetDeviceLocked(meta, epoch)
 	}
 	v := s.volumes[name]
 	if v == nil {
@@ -354,7 +362,7 @@ func (s *Store) putAside(name string, epoch uint64) (gone string, err error) {
 	if err := v.deletable(epoch); err != nil {
 		return "", err
 	}
-	gone = filepath.Join(s.dir, fmt.Sprintf("%s%s-%d", deletedPrefix, name, time.Now().UnixNano()))
+	gone = s.deletedPath(name)
 	closed := v.closeWith((*disk.Disk).Abandon)
 	if meta := v.metadata(); meta.Device != "" {
 		s.released(meta)
