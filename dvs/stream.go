@@ -212,7 +212,7 @@ func (s *Session) flushLocked() (waiting []unix.PollFd) {
 
 // flusher writes what nobody else does: what is held while the program computes, and what found no room.
 func (s *Session) flusher() {
-	const most = 20 // milliseconds
+	const most = 2 // milliseconds: others may have something to be written meanwhile
 	for {
 		select {
 		case <-s.ctx.Done():

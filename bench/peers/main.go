@@ -23,6 +23,7 @@ func main() {
 	only := flag.String("only", "", "measure this section only: local, nodes, copy, link, outage, many")
 	match := flag.String("match", "", "measure only the ways whose name this regular expression matches")
 	clients := flag.Int("clients", 0, "compare requests with that many clients only")
+	size := flag.Int("size", 0, "move states of that many bytes only")
 	doc := flag.String("doc", "", "the document whose tables are replaced, if everything is measured; empty for none")
 	flag.Parse()
 	b := &bench{rounds: 3, during: time.Second, sizes: []int{64 << 10, 2_500_000, 64 << 20, 1 << 30}, out: os.Stdout, clients: []int{1, 8, 64}}
@@ -33,6 +34,9 @@ func main() {
 	if *quick {
 		b.rounds, b.during = 1, 300*time.Millisecond
 		b.sizes = b.sizes[:3]
+	}
+	if *size > 0 {
+		b.sizes = []int{*size}
 	}
 	if *clients > 0 {
 		b.clients = []int{*clients}

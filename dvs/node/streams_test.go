@@ -6,8 +6,10 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/godwit-project/godwit/dvs"
@@ -247,6 +249,48 @@ func TestAStreamThatBreaksLosesNothing(t *testing.T) {
 		t.Errorf("%d streams in all", n)
 	}
 	for i := range uint64(callers * calls) {
+		if n := executed()[i]; n != 1 {
+			t.Fatalf("request %d was executed %d times", i, n)
+		}
+	}
+}
+
+// Callers that begin and stop at any moment are answered, each by the stream: nobody waits for one who does not ask any more, or sleeps with an
+// answer that has come. If somebody did, it would ask by the nodes after a while.
+func TestCallersThatComeAndGoAreAllAnswered(t *testing.T) {
+	a, _, client, executed, _ := streamed(t, false)
+	const callers, active, bursts = 12, 4, 60
+	turns := make(chan struct{}, active)
+	for range active {
+		turns <- struct{}{}
+	}
+	before := a.Stats().In
+	var next atomic.Uint64
+	var wg sync.WaitGroup
+	for i := range uint64(callers) {
+		c, err := client.Client()
+		if err != nil {
+			t.Fatal(err)
+		}
+		rng := rand.New(rand.NewPCG(1, i))
+		wg.Go(func() {
+			for range bursts {
+				<-turns
+				for range 1 + rng.IntN(8) {
+					want := binary.LittleEndian.AppendUint64(nil, next.Add(1))
+					if got, err := c.SendRec(patient(t), "s", want); err != nil || !bytes.Equal(got, want) {
+						t.Errorf("%x came back as %x: %v", want, got, err)
+					}
+				}
+				turns <- struct{}{}
+			}
+		})
+	}
+	wg.Wait()
+	if n := a.Stats().In - before; n > 10 {
+		t.Errorf("%d packets passed through the nodes", n)
+	}
+	for i := uint64(1); i <= next.Load(); i++ {
 		if n := executed()[i]; n != 1 {
 			t.Fatalf("request %d was executed %d times", i, n)
 		}

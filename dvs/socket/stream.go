@@ -112,7 +112,7 @@ func (s *Stream) Send(frame []byte) error {
 	return err
 }
 
-// SendParts sends a frame that is in two parts.
+// SendParts sends a frame that is in two parts, neither of them empty.
 func (s *Stream) SendParts(head, body []byte) error {
 	if s.sealer != nil || len(s.out) > 0 {
 		if err := errors.Join(s.Hold(head), s.Hold(body)); err != nil {
@@ -120,7 +120,7 @@ func (s *Stream) SendParts(head, body []byte) error {
 		}
 		return s.Flush()
 	}
-	n, err := unix.Writev(s.fd, [][]byte{head, body})
+	n, err := rawParts(s.fd, head, body)
 	if err == unix.EAGAIN || err == unix.EINTR {
 		n, err = 0, nil
 	}
@@ -361,6 +361,19 @@ func raw(call uintptr, fd int, b []byte) (int, error) {
 		b = b[:rawMost]
 	}
 	n, _, err := unix.RawSyscall(call, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
+	if err != 0 {
+		return 0, err
+	}
+	return int(n), nil
+}
+
+// rawParts writes two parts as raw does. Neither is empty.
+func rawParts(fd int, head, body []byte) (int, error) {
+	body = body[:min(len(body), rawMost)]
+	parts := [2]unix.Iovec{{Base: &head[0]}, {Base: &body[0]}}
+	parts[0].SetLen(len(head))
+	parts[1].SetLen(len(body))
+	n, _, err := unix.RawSyscall(unix.SYS_WRITEV, uintptr(fd), uintptr(unsafe.Pointer(&parts[0])), uintptr(len(parts)))
 	if err != 0 {
 		return 0, err
 	}
