@@ -179,6 +179,7 @@ func (t *transmission) writeOut(req request, pair pipePair, n int, off int64) er
 			t.cancel(err)
 		}
 	})
+	t.makeWay()
 	return nil
 }
 
