@@ -212,13 +212,13 @@ func TestTheEndOfQEMUEndsEveryWait(t *testing.T) {
 }
 
 func TestRatesAreTakenOutOfWhatFioSays(t *testing.T) {
-	const said = "note: something\n{\n \"jobs\" : [{\"error\" : 0, \"read\" : {\"iops\" : 10.5}, \"write\" : {\"iops\" : 2, " +
+	const said = "note: something\n{\n \"jobs\" : [{\"error\" : 0, \"usr_cpu\": 10.0, \"sys_cpu\": 15.0, \"read\" : {\"iops\" : 10.5}, \"write\" : {\"iops\" : 2, " +
 		"\"clat_ns\" : {\"percentile\" : {\"50.000000\" : 3000}}}}]\n}\n"
-	if got, median, err := ratesIn([]byte(said)); err != nil || got != 12.5 || median != 3*time.Microsecond {
-		t.Errorf("got %v, %v, %v", got, median, err)
+	if got, err := loadIn([]byte(said)); err != nil || got.rate != 12.5 || got.median != 3*time.Microsecond || got.client != 20*time.Millisecond {
+		t.Errorf("got %+v, %v", got, err)
 	}
 	for _, bad := range []string{"", "{", "{\"jobs\": []}", "{\"jobs\": [{\"error\": 5}]}"} {
-		if _, _, err := ratesIn([]byte(bad)); err == nil {
+		if _, err := loadIn([]byte(bad)); err == nil {
 			t.Errorf("%q gave a rate", bad)
 		}
 	}

@@ -64,7 +64,7 @@ func measureCopies(ctx context.Context, rows rowChoice, say func(string, ...any)
 	const full = copySize / 2
 	content := []string{"--refill_buffers", "--buffer_compress_percentage=66", "--buffer_compress_chunk=4k"}
 	write := func(args ...string) error {
-		if _, _, err := runFio(ctx, bed.socket(0), full, append(args, content...)...); err != nil {
+		if _, err := runFio(ctx, bed.socket(0), full, append(args, content...)...); err != nil {
 			return err
 		}
 		return bed.settle()

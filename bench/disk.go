@@ -80,12 +80,16 @@ type diskResults struct {
 	rates   [][diskServers]figures
 	missing string // why there are none
 	groups  groupResults
+	guest   guestResults
 }
 
 // measureDisks lets the servers serve equal files, and takes turns between them.
 func measureDisks(ctx context.Context, o options, say func(string, ...any)) (r diskResults, err error) {
 	if err = r.measurePeers(ctx, o, say); err == nil {
 		r.groups, err = measureGroups(ctx, o.rows, say)
+	}
+	if err == nil {
+		r.guest, err = measureInGuest(ctx, o, say)
 	}
 	return r, err
 }
@@ -141,14 +145,14 @@ func (r *diskResults) measurePeers(ctx context.Context, o options, say func(stri
 		for round := range diskRounds {
 			for turn := range diskServers { // another one first each time
 				at := (turn + round) % diskServers
-				rate, _, err := loadDisk(ctx, row, sockets[at], diskSize)
+				got, err := loadDisk(ctx, row, sockets[at], diskSize, diskTime)
 				if err == nil {
 					err = settle(files[at]) // what it has written shall not slow the next
 				}
 				if err != nil {
 					return fmt.Errorf("%s of %s: %w", row.name, diskServerList[at].name, err)
 				}
-				r.rates[i][at] = append(r.rates[i][at], rate)
+				r.rates[i][at] = append(r.rates[i][at], got.rate)
 			}
 		}
 	}
@@ -202,15 +206,22 @@ func startDiskServer(ctx context.Context, command []string, socket string) (stop
 	return stop, nil
 }
 
-// loadDisk puts the row's load on a server and returns the requests that it answered per second, and the median time of a write.
-func loadDisk(ctx context.Context, row diskLoad, socket string, size int64) (rate float64, median time.Duration, err error) {
+// load is what fio says of one.
+type load struct {
+	rate   float64       // requests that were answered per second
+	median time.Duration // of a write
+	client time.Duration // processor time of fio, for a request
+}
+
+// loadDisk puts the row's load on a server for so long.
+func loadDisk(ctx context.Context, row diskLoad, socket string, size int64, length time.Duration) (load, error) {
 	return runFio(ctx, socket, size, append([]string{
-		"--time_based", fmt.Sprintf("--runtime=%d", int(diskTime.Seconds())), "--ramp_time=0.2",
+		"--time_based", fmt.Sprintf("--runtime=%d", int(length.Seconds())), "--ramp_time=0.2",
 	}, row.fio...)...)
 }
 
 // runFio has fio do something to a server's disk.
-func runFio(ctx context.Context, socket string, size int64, args ...string) (rate float64, median time.Duration, err error) {
+func runFio(ctx context.Context, socket string, size int64, args ...string) (load, error) {
 	args = append([]string{
 		"--name=bench", "--ioengine=nbd", "--uri=nbd+unix:///?socket=" + socket, fmt.Sprintf("--size=%d", size), "--output-format=json",
 	}, args...)
@@ -219,17 +230,19 @@ func runFio(ctx context.Context, socket string, size int64, args ...string) (rat
 	cmd.Stderr = &said
 	out, err := cmd.Output()
 	if err != nil {
-		return 0, 0, fmt.Errorf("fio: %w: %s%s", err, out, said.String())
+		return load{}, fmt.Errorf("fio: %w: %s%s", err, out, said.String())
 	}
-	return ratesIn(out)
+	return loadIn(out)
 }
 
-// ratesIn takes the requests per second, and the median time of a write, out of what fio says.
-func ratesIn(out []byte) (rate float64, median time.Duration, err error) {
+// loadIn takes what is of use out of what fio says.
+func loadIn(out []byte) (load, error) {
 	_, text, _ := strings.Cut("\n"+string(out), "\n{") // notes may stand before
 	var said struct {
 		Jobs []struct {
 			Error       int
+			User        float64 `json:"usr_cpu"` // in percent of a processor
+			System      float64 `json:"sys_cpu"`
 			Read, Write struct {
 				IOPS float64
 				Clat struct{ Percentile map[string]time.Duration } `json:"clat_ns"`
@@ -237,20 +250,24 @@ func ratesIn(out []byte) (rate float64, median time.Duration, err error) {
 		}
 	}
 	if err := json.Unmarshal([]byte("{"+text), &said); err != nil {
-		return 0, 0, fmt.Errorf("read what fio says: %w", err)
+		return load{}, fmt.Errorf("read what fio says: %w", err)
 	}
 	if len(said.Jobs) != 1 || said.Jobs[0].Error != 0 {
-		return 0, 0, fmt.Errorf("fio met an error: %s", out)
+		return load{}, fmt.Errorf("fio met an error: %s", out)
 	}
 	job := &said.Jobs[0]
-	return job.Read.IOPS + job.Write.IOPS, job.Write.Clat.Percentile["50.000000"], nil
+	l := load{rate: job.Read.IOPS + job.Write.IOPS, median: job.Write.Clat.Percentile["50.000000"]}
+	if l.rate > 0 {
+		l.client = time.Duration((job.User + job.System) / 100 / l.rate * float64(time.Second))
+	}
+	return l, nil
 }
 
 // markdown is the table. Ratios are of neighbours in time, and their medians; above 1 is in Godwit's favour.
 func (r *diskResults) markdown() string {
 	const title = "### One volume beside its peers\n\n"
 	if r.rates == nil {
-		return title + "Not measured: " + cmp.Or(r.missing, "something else was") + ".\n\n" + r.groups.markdown()
+		return title + "Not measured: " + cmp.Or(r.missing, "something else was") + ".\n\n" + r.groups.markdown() + "\n" + r.guest.markdown()
 	}
 	head := []string{"over NBD on a unix socket"}
 	for _, server := range diskServerList {
@@ -268,7 +285,7 @@ func (r *diskResults) markdown() string {
 		}
 		table = append(table, cells)
 	}
-	return title + tableText(table) + "\n" + r.groups.markdown()
+	return title + tableText(table) + "\n" + r.groups.markdown() + "\n" + r.guest.markdown()
 }
 
 // ratios divides what was measured in the same round.

@@ -20,6 +20,9 @@ const (
 	groupSize   = 256 << 20
 	groupRTT    = 20 * time.Millisecond
 	groupRounds = 5
+	// longTime is for what is shipped later than it is written: several epochs.
+	longTime = 10 * time.Second
+	lookTime = 200 * time.Millisecond
 
 	manyVolumes = 10
 	manySize    = 1 << 30
@@ -46,11 +49,17 @@ var groupLoads = []diskLoad{
 	{"write 4 KiB at random, fsync after every 32nd", []string{"--rw=randwrite", "--bs=4k", "--iodepth=1", "--fsync=32"}, "/s"},
 }
 
+// deepLoad is the row that says what replication costs.
+const deepLoad = 1
+
 // groupResults are what a replica costs.
 type groupResults struct {
 	rates   [][groupColumns]figures
 	medians [][groupColumns]figures // of a write, in milliseconds
 	missing string
+	// Of the row at depth 32: processor time of a write, in microseconds, and what the far end lacked at most.
+	client, near, far    [groupColumns]figures
+	lackedMB, lackedTime [groupColumns]figures
 
 	first, again [copyColumns][]copied
 	noCopy       [copyColumns]string // why there are none
@@ -198,52 +207,6 @@ func (b *groupBed) socket(i int) string { return b.near.end.socket(i) }
 // settle waits until what the near end has written is on the disk.
 func (b *groupBed) settle() error { return settle(filepath.Join(b.dir, "disk-0", "base.raw")) }
 
-// measureModes puts the same loads on one volume in every mode, and on a file that QEMU mirrors, taking turns.
-func measureModes(ctx context.Context, rows rowChoice, say func(string, ...any), r *groupResults) (err error) {
-	wanted := rows.choose("replication", groupLoads)
-	if len(wanted) == 0 {
-		return nil
-	}
-	bed, err := startGroup(1, groupSize, 0, true)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, bed.stop()) }()
-	if _, _, err := runFio(ctx, bed.socket(0), groupSize, "--rw=write", "--bs=1M", "--iodepth=4"); err != nil {
-		return err
-	}
-	mirror, err := startMirror(ctx, bed)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, mirror.stop()) }()
-	for _, i := range wanted {
-		row := groupLoads[i]
-		say("replication: %s", row.name)
-		for round := range groupRounds {
-			for turn := range groupColumns {
-				at := (turn + round) % groupColumns
-				socket := bed.socket(0)
-				if at == groupMirror {
-					socket, err = mirror.socket, settle(mirror.file)
-				} else if _, err = bed.near.obey(groupModes[at]); err == nil {
-					err = bed.settle()
-				}
-				if err != nil {
-					return err
-				}
-				rate, median, err := loadDisk(ctx, row, socket, groupSize)
-				if err != nil {
-					return fmt.Errorf("%s, %s: %w", row.name, groupHeads[at], err)
-				}
-				r.rates[i][at] = append(r.rates[i][at], rate)
-				r.medians[i][at] = append(r.medians[i][at], float64(median)/float64(time.Millisecond))
-			}
-		}
-	}
-	return nil
-}
-
 // measureMany looks at the memory of a process whose volumes were all written to and replicated.
 func measureMany(ctx context.Context, rows rowChoice, say func(string, ...any), r *groupResults) (err error) {
 	if !rows.wants("replication: memory") {
@@ -259,7 +222,7 @@ func measureMany(ctx context.Context, rows rowChoice, say func(string, ...any), 
 		return err
 	}
 	for i := range manyVolumes {
-		if _, _, err := loadDisk(ctx, groupLoads[1], bed.socket(i), manySize); err != nil {
+		if _, err := loadDisk(ctx, groupLoads[deepLoad], bed.socket(i), manySize, diskTime); err != nil {
 			return err
 		}
 		bytes, err := bed.near.number("memory")
@@ -287,18 +250,19 @@ func (r *groupResults) markdown() string {
 		}
 		table = append(table, rates, medians)
 	}
-	const shallow, deep, syncing = 0, 1, 2
+	const shallow, deep, syncing = 0, deepLoad, 2
 	ratio := func(over, under figures) string { return ratios(over, under).text("%.2f") }
 	claims := [][]string{
 		{"ratio", "measured", "aim"},
 		{"async to no replica, depth 1", ratio(r.rates[shallow][groupAsync], r.rates[shallow][groupNone]), "0.95"},
 		{"async to no replica, depth 32", ratio(r.rates[deep][groupAsync], r.rates[deep][groupNone]), "0.95"},
+		{"… by the processor time of client and near end", r.alone().text("%.2f"), "0.95"},
 		{"sync, depth 32 to depth 1", ratio(r.rates[deep][groupSync], r.rates[shallow][groupSync]), "20"},
 		{"flush to sync, fsync after every 32nd", ratio(r.rates[syncing][groupFlush], r.rates[syncing][groupSync]), "3"},
 		{"sync to `blockdev-mirror`, depth 1", ratio(r.rates[shallow][groupSync], r.rates[shallow][groupMirror]), ""},
 		{"sync to `blockdev-mirror`, depth 32", ratio(r.rates[deep][groupSync], r.rates[deep][groupMirror]), ""},
 	}
-	return head + tableText(table) + "\n" + tableText(claims) + "\n" + r.copiesText() + r.memoryText()
+	return head + tableText(table) + "\n" + r.costText() + tableText(claims) + "\n" + r.copiesText() + r.memoryText()
 }
 
 func (r *groupResults) memoryText() string {

@@ -122,7 +122,11 @@ func (e *groupEnd) serveLine(in io.Reader, out io.Writer, dial func(context.Cont
 
 // line carries bytes one way, each half a round trip later and no faster than the rate.
 func (e *groupEnd) line(to io.WriteCloser, from io.Reader, carried *atomic.Int64) {
-	const most = 64 << 10 // bytes at once, so that the rate is even
+	const most = 256 << 10 // bytes at once
+	atOnce := most
+	if e.Rate > 0 {
+		atOnce = 64 << 10 // so that the rate is even
+	}
 	type parcel struct {
 		due time.Time
 		p   *[most]byte
@@ -153,7 +157,7 @@ func (e *groupEnd) line(to io.WriteCloser, from io.Reader, carried *atomic.Int64
 	idle := time.Now() // when the line has sent what it was given
 	for {
 		p, _ := free.Get().(*[most]byte)
-		n, err := from.Read(p[:])
+		n, err := from.Read(p[:atOnce])
 		carried.Add(int64(n))
 		now := time.Now()
 		if e.Rate > 0 {

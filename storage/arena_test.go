@@ -75,6 +75,13 @@ func TestWhatIsPutAsideForAnEpochThatIsGivenUpIsForgotten(t *testing.T) {
 }
 
 func TestAWriteThatIsDoneAtOnceKeepsWhatIsOwed(t *testing.T) {
+	for name, used := range map[string]int{"in memory": 0, "in the file": arenaMost} {
+		t.Run(name, func(t *testing.T) { keepsWhatIsOwed(t, used) })
+	}
+}
+
+// keepsWhatIsOwed has so many blocks of the memory used.
+func keepsWhatIsOwed(t *testing.T, used int) {
 	s := newSiteIn(t, t.TempDir(), quick)
 	for _, v := range twoVolumes {
 		_, err := s.get().Create(background, v, 1)
@@ -86,6 +93,7 @@ func TestAWriteThatIsDoneAtOnceKeepsWhatIsOwed(t *testing.T) {
 	c, before, after := client{root}, noise(8192, 1), noise(8192, 2)
 	must(t, c.WriteAt(background, before, 4096, false))
 	g.mu.Lock()
+	g.arena.used = used
 	g.tracker.Cut()
 	g.mu.Unlock()
 	done, err := c.TryWriteAt(after, 4096)
@@ -97,6 +105,9 @@ func TestAWriteThatIsDoneAtOnceKeepsWhatIsOwed(t *testing.T) {
 	must(t, g.readOwed(&groupLink{}, g.members[0], got, 4096))
 	if !bytes.Equal(got, before) {
 		t.Error("what the epoch owes was replaced")
+	}
+	if inFile := g.members[0].spilt == 8192; inFile != (used > 0) {
+		t.Errorf("%d bytes are in the file", g.members[0].spilt)
 	}
 	_, err = root.disk.ReadAt(got, 4096)
 	must(t, err)

@@ -14,10 +14,11 @@ const (
 	logPrefix = "log-"
 	// logSize is when the next epoch begins another file, in bytes. An epoch never spans two.
 	logSize = 64 << 20
-	// spareSize bounds a file that is kept for being written again, which syncs faster than a growing one.
+	// spareSize bounds what is kept of a file for being written again, which syncs faster than a growing one.
 	spareSize = 2 * logSize
-	// writeBuffer is how much is gathered for one write, in bytes.
+	// writeBuffer is how much is gathered for one write, in bytes, and writeDirect what is worth a write of its own.
 	writeBuffer = 1 << 20
+	writeDirect = 64 << 10
 )
 
 // epochAt is a committed epoch in the log that is not applied yet.
@@ -196,19 +197,32 @@ func (l *log) append(r *record, payload []byte) error {
 	r.put(l.buf[at:], payload, l.sum)
 	l.sum = r.sum
 	l.records++
-	l.buf = append(l.buf, payload...)
-	return nil
+	if len(payload) < writeDirect {
+		l.buf = append(l.buf, payload...)
+		return nil
+	}
+	if err := l.flush(); err != nil {
+		return err
+	}
+	return l.write(payload)
 }
 
 func (l *log) flush() error {
 	if len(l.buf) == 0 {
 		return nil
 	}
-	if _, err := l.current().WriteAt(l.buf, l.flushed); err != nil {
+	if err := l.write(l.buf); err != nil {
 		return err
 	}
-	l.flushed += int64(len(l.buf))
 	l.buf = l.buf[:0]
+	return nil
+}
+
+func (l *log) write(p []byte) error {
+	if _, err := l.current().WriteAt(p, l.flushed); err != nil {
+		return err
+	}
+	l.flushed += int64(len(p))
 	if l.flushed-l.started >= startEvery {
 		l.started = l.flushed
 		startSync(l.current().File)
@@ -245,7 +259,7 @@ func (l *log) retire(applied uint64) error {
 	for len(l.files) > 1 && l.files[0].last <= applied {
 		f := l.files[0]
 		l.files = l.files[1:]
-		if l.spare == nil && f.size <= spareSize {
+		if l.spare == nil && (f.size <= spareSize || f.Truncate(spareSize) == nil) {
 			l.spare = f // its name stays until it is used again; what it holds is applied
 			continue
 		}

@@ -80,9 +80,8 @@ func (p pipePair) close() {
 type splicer interface {
 	// splice sends head, and n bytes of the pipe behind it.
 	splice(head []byte, pipe, n int) error
-	// spliceInto waits for something to come, and puts at most n bytes of it into the pipe: none if some are there already, and it
-	// takes no more.
-	spliceInto(pipe, n int, some bool) (int, error)
+	// spliceInto waits for something to come, and puts at most n bytes of it into the pipe, which is empty.
+	spliceInto(pipe, n int) (int, error)
 }
 
 // readSpliced answers a READ without a copy of ours; done is false if that cannot be done, and nothing has happened then.
@@ -112,8 +111,8 @@ func (t *transmission) readSpliced(w *worker) (done bool, err error) {
 	return true, nil
 }
 
-// writeSpliced takes the payload of a WRITE into a pipe, from which a worker writes it, and does so itself with what the pipe does not
-// hold. done is false if that cannot be done, and nothing has happened then.
+// writeSpliced carries out a WRITE by way of a pipe, while its payload comes and is still in the processor's cache; done is false if
+// that cannot be done, and nothing has happened then.
 func (t *transmission) writeSpliced(req *request) (done bool, err error) {
 	pair, ok := t.pipes.take()
 	if !ok {
@@ -122,7 +121,7 @@ func (t *transmission) writeSpliced(req *request) (done bool, err error) {
 	if err := t.release(); err != nil {
 		return true, err
 	}
-	off, left, held := int64(req.off), int(req.length), 0
+	off, left := int64(req.off), int(req.length)
 	var failed error
 	if ahead := min(left, t.in.buffered()); ahead > 0 {
 		payload, err := t.in.take(ahead)
@@ -133,19 +132,18 @@ func (t *transmission) writeSpliced(req *request) (done bool, err error) {
 		off, left = off+int64(ahead), left-ahead
 	}
 	for left > 0 && failed == nil {
-		n, err := t.direct.spliceInto(pair.in, left, held > 0)
+		n, err := t.direct.spliceInto(pair.in, left)
 		if err != nil {
 			pair.close()
 			return true, err
 		}
-		if n == 0 {
-			failed = t.source.SpliceFrom(pair.out, held, off)
-			off, held = off+int64(held), 0
-		}
-		left, held = left-n, held+n
+		failed = t.source.SpliceFrom(pair.out, n, off)
+		off, left = off+int64(n), left-n
 	}
 	if failed == nil {
-		return true, t.writeOut(*req, pair, held, off)
+		t.pipes.give(pair)
+		t.held = appendSimple(t.held, req, 0)
+		return true, nil
 	}
 	pair.close() // with what is in it
 	if errors.Is(failed, ErrHangUp) {
@@ -155,51 +153,12 @@ func (t *transmission) writeSpliced(req *request) (done bool, err error) {
 	return true, t.in.discard(left)
 }
 
-// writeOut has a worker write what a pipe holds, and answer.
-func (t *transmission) writeOut(req request, pair pipePair, n int, off int64) error {
-	if err := t.acquire(t.slots, 1); err != nil {
-		pair.close()
-		return err
-	}
-	t.wg.Go(func() {
-		defer t.slots.Release(1)
-		var room [64]byte
-		reply := appendSimple(room[:0], &req, 0)
-		if err := t.source.SpliceFrom(pair.out, n, off); err != nil {
-			pair.close()
-			if errors.Is(err, ErrHangUp) {
-				t.cancel(err)
-				return
-			}
-			reply = t.appendError(room[:0], &req, errno(err))
-		} else {
-			t.pipes.give(pair)
-		}
-		if err := t.send(reply); err != nil {
-			t.cancel(err)
-		}
-	})
-	return nil
-}
-
 // spliceInto implements splicer.
-func (c *conn) spliceInto(pipe, n int, some bool) (int, error) {
-	flags := unix.SPLICE_F_MOVE
-	waited := !some
-	if some {
-		flags |= unix.SPLICE_F_NONBLOCK
-	}
+func (c *conn) spliceInto(pipe, n int) (int, error) {
 	for {
-		got, err := unix.Splice(c.fd, nil, pipe, nil, n, flags)
+		got, err := unix.Splice(c.fd, nil, pipe, nil, n, unix.SPLICE_F_MOVE)
 		switch {
 		case errors.Is(err, unix.EINTR):
-		case errors.Is(err, unix.EAGAIN) && waited:
-			return 0, nil // there is something, so the pipe is full
-		case errors.Is(err, unix.EAGAIN):
-			if _, err := unix.Poll([]unix.PollFd{{Fd: int32(c.fd), Events: unix.POLLIN}}, -1); err != nil && !errors.Is(err, unix.EINTR) {
-				return 0, os.NewSyscallError("poll", err)
-			}
-			waited = true
 		case err != nil:
 			return 0, os.NewSyscallError("splice", err)
 		case got == 0:

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"sync"
 
 	"golang.org/x/sync/semaphore"
@@ -235,7 +236,16 @@ func (t *transmission) handOver(req *request, payload []byte) error {
 			t.cancel(err)
 		}
 	})
+	t.makeWay()
 	return nil
+}
+
+// makeWay lets the worker that was just started go on with this thread, if there is nothing else to look at: else it would wait until
+// another thread is woken for it, or, where all processors are busy, until the runtime notices that this one sleeps in a read.
+func (t *transmission) makeWay() {
+	if t.in.buffered() < requestSize {
+		runtime.Gosched()
+	}
 }
 
 // acquire takes n, and sends what is held before it waits.

@@ -1,0 +1,74 @@
+package storage
+
+import (
+	"testing"
+	"time"
+
+	"github.com/godwit-project/godwit/storage/changes"
+)
+
+type noMarks struct{}
+
+func (noMarks) Mark(_, _ int64)  {}
+func (noMarks) Clear(_, _ int64) {}
+func (noMarks) Grain() int64     { return 64 << 10 }
+
+// writing is a group of one volume to which so much was written in the second before now.
+func writing(size, bytes int64, mode string, now time.Time) *Group {
+	g := &Group{
+		mode: mode, limits: Limits{Bytes: 256 << 20, Lag: 30 * time.Second, Interval: 100 * time.Millisecond},
+		tracker: changes.NewTracker(1, []int64{size}, []changes.Marks{noMarks{}}),
+	}
+	g.tracker.Mark(0, 0, bytes)
+	g.firstWrite, g.pause = now.Add(-time.Second), 4*time.Second
+	return g
+}
+
+func TestAnEpochIsCutBeforeTheBoundIsNear(t *testing.T) {
+	now := time.Now()
+	for name, c := range map[string]struct {
+		size, written, pace int64
+		mode                string
+		due                 bool
+	}{
+		"more than the bound is never lacking":         {256 << 20, 256 << 20, 0, ModeAsync, false},
+		"far from the bound":                           {1 << 30, 32 << 20, 0, ModeAsync, false},
+		"nothing known of the pace":                    {1 << 30, 100 << 20, 0, ModeAsync, true},
+		"as fast as the writers":                       {1 << 30, 100 << 20, 100 << 20, ModeAsync, true},
+		"much faster than the writers":                 {1 << 30, 100 << 20, 1 << 30, ModeAsync, false},
+		"much faster, and much":                        {1 << 30, 180 << 20, 1 << 30, ModeAsync, true},
+		"much slower than the writers":                 {1 << 30, 40 << 20, 8 << 20, ModeAsync, true},
+		"somebody may come to wait for little":         {1 << 30, 63 << 20, 1 << 30, ModeFlush, false},
+		"somebody may come to wait for a quarter":      {1 << 30, 64 << 20, 1 << 30, ModeFlush, true},
+		"somebody may come to wait for a small volume": {64 << 20, 64 << 20, 1 << 30, ModeFlush, true},
+	} {
+		g := writing(c.size, c.written, c.mode, now)
+		g.pace.perSecond = c.pace
+		due, after := g.dueLocked(now)
+		if due != c.due || !due && (after <= 0 || after > g.limits.Interval) {
+			t.Errorf("%s: due %v, asked again after %v", name, due, after)
+		}
+	}
+	g := writing(256<<20, 1<<20, ModeAsync, now)
+	if due, _ := g.dueLocked(now.Add(3 * time.Second)); !due {
+		t.Error("it is not due when the sender has rested")
+	}
+}
+
+func TestThePaceIsThatOfTheSlowOnes(t *testing.T) {
+	var p pace
+	p.shipped(100<<10, time.Hour) // says nothing
+	if p.growth(10, 5, time.Second) != 10 {
+		t.Error("something is known of the pace")
+	}
+	p.shipped(100<<20, time.Second)
+	if got := p.growth(50<<20, 20<<20, time.Second); got != 10<<20 {
+		t.Errorf("%d are written meanwhile", got)
+	}
+	p.shipped(50<<20, time.Second)
+	slow := p.perSecond
+	p.shipped(450<<20, time.Second)
+	if slow != 50<<20 || p.perSecond != 150<<20 {
+		t.Errorf("%d, then %d", slow, p.perSecond)
+	}
+}
