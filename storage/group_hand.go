@@ -9,6 +9,9 @@ import (
 	"github.com/godwit-project/godwit/storage/wire"
 )
 
+// groupRun is how much one data frame of a group carries at most, in bytes.
+const groupRun = 256 << 10
+
 // Short runs are taken together, under one lock of the group and of the range that they lie in: what is gathered for one frame each.
 const (
 	// shortRun is how long such a run is at most, in bytes; beyond that it is worth looking for zeroes before it is read.
@@ -62,7 +65,7 @@ type owedRun struct{ off, n int64 }
 // shortLocked finds short runs near the first.
 func (g *Group) shortLocked(m *member, runs []owedRun, off, n int64) []owedRun {
 	first, content := off, int64(0)
-	for n > 0 && n <= shortRun && off >= first && off+n-first <= togetherSpan && content+n <= frameRun && len(runs) < cap(runs) {
+	for n > 0 && n <= shortRun && off >= first && off+n-first <= togetherSpan && content+n <= groupRun && len(runs) < cap(runs) {
 		n = min(n, m.v.size-off)
 		runs = append(runs, owedRun{off, n})
 		content += n
@@ -123,7 +126,7 @@ func (g *Group) handRun(l *groupLink, m *member, off, n int64) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	n = min(n, frameRun)
+	n = min(n, groupRun)
 	if hole > n {
 		n = hole
 	} else {

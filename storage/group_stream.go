@@ -63,7 +63,11 @@ func (g *Group) flush(l *groupLink) error {
 	_, err := l.conn.Write(l.out)
 	now := time.Now()
 	l.stalled += now.Sub(start)
-	g.enc.Hurry(2*l.stalled < now.Sub(l.began))
+	if 2*l.stalled < now.Sub(l.began) {
+		g.enc.SetEffort(wire.Hurried)
+	} else {
+		g.enc.SetEffort(wire.Thorough)
+	}
 	l.out = l.out[:0]
 	return err
 }

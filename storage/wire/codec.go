@@ -13,13 +13,12 @@ import (
 
 // Encoder makes frames. It may be used from several goroutines at once.
 type Encoder struct {
-	zstd *zstd.Encoder
-	pool sync.Pool
+	zstd, thorough *zstd.Encoder
+	pool           sync.Pool
 	// pause is how many frames that look like noise are sent as they are between two on which compression is tried, skip how many of
 	// them are left.
 	pause, skip atomic.Int32
-	// hurry says that it is not tried on what looks like noise at all.
-	hurry atomic.Bool
+	effort      atomic.Int32
 	// weight is what bytes that occur so often in a sample take off its entropy, times its length, in bits.
 	weight [sampled + 1]float32
 }
@@ -35,14 +34,40 @@ const (
 // maxPause is how many frames that look like noise are sent as they are, at most, before compression is tried on one.
 const maxPause = 255
 
+// Effort is how much work compression is worth.
+type Effort int32
+
+// Efforts.
+const (
+	// Balanced compresses as fast as there is a way to.
+	Balanced Effort = iota
+	// Hurried sends what looks like noise as it is, at once: where the link is faster than the sender, the little that compression may
+	// find in it costs more than it saves.
+	Hurried
+	// Thorough takes twice the time for content of at least 64 KiB: where the link is what is waited for.
+	Thorough
+)
+
+// minThorough is the size below which more effort finds nothing.
+const minThorough = 64 << 10
+
+// SetEffort counts from the next frame on.
+func (e *Encoder) SetEffort(to Effort) { e.effort.Store(int32(to)) }
+
 // NewEncoder makes an encoder. It needs no closing: it has no goroutine.
 func NewEncoder() (*Encoder, error) {
-	z, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(2),
-		zstd.WithEncoderCRC(false), zstd.WithWindowSize(1<<20))
+	compressor := func(level zstd.EncoderLevel, atOnce int) (*zstd.Encoder, error) {
+		return zstd.NewWriter(nil, zstd.WithEncoderLevel(level), zstd.WithEncoderConcurrency(atOnce), zstd.WithEncoderCRC(false), zstd.WithWindowSize(1<<20))
+	}
+	fast, err := compressor(zstd.SpeedFastest, 2)
 	if err != nil {
 		return nil, fmt.Errorf("start the compressor: %w", err)
 	}
-	e := &Encoder{zstd: z}
+	thorough, err := compressor(zstd.SpeedDefault, 1) // has no memory until it is used
+	if err != nil {
+		return nil, fmt.Errorf("start the compressor: %w", err)
+	}
+	e := &Encoder{zstd: fast, thorough: thorough}
 	e.pause.Store(maxPause / 8)
 	for n := 2; n <= sampled; n++ {
 		e.weight[n] = float32(float64(n) * math.Log2(float64(n)))
@@ -119,7 +144,11 @@ func (e *Encoder) compress(h *Header, content, b []byte) []byte {
 		return b
 	}
 	before := len(b)
-	b = e.zstd.EncodeAll(content, b)
+	z := e.zstd
+	if len(content) >= minThorough && Effort(e.effort.Load()) == Thorough {
+		z = e.thorough
+	}
+	b = z.EncodeAll(content, b)
 	less := len(b)-before < len(content)-len(content)/8
 	if less {
 		h.Flags |= FlagZstd
@@ -138,12 +167,8 @@ func (e *Encoder) worthCompressing(h *Header, content []byte) (noise, try bool) 
 	if noise = e.looksLikeNoise(content); !noise {
 		return false, true
 	}
-	return true, !e.hurry.Load() && e.skip.Add(-1) < 0
+	return true, Effort(e.effort.Load()) != Hurried && e.skip.Add(-1) < 0
 }
-
-// Hurry says whether what looks like noise is to be sent as it is at once: where the link is faster than the sender, the little that
-// compression may find in it costs more than it saves.
-func (e *Encoder) Hurry(on bool) { e.hurry.Store(on) }
 
 // learn sets how long compression rests on what looks like noise: it may still have been there before.
 func (e *Encoder) learn(less bool) {

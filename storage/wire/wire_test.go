@@ -221,6 +221,32 @@ func TestNoiseIsHardlyEverCompressedAndAllElseIs(t *testing.T) {
 	}
 }
 
+func TestMoreEffortMakesSmallerFramesThatReadTheSame(t *testing.T) {
+	content := make([]byte, 4*minThorough)
+	rng := rand.New(rand.NewPCG(3, 1))
+	for block := content; len(block) > 0; block = block[4096:] {
+		for i := range 1400 {
+			block[i] = byte(rng.Uint32())
+		}
+	}
+	e, sizes := newEncoder(t), map[Effort]int{}
+	for _, effort := range []Effort{Balanced, Thorough, Hurried, Balanced} {
+		e.SetEffort(effort)
+		f := e.Encode(Header{Type: TypeData, Epoch: 1, Seq: 1}, content)
+		if had := sizes[effort]; had != 0 && had != len(f.B) {
+			t.Errorf("effort %d made %d bytes before, and %d now", effort, had, len(f.B))
+		}
+		sizes[effort] = len(f.B)
+		if _, got, err := newReader(t, bytes.NewReader(f.B)).Next(); err != nil || !bytes.Equal(got, content) {
+			t.Errorf("effort %d: other bytes come back, %v", effort, err)
+		}
+		f.Release()
+	}
+	if sizes[Thorough] >= sizes[Balanced] || sizes[Hurried] != sizes[Balanced] {
+		t.Errorf("bytes by effort: %v", sizes)
+	}
+}
+
 // numbers are what a table of small numbers looks like.
 func numbers(n int) []byte {
 	var p []byte
