@@ -102,6 +102,7 @@ func (p *Place) open() (err error) {
 	if err := p.cmd.Start(); err != nil {
 		return errors.Join(err, toShepherd.Close(), answers.Close(), output.Close())
 	}
+	expendable(p.cmd.Process.Pid) // before it starts anything
 	p.wg.Go(func() {
 		_, _ = io.Copy(p.o.Output, output) // until the last one that could write has ended
 		_ = output.Close()

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -30,6 +32,7 @@ func Run(path string, arguments, env []string, output io.Writer) (*Plain, error)
 	if err := p.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", path, err)
 	}
+	expendable(p.PID())
 	go func() { // until the program has ended: see Close
 		err := p.cmd.Wait()
 		if err == nil {
@@ -41,6 +44,14 @@ func Run(path string, arguments, env []string, output io.Writer) (*Plain, error)
 		close(p.ended)
 	}()
 	return p, nil
+}
+
+// expendable takes from a program what protects its node from the kernel when memory is short (OOMScoreAdjust of the agent's unit): it has inherited that.
+func expendable(pid int) {
+	file := fmt.Sprintf("/proc/%d/oom_score_adj", pid)
+	if b, err := os.ReadFile(file); err == nil && strings.HasPrefix(string(b), "-") {
+		_ = os.WriteFile(file, []byte("0"), 0) // it may have ended
+	}
 }
 
 // PID returns the process id of the program.
