@@ -39,6 +39,7 @@ type fake struct {
 	continued map[string]bool
 	aborted   map[string]string
 	volumes   map[string]*godwitv1.Volume
+	wish      string // the name of the failover that was asked for
 }
 
 // serveFake starts one on a unix socket, until the test ends, and returns its address.
@@ -189,7 +190,16 @@ func (f *fake) Migrate(_ context.Context, request *connect.Request[godwitv1.Migr
 }
 
 func (f *fake) Failover(_ context.Context, request *connect.Request[godwitv1.FailoverRequest]) (*connect.Response[godwitv1.FailoverResponse], error) {
-	if !request.Msg.GetForce() && request.Msg.GetSnapshot() == "" {
+	if request.Msg.GetService() == "shaky" { // dies when it has decided, and is asked again by the same name
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if f.wish == "" {
+			f.wish = request.Msg.GetRequest()
+			return nil, api.NewError(connect.CodeUnavailable, "", "the controller is gone")
+		} else if f.wish != request.Msg.GetRequest() {
+			return nil, api.NewError(connect.CodeInternal, "", "it is another wish")
+		}
+	} else if !request.Msg.GetForce() && request.Msg.GetSnapshot() == "" {
 		return nil, api.NewError(connect.CodeFailedPrecondition, "'godwit migrate shop --to east' moves it; --force fails it over all the same", "the agent of west-host answers")
 	}
 	done := &godwitv1.Failover{

@@ -14,7 +14,7 @@ import (
 
 // benchFor is how long rounds are begun; benchRounds how many there are if that suffices.
 const (
-	benchFor    = 6 * time.Minute
+	benchFor    = 4 * time.Minute
 	benchRounds = 5
 )
 

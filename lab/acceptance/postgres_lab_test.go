@@ -136,6 +136,12 @@ func (w *world) commitUntilTheSiteIsLost(t *testing.T, from, mode string) {
 		})
 	}
 	committedUpTo(first + rows)
+	eventually(t, 3*time.Minute, func() string {
+		if n := w.number(t, "SELECT count(*) FROM pgbench_history"); n <= before {
+			return fmt.Sprintf("pgbench has made no transaction: %d", n-before)
+		}
+		return ""
+	})
 	if mode == "async" { // what is not shipped is lost, and what is shipped has to be a database still
 		w.must(t, "lab", "link", "--name", w.name, "cut", to)
 		committedUpTo(lastNumber(t, said) + unshipped)
