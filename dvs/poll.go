@@ -35,7 +35,8 @@ type spin struct {
 	score, skipped     int
 	crowd              int       // how many talk at once, about: those who wait here, or messages since somebody waited
 	noted              uint64    // visits by then
-	rested             time.Time // when somebody slept although it would have been worth to poll
+	polled             time.Time // when somebody began to poll
+	rested             time.Time // when nobody had for a while
 	excused            int       // polls in vain that do not count after that: the peer sleeps too
 	pieces             uint64    // parts of frames that came by streams
 	visits             uint64    // channels that had something
@@ -238,6 +239,10 @@ func (s *Session) spinForLocked(w *waiter) bool {
 	}
 	now, long := time.Now(), spinTime
 	if len(s.streams) > 0 {
+		if now.Sub(s.polled) > spinMost {
+			s.rested = now
+		}
+		s.polled = now
 		if len(s.endpoints) == 0 && now.Sub(s.rested) > spinMost { // others of this program hear the kernel only when a processor has nothing to run
 			s.rested, s.excused = now, 2
 			return false
