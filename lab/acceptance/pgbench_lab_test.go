@@ -38,6 +38,7 @@ func TestPgbenchInEveryMode(t *testing.T) {
 			rate, delay := w.pgbench(t, n.clients, n.each)
 			at := cell(mode, n.clients)
 			rates[at], delays[at] = append(rates[at], rate), append(delays[at], delay)
+			t.Logf("%s: %.1f /s, %.0f ms", at, rate, delay)
 		}
 	}
 	const alone = "no replica"
