@@ -39,6 +39,7 @@ type life struct {
 	cancel     context.CancelFunc
 	background *sync.WaitGroup
 	server     *httptest.Server
+	under      *requests
 	sessions   *agents
 	services   *services
 	migrations *migrations
@@ -85,10 +86,11 @@ func (w *world) live() {
 	mux.Handle(godwitv1connect.NewGodwitServiceHandler(&front{services: s, migrations: m, joiner: &joiner{store: w.store, authority: nil}}))
 	mux.Handle(godwitv1connect.NewAgentServiceHandler(a))
 	mux.Handle("/blobs/", b)
-	server := httptest.NewUnstartedServer(asToldByHeader(mux))
+	under := new(requests)
+	server := httptest.NewUnstartedServer(under.counted(asToldByHeader(mux)))
 	server.Config.Protocols = plainHTTP2()
 	server.Start()
-	w.life = &life{cancel: cancel, background: background, server: server, sessions: a, services: s, migrations: m, blobs: b}
+	w.life = &life{cancel: cancel, background: background, server: server, under: under, sessions: a, services: s, migrations: m, blobs: b}
 	for _, agent := range w.agents {
 		w.connect(agent)
 	}
@@ -102,11 +104,35 @@ func (w *world) kill() {
 	w.cancel()
 	w.server.CloseClientConnections()
 	w.server.Close()
+	w.under.end()
 	w.background.Wait()
 	w.life = nil
 	for _, a := range w.agents {
 		a.disconnect() // they notice at their own pace; the test needs to know
 	}
+}
+
+// requests are those that a server is at. Its Close does not wait for those that came by HTTP/2 without TLS.
+type requests struct {
+	mu    sync.RWMutex // held for reading by each
+	ended bool
+}
+
+func (r *requests) counted(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
+		r.mu.RLock()
+		defer r.mu.RUnlock()
+		if !r.ended {
+			next.ServeHTTP(w, request)
+		}
+	})
+}
+
+// end waits for those under way; later ones are not answered.
+func (r *requests) end() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ended = true
 }
 
 func plainHTTP2() *http.Protocols {
