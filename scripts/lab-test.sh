@@ -28,7 +28,12 @@ trap 'exit 130' INT TERM
 
 scripts/criu.sh || step "no CRIU for the tests: see the lines above"
 
-# Only packages that have such tests: the others have been tested by check.sh.
-[[ $# -gt 0 ]] || mapfile -t packages < <(grep -rl --include='*_test.go' '^//go:build lab' ./*/ | xargs -n1 dirname | sort -u)
+# Only the tests of files with that tag: the others have been run by check.sh. Arguments are go test's, and take all that they name.
+if [[ $# -eq 0 ]]; then
+	mapfile -t files < <(grep -rl --include='*_test.go' '^//go:build lab' ./*/)
+	mapfile -t packages < <(printf '%s\n' "${files[@]}" | xargs -n1 dirname | sort -u)
+	tests=$(grep -hoE '^func Test[[:alnum:]_]+' "${files[@]}" | sed 's/^func //' | grep -vx TestMain | paste -sd'|')
+	set -- -run "^($tests)\$" "${packages[@]}"
+fi
 step "lab tests"
-go test -json -tags lab -p 1 -timeout 20m "${@:-${packages[@]}}" | go run ./scripts/testreport
+go test -json -tags lab -p 1 -timeout 20m "$@" | go run ./scripts/testreport

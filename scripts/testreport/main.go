@@ -1,5 +1,5 @@
 // Testreport reads the output of `go test -json` and prints what a person wants of it: one line a package, the whole output of
-// what failed, and at the end which tests were skipped and why. It exits with 1 when anything failed.
+// what failed, and at the end which tests took long, and which were skipped and why. It exits with 1 when anything failed.
 package main
 
 import (
@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 )
 
@@ -20,6 +21,9 @@ type event struct {
 	Output     string
 	Elapsed    float64
 }
+
+// long is what a test takes that is named for it, in seconds.
+const long = 20
 
 func main() {
 	failed, err := report(os.Stdin, os.Stdout)
@@ -34,7 +38,7 @@ func main() {
 
 func report(in io.Reader, out io.Writer) (failed bool, err error) {
 	outputs := make(map[string]*strings.Builder) // by package and test, until its end is known
-	var skipped []string
+	var slow, skipped []string
 	lines := bufio.NewScanner(in)
 	lines.Buffer(nil, 16<<20)
 	for lines.Scan() {
@@ -64,16 +68,26 @@ func report(in io.Reader, out io.Writer) (failed bool, err error) {
 			if e.Test == "" && e.Action != "skip" {
 				fmt.Fprintf(out, "%-4s %-60s %6.1fs\n", e.Action, e.Package, e.Elapsed)
 			}
+			if e.Elapsed >= long && e.Test != "" && !strings.Contains(e.Test, "/") {
+				slow = append(slow, fmt.Sprintf("%6.1fs %s %s", e.Elapsed, e.Package, e.Test))
+			}
 			delete(outputs, key)
 		}
 	}
-	if len(skipped) > 0 {
-		fmt.Fprintf(out, "\n%d skipped:\n", len(skipped))
-		for _, s := range skipped {
-			fmt.Fprintln(out, "  "+s)
-		}
-	}
+	slices.Sort(slow)
+	slices.Reverse(slow)
+	list(out, slow, "took long")
+	list(out, skipped, "skipped")
 	return failed, lines.Err()
+}
+
+func list(out io.Writer, tests []string, what string) {
+	if len(tests) > 0 {
+		fmt.Fprintf(out, "\n%d %s:\n", len(tests), what)
+	}
+	for _, test := range tests {
+		fmt.Fprintln(out, "  "+test)
+	}
 }
 
 // reason is what the test said when it skipped itself: its output without the framework's lines and the file and line.

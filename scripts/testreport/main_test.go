@@ -9,7 +9,7 @@ import (
 const recorded = `{"Action":"start","Package":"m/a"}
 {"Action":"output","Package":"m/a","Test":"TestGood","Output":"=== RUN   TestGood\n"}
 {"Action":"output","Package":"m/a","Test":"TestGood","Output":"    a_test.go:3: chatter\n"}
-{"Action":"pass","Package":"m/a","Test":"TestGood","Elapsed":0.1}
+{"Action":"pass","Package":"m/a","Test":"TestGood","Elapsed":21.5}
 {"Action":"output","Package":"m/a","Test":"TestBad","Output":"    a_test.go:9: want 1, got 2\n"}
 {"Action":"fail","Package":"m/a","Test":"TestBad","Elapsed":0.1}
 {"Action":"output","Package":"m/a","Test":"TestRoot","Output":"=== RUN   TestRoot\n"}
@@ -30,7 +30,7 @@ func TestReportShowsFailuresAndWhatWasSkippedAndWhy(t *testing.T) {
 		t.Errorf("failed is %v, error %v", failed, err)
 	}
 	for _, want := range []string{
-		"want 1, got 2", "fail m/a ", "b.go:1: syntax error", "1 skipped:\n  m/a TestRoot: this needs root: run it with sudo\n",
+		"want 1, got 2", "fail m/a ", "b.go:1: syntax error", "1 took long:\n    21.5s m/a TestGood\n", "1 skipped:\n  m/a TestRoot: this needs root: run it with sudo\n",
 	} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("the report lacks %q", want)
