@@ -20,7 +20,7 @@ func (w *world) migrate(t *testing.T, to string) {
 }
 
 func TestAServiceMovesThereAndBackAndItsClientLosesNothing(t *testing.T) {
-	rounds, flags := 3, []string{"--bandwidth", "400mbit"}
+	rounds, flags := 2, []string{"--bandwidth", "400mbit"}
 	if soak() {
 		rounds, flags = 10, nil // the lab as it is by default
 	}
