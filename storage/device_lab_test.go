@@ -6,35 +6,15 @@ import (
 	"bytes"
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
-)
 
-// loop makes a block device of a file, until the test ends.
-func loop(t *testing.T, size int64) string {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("making a block device needs root")
-	}
-	file := filepath.Join(t.TempDir(), "file")
-	must(t, os.WriteFile(file, nil, 0o600), os.Truncate(file, size))
-	out, err := exec.Command("losetup", "--find", "--show", file).CombinedOutput()
-	if err != nil {
-		t.Skipf("no loop device to be had: %v: %s", err, out)
-	}
-	device := strings.TrimSpace(string(out))
-	t.Cleanup(func() {
-		if out, err := exec.Command("losetup", "--detach", device).CombinedOutput(); err != nil {
-			t.Errorf("detach %s: %v: %s", device, err, out)
-		}
-	})
-	return device
-}
+	"github.com/godwit-project/godwit/storage/disk/disktest"
+)
 
 // onDevice opens the device for a moment.
 func onDevice(t *testing.T, device string, f func(*os.File) error) {
@@ -55,7 +35,7 @@ func held(t *testing.T, v *Volume) []byte {
 }
 
 func TestABlockDeviceIsRefusedWithTheReason(t *testing.T) {
-	device := loop(t, deviceSize)
+	device := disktest.Loop(t, deviceSize)
 	s := newSite(t, quick).get()
 	plain := filepath.Join(t.TempDir(), "plain")
 	must(t, os.WriteFile(plain, make([]byte, deviceSize), 0o600))
@@ -101,7 +81,7 @@ func TestABlockDeviceIsRefusedWithTheReason(t *testing.T) {
 }
 
 func TestAVolumeOnABlockDeviceTakesWhatIsThereAndLeavesItThere(t *testing.T) {
-	device := loop(t, deviceSize)
+	device := disktest.Loop(t, deviceSize)
 	content := noise(deviceSize, 1)
 	onDevice(t, device, func(f *os.File) error { _, err := f.WriteAt(content, 0); return err })
 	west := newSite(t, quick)
@@ -141,7 +121,7 @@ func TestAVolumeOnABlockDeviceTakesWhatIsThereAndLeavesItThere(t *testing.T) {
 }
 
 func TestADeviceThatHasBecomeAnotherIsNotUsed(t *testing.T) {
-	one, other := loop(t, deviceSize), loop(t, deviceSize)
+	one, other := disktest.Loop(t, deviceSize), disktest.Loop(t, deviceSize)
 	link := filepath.Join(t.TempDir(), "disk")
 	must(t, os.Symlink(one, link))
 	west := newSite(t, quick)
@@ -180,7 +160,7 @@ func TestADeviceThatHasBecomeAnotherIsNotUsed(t *testing.T) {
 // TestAStandbyOnBlockDevicesIsItsGroupsEqual has devices that hold something in their middle, where nobody looks when they are taken:
 // what the primary has not is not there either.
 func TestAStandbyOnBlockDevicesIsItsGroupsEqual(t *testing.T) {
-	near, far, farLog := loop(t, deviceSize), loop(t, deviceSize), loop(t, deviceSize)
+	near, far, farLog := disktest.Loop(t, deviceSize), disktest.Loop(t, deviceSize), disktest.Loop(t, deviceSize)
 	rubbish := noise(4<<20, 7)
 	for _, device := range []string{near, far, farLog} {
 		onDevice(t, device, func(f *os.File) error { _, err := f.WriteAt(rubbish, 2<<20); return err })
@@ -240,7 +220,7 @@ func TestAStandbyOnBlockDevicesIsItsGroupsEqual(t *testing.T) {
 
 // TestAMovedVolumeIsTheSameOnABlockDevice is what a migration does, there and back.
 func TestAMovedVolumeIsTheSameOnABlockDevice(t *testing.T) {
-	far := loop(t, deviceSize+1<<20)
+	far := disktest.Loop(t, deviceSize+1<<20)
 	onDevice(t, far, func(f *os.File) error { _, err := f.WriteAt(noise(1<<20, 3), 4<<20); return err })
 	sites := []*site{newSite(t, quick), newSite(t, quick)}
 	devices := []string{"", far} // a file, mostly holes, and a device

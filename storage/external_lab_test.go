@@ -4,40 +4,14 @@ package storage
 
 import (
 	"bytes"
-	"errors"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"strings"
 	"testing"
-)
 
-// loopDevice makes a block device, until the test ends.
-func loopDevice(t *testing.T, size int64) string {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("making a block device needs root")
-	}
-	file := filepath.Join(t.TempDir(), "file")
-	if err := errors.Join(os.WriteFile(file, nil, 0o600), os.Truncate(file, size)); err != nil {
-		t.Fatal(err)
-	}
-	out, err := exec.Command("losetup", "--find", "--show", file).CombinedOutput()
-	if err != nil {
-		t.Skipf("no loop device to be had: %v: %s", err, out)
-	}
-	device := strings.TrimSpace(string(out))
-	t.Cleanup(func() {
-		if out, err := exec.Command("losetup", "--detach", device).CombinedOutput(); err != nil {
-			t.Errorf("detach %s: %v: %s", device, err, out)
-		}
-	})
-	return device
-}
+	"github.com/godwit-project/godwit/storage/disk/disktest"
+)
 
 func TestABlockDeviceIsAnExternalDisk(t *testing.T) {
 	s := newSharing(t)
-	s.spec.Path = loopDevice(t, sharedSize)
+	s.spec.Path = disktest.Loop(t, sharedSize)
 	a := s.use("a", 5)
 	if a.Size() != sharedSize {
 		t.Fatalf("its size is %d", a.Size())

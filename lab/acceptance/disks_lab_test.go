@@ -6,12 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/godwit-project/godwit/storage/disk/disktest"
 )
 
 // onDisk is the service with another disk: what is said of its volume instead of a size.
@@ -172,31 +173,11 @@ func TestAGuestWhoseDiskIsFullIsStoppedUntilThereIsRoom(t *testing.T) {
 	}
 }
 
-// loop makes a block device of a file, until the test ends.
-func loop(t *testing.T, size int64) string {
-	t.Helper()
-	file := filepath.Join(t.TempDir(), "file")
-	if err := errors.Join(os.WriteFile(file, nil, 0o600), os.Truncate(file, size)); err != nil {
-		t.Fatal(err)
-	}
-	out, err := exec.Command("losetup", "--find", "--show", file).CombinedOutput()
-	if err != nil {
-		t.Skipf("no loop device to be had: %v: %s", err, out)
-	}
-	device := strings.TrimSpace(string(out))
-	t.Cleanup(func() {
-		if out, err := exec.Command("losetup", "--detach", device).CombinedOutput(); err != nil {
-			t.Errorf("detach %s: %v: %s", device, err, out)
-		}
-	})
-	return device
-}
-
 // TestAServiceLivesOnBlockDevices has one on a device at each site, replicated: it moves, is failed over, and leaves the devices their
 // content. A volume that stands alone lies on one, too.
 func TestAServiceLivesOnBlockDevices(t *testing.T) {
 	const size = 64 << 20
-	west, east, small := loop(t, size), loop(t, size+1<<20), loop(t, 1<<20)
+	west, east, small := disktest.Loop(t, size), disktest.Loop(t, size+1<<20), disktest.Loop(t, 1<<20)
 	w := up(t, "acc-dev", "--bandwidth", "400mbit")
 	on := func(device string) string { return shop.onDisk(w, "size: 64MiB, device: "+device) }
 	plain := filepath.Join(t.TempDir(), "plain")

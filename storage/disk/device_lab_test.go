@@ -5,40 +5,16 @@ package disk
 import (
 	"bytes"
 	"context"
-	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
-)
 
-// loop makes a block device of a file, until the test ends.
-func loop(t *testing.T, size int64) string {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("making a block device needs root")
-	}
-	file := filepath.Join(t.TempDir(), "file")
-	if err := errors.Join(os.WriteFile(file, nil, 0o600), os.Truncate(file, size)); err != nil {
-		t.Fatal(err)
-	}
-	out, err := exec.Command("losetup", "--find", "--show", file).CombinedOutput()
-	if err != nil {
-		t.Skipf("no loop device to be had: %v: %s", err, out)
-	}
-	device := strings.TrimSpace(string(out))
-	t.Cleanup(func() {
-		if out, err := exec.Command("losetup", "--detach", device).CombinedOutput(); err != nil {
-			t.Errorf("detach %s: %v: %s", device, err, out)
-		}
-	})
-	return device
-}
+	"github.com/godwit-project/godwit/storage/disk/disktest"
+)
 
 func TestABlockDeviceIsADisk(t *testing.T) {
 	const size = 16 << 20
-	device := loop(t, size)
+	device := disktest.Loop(t, size)
 	opts := Options{Checksums: true, Upkeep: -1, State: filepath.Join(t.TempDir(), "state")}
 	d := reopen(t, device, opts)
 	if d.Size() != size {
@@ -78,7 +54,7 @@ func TestABlockDeviceIsADisk(t *testing.T) {
 
 func TestADiskIsThePartOfABlockDeviceThatItIsToldToBe(t *testing.T) {
 	const size, room = 4 << 20, 12 << 20
-	device := loop(t, room)
+	device := disktest.Loop(t, room)
 	state := filepath.Join(t.TempDir(), "state")
 	if err := os.WriteFile(device, fill(9, room), 0o600); err != nil {
 		t.Fatal(err)
