@@ -55,22 +55,15 @@ func (h *host) unused(t *pb.VolumeTask) bool {
 
 // contentOf opens what is to be sent.
 func (h *host) contentOf(t *pb.VolumeTask) (from content, done func(), err error) {
-	name := t.GetService() + "." + t.GetVolume()
-	if len(t.GetNames()) == 1 {
-		name = t.GetNames()[0]
-	}
 	if t.GetSnapshot() == "" {
+		name := hostNameOf(t)
 		if x, err := h.external.Disk(name); err == nil {
 			return x, func() {}, nil
 		}
 		v, err := h.store.Volume(name)
 		return v, func() {}, err
 	}
-	b, err := h.store.Standby(t.GetService())
-	if err != nil {
-		return nil, nil, noReplica(t.GetService(), err)
-	}
-	view, err := b.OpenCut(t.GetSnapshot(), name)
+	view, err := h.cut(t)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -102,19 +95,27 @@ func compressed(ctx context.Context, to io.Writer, from content, told func(done 
 
 // transfer hands a stream to the controller, which passes it on.
 func (h *host) transfer(ctx context.Context, name string, body io.Reader) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPut, h.link.base+api.TransferPath+name, body)
+	res, err := h.exchange(ctx, name, body)
 	if err != nil {
 		return err
+	}
+	return res.Close()
+}
+
+// exchange is transfer, and returns what comes back, to be closed by the caller.
+func (h *host) exchange(ctx context.Context, name string, body io.Reader) (io.ReadCloser, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPut, h.link.base+api.TransferPath+name, body)
+	if err != nil {
+		return nil, err
 	}
 	res, err := h.link.client.Do(req)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
-		return fmt.Errorf("the controller says %s", res.Status)
+		return nil, errors.Join(fmt.Errorf("the controller says %s", res.Status), res.Body.Close())
 	}
-	return nil
+	return res.Body, nil
 }
 
 // scrub compares the disks of a service's volumes with their checksums.

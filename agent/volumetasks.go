@@ -37,6 +37,8 @@ func (h *host) volume(ctx context.Context, t *pb.VolumeTask, report func(*pb.Tas
 		return h.snapshots(t)
 	case pb.VolumeVerb_VOLUME_VERB_DELETE_SNAPSHOT:
 		return h.deleteSnapshot(t)
+	case pb.VolumeVerb_VOLUME_VERB_OPEN:
+		return h.openSnapshot(ctx, t)
 	}
 	return nil, fmt.Errorf("volume task %s is not known here: install the same godwit everywhere", t.GetVerb())
 }

@@ -2,15 +2,9 @@ package api
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
-	"fmt"
-	"io"
-	"net/http"
 
 	"connectrpc.com/connect"
-	"github.com/klauspost/compress/zstd"
 
 	godwitv1 "github.com/godwit-project/godwit/api/godwit/v1"
 )
@@ -44,74 +38,6 @@ func (c *Client) RunVolumeTask(ctx context.Context, task *godwitv1.VolumeTask, t
 		return nil, &Error{Op: op, Message: "the controller ended the connection without a result", Code: connect.CodeUnavailable, Hint: "try again in a moment"}
 	}
 	return result, nil
-}
-
-const (
-	// TransferPath is where a controller passes streams on: an agent's PUT to a user's GET of TransferPath followed by a name.
-	TransferPath = "/transfers/"
-	transferName = 32
-)
-
-// IsTransferName says whether the text can name a transfer.
-func IsTransferName(name string) bool {
-	_, err := hex.DecodeString(name)
-	return err == nil && len(name) == transferName
-}
-
-// ExportVolume writes the content of a volume to w: as it was at the task's snapshot, or at a consistent point of now. After an
-// error, what w has got is to be thrown away. told is as for RunVolumeTask.
-func (c *Client) ExportVolume(ctx context.Context, task *godwitv1.VolumeTask, w io.Writer, told func(done, total int64)) (*godwitv1.VolumeResult, error) {
-	name := make([]byte, transferName/2)
-	_, _ = rand.Read(name) // never fails
-	task.Verb, task.Transfer = godwitv1.VolumeVerb_VOLUME_VERB_EXPORT, hex.EncodeToString(name)
-	receiving, cancel := context.WithCancel(ctx)
-	defer cancel()
-	type received struct {
-		bytes int64
-		err   error
-	}
-	done := make(chan received, 1)
-	go func() {
-		n, err := c.receive(receiving, task.GetTransfer(), w)
-		done <- received{n, err}
-	}()
-	result, err := c.RunVolumeTask(ctx, task, told)
-	if err != nil {
-		cancel()
-		<-done
-		return nil, err
-	}
-	got := <-done
-	op := "export volume " + task.GetService() + "/" + task.GetVolume()
-	switch {
-	case got.err != nil:
-		return nil, c.explain(ctx, op, got.err)
-	case got.bytes != result.GetSize():
-		return nil, &Error{Op: op, Message: fmt.Sprintf("%d bytes came, of %d", got.bytes, result.GetSize()), Code: connect.CodeDataLoss, Hint: "try again"}
-	}
-	return result, nil
-}
-
-// receive takes a transfer that an agent sends.
-func (c *Client) receive(ctx context.Context, name string, w io.Writer) (int64, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, c.baseURL+TransferPath+name, nil)
-	if err != nil {
-		return 0, err
-	}
-	answer, err := c.http.Do(request)
-	if err != nil {
-		return 0, err
-	}
-	defer answer.Body.Close()
-	if answer.StatusCode != http.StatusOK {
-		return 0, fmt.Errorf("the controller answered %s", answer.Status)
-	}
-	z, err := zstd.NewReader(answer.Body)
-	if err != nil {
-		return 0, err
-	}
-	defer z.Close()
-	return io.Copy(w, z)
 }
 
 // VolumeFilesView is what `volume export --in-place` prints.

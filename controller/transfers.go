@@ -15,7 +15,8 @@ import (
 )
 
 // transfers pass what an agent sends (PUT /transfers/NAME) on to the user who asked for it (GET of the same name), without
-// keeping any of it. Whoever comes first waits for the other; names are drawn anew for each.
+// keeping any of it. A user who has something to say meanwhile POSTs: then both hear in their answer what the other's request holds,
+// as it comes, until either ends its own. Whoever comes first waits for the other; names are drawn anew for each.
 type transfers struct {
 	logger *slog.Logger
 
@@ -26,7 +27,8 @@ type transfers struct {
 type transfer struct {
 	reader *io.PipeReader
 	writer *io.PipeWriter
-	taken  chan struct{} // closed when the user is there
+	back   *io.PipeReader // what a user who POSTs says; nil until taken, or where nothing is said
+	taken  chan struct{}  // closed when the user is there
 	once   sync.Once
 	users  int
 }
@@ -68,9 +70,9 @@ func (t *transfers) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "not the name of a transfer: want 32 hexadecimal digits", http.StatusBadRequest)
 		return
 	}
-	role := map[string]identity.Role{http.MethodGet: identity.Operator, http.MethodPut: identity.Agent}[r.Method]
+	role := map[string]identity.Role{http.MethodGet: identity.Operator, http.MethodPost: identity.Operator, http.MethodPut: identity.Agent}[r.Method]
 	if role == "" {
-		http.Error(w, "use GET or PUT", http.StatusMethodNotAllowed)
+		http.Error(w, "use GET, POST or PUT", http.StatusMethodNotAllowed)
 		return
 	}
 	if _, err := requireRole(r.Context(), role); err != nil {
@@ -79,25 +81,41 @@ func (t *transfers) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	x, leave := t.enter(name)
 	defer leave()
-	if r.Method == http.MethodPut {
-		err := x.put(r)
-		if err != nil {
+	switch r.Method {
+	case http.MethodPut:
+		if err := x.put(w, r); err != nil {
 			t.logger.Warn("a transfer broke", "transfer", name, "err", err)
 			http.Error(w, err.Error(), http.StatusBadGateway)
 		}
-		return
-	}
-	if err := x.get(w, r); err != nil {
-		panic(http.ErrAbortHandler) // so that the user does not take a half for the whole
+	case http.MethodPost:
+		back, said := io.Pipe()
+		first := false
+		x.once.Do(func() {
+			first, x.back = true, back
+			close(x.taken)
+		})
+		if !first {
+			http.Error(w, "somebody has this transfer already", http.StatusConflict)
+			return
+		}
+		converse(w, r, x.reader, said)
+	default:
+		if err := x.get(w, r); err != nil {
+			panic(http.ErrAbortHandler) // so that the user does not take a half for the whole
+		}
 	}
 }
 
 // put copies the agent's stream, once somebody takes it.
-func (x *transfer) put(r *http.Request) (err error) {
+func (x *transfer) put(w http.ResponseWriter, r *http.Request) (err error) {
 	timer := time.NewTimer(takenWithin)
 	defer timer.Stop()
 	select {
 	case <-x.taken:
+		if x.back != nil {
+			converse(w, r, x.back, x.writer)
+			return nil
+		}
 		_, err = io.Copy(x.writer, r.Body)
 	case <-timer.C:
 		err = errHalf
@@ -116,4 +134,41 @@ func (x *transfer) get(w io.Writer, r *http.Request) error {
 	_, err := io.Copy(w, x.reader)
 	_ = x.reader.CloseWithError(errHalf) // never fails: whoever still sends is told
 	return err
+}
+
+// converse answers with what comes from one pipe, as it comes, and puts what the request holds into the other, until either ends.
+// It wants HTTP/2: a request's body is read on after its answer has begun.
+func converse(w http.ResponseWriter, r *http.Request, from *io.PipeReader, to *io.PipeWriter) {
+	gone := func() {
+		_ = from.CloseWithError(errHalf) // these never fail
+		_ = to.CloseWithError(errHalf)
+	}
+	defer context.AfterFunc(r.Context(), gone)()
+	said := make(chan struct{})
+	go func() {
+		defer close(said)
+		_, err := io.Copy(to, r.Body)
+		_ = to.CloseWithError(err)
+	}()
+	answer := &unbuffered{w, http.NewResponseController(w)}
+	if answer.flush.Flush() == nil { // the head, so that the other begins
+		_, _ = io.Copy(answer, from) // whoever is left learns of the end, which is all that there is to say
+	}
+	gone()
+	_ = r.Body.Close()
+	<-said
+}
+
+// unbuffered sends at once whatever is written.
+type unbuffered struct {
+	w     io.Writer
+	flush *http.ResponseController
+}
+
+func (u *unbuffered) Write(p []byte) (int, error) {
+	n, err := u.w.Write(p)
+	if err != nil {
+		return n, err
+	}
+	return n, u.flush.Flush()
 }

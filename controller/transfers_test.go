@@ -91,10 +91,64 @@ func TestTransfersAreForAgentsAndOperators(t *testing.T) {
 		{http.MethodPut, asOperator, strings.Repeat("0c", 16), http.StatusForbidden},
 		{http.MethodGet, asViewer, strings.Repeat("0c", 16), http.StatusForbidden},
 		{http.MethodGet, asOperator, "../etc", http.StatusBadRequest},
-		{http.MethodPost, asOperator, strings.Repeat("0c", 16), http.StatusMethodNotAllowed},
+		{http.MethodPost, asAgent, strings.Repeat("0c", 16), http.StatusForbidden},
+		{http.MethodPost, asViewer, strings.Repeat("0c", 16), http.StatusForbidden},
+		{http.MethodDelete, asOperator, strings.Repeat("0c", 16), http.StatusMethodNotAllowed},
 	} {
 		if code, _, err := exchange(t, c.method, c.who, url+c.name, nil); code != c.want || err != nil {
 			t.Errorf("%s by %s: %d, %v", c.method, c.who, code, err)
 		}
+	}
+}
+
+// TestATransferMayBeAConversation has each side say something only after it heard the other, so that nothing may be held back.
+func TestATransferMayBeAConversation(t *testing.T) {
+	server := httptest.NewUnstartedServer(asToldByHeader(newTransfers(slog.New(slog.DiscardHandler))))
+	server.Config.Protocols = new(http.Protocols)
+	server.Config.Protocols.SetUnencryptedHTTP2(true)
+	server.Start()
+	t.Cleanup(server.Close)
+	transport := &http.Transport{Protocols: server.Config.Protocols}
+	t.Cleanup(transport.CloseIdleConnections)
+	talk := func(method, who string) (say *io.PipeWriter, hear io.ReadCloser) {
+		said, say := io.Pipe()
+		req, err := http.NewRequestWithContext(t.Context(), method, server.URL+"/transfers/"+strings.Repeat("0d", 16), said)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set(callerHeader, who)
+		res, err := transport.RoundTrip(req)
+		if err != nil || res.StatusCode != http.StatusOK {
+			t.Fatalf("%s: %v, %v", method, res, err)
+		}
+		return say, res.Body
+	}
+	pass := func(say io.Writer, hear io.Reader, text string) {
+		got := make([]byte, len(text))
+		if _, err := io.WriteString(say, text); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(hear, got); err != nil || string(got) != text {
+			t.Fatalf("%q, %v", got, err)
+		}
+	}
+	for _, userLeaves := range []bool{true, false} {
+		userSays, userHears := talk(http.MethodPost, asOperator)
+		agentSays, agentHears := talk(http.MethodPut, asAgent)
+		for range 100 {
+			pass(userSays, agentHears, "read")
+			pass(agentSays, userHears, strings.Repeat("content", 1000))
+		}
+		leaves, left := userSays, agentHears
+		if !userLeaves {
+			leaves, left = agentSays, userHears
+		}
+		_ = leaves.Close()
+		if rest, _ := io.ReadAll(left); len(rest) > 0 {
+			t.Errorf("after the end came %q", rest)
+		}
+		_, _ = io.ReadAll(userHears)
+		_, _ = io.ReadAll(agentHears)
+		_, _ = userSays.Close(), agentSays.Close()
 	}
 }

@@ -106,6 +106,11 @@ func (s *services) volumeAgent(ctx context.Context, t *pb.VolumeTask) (agentStat
 			return none, precondition("service %s runs, and has no replica to take a consistent point from%s\nhint: put 'storage: {replicateTo: SITE}' into its manifest and apply that; or --running copies its disk while it changes, which a file system has to be repaired from",
 				t.GetService(), because(r.Replica.Error))
 		}
+	case pb.VolumeVerb_VOLUME_VERB_OPEN:
+		if t.GetVolume() == "" || t.GetSnapshot() == "" || !api.IsTransferName(t.GetTransfer()) {
+			return none, invalid("open: want one volume, a snapshot, and the name of a transfer")
+		}
+		host = r.Replica.Host
 	case pb.VolumeVerb_VOLUME_VERB_SNAPSHOT:
 		if n := t.GetSnapshot(); !api.IsName(n) || len(n) > longestSnapshot {
 			return none, invalid("snapshot %q: want a name of lower-case letters, digits and dashes, at most %d", n, longestSnapshot)

@@ -3,6 +3,8 @@ package storage
 import (
 	"context"
 	"fmt"
+	"log/slog"
+	"net"
 	"syscall"
 
 	"github.com/godwit-project/godwit/storage/journal"
@@ -37,6 +39,11 @@ func (b *Standby) OpenCut(cut, volume string) (*CutView, error) {
 func (c *CutView) Close() error {
 	c.view.Close()
 	return nil
+}
+
+// ServeConn answers an NBD client, which may only read, until it leaves or ctx ends, and closes the connection.
+func (c *CutView) ServeConn(ctx context.Context, over net.Conn, export string, log *slog.Logger) {
+	nbd.ServeConn(ctx, over, c, nbd.Options{Name: export, ReadOnly: true, Logger: log})
 }
 
 // Size implements nbd.Backend.

@@ -18,7 +18,7 @@ have left them. It is kept at their replica, so the service needs one: put
 'storage: {replicateTo: SITE}' into its manifest and apply that. It costs what is
 overwritten from then on, and goes with the replica: when the service is migrated, or
 its replication ends.`,
-	}, a.snapshotCreateCommand(), a.snapshotListCommand(), a.snapshotRestoreCommand(), a.snapshotDeleteCommand())
+	}, a.snapshotCreateCommand(), a.snapshotListCommand(), a.snapshotServeCommand(), a.snapshotRestoreCommand(), a.snapshotDeleteCommand())
 }
 
 func (a *app) snapshotCreateCommand() *cobra.Command {

@@ -3,9 +3,13 @@
 package acceptance
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -116,6 +120,46 @@ func TestAStandingReplicationThroughItsLife(t *testing.T) {
 		}
 		if out := w.must(t, "volume", "snapshot", "list", service, "-o", "json"); strings.Contains(out, "export-") {
 			t.Errorf("the snapshot of an export is left: %s", out)
+		}
+	})
+
+	t.Run("a snapshot is read while it runs", func(t *testing.T) {
+		if _, err := exec.LookPath("nbdcopy"); err != nil {
+			t.Skip("nbdcopy is not installed (libnbd-bin)")
+		}
+		dir := t.TempDir()
+		socket, raw, copied := filepath.Join(dir, "then.sock"), filepath.Join(dir, "then.raw"), filepath.Join(dir, "copied.raw")
+		w.must(t, "volume", "export", service+"/data", "--to", raw, "--snapshot", "then")
+		serving, stop := context.WithCancel(t.Context())
+		defer stop()
+		ended := make(chan result, 1)
+		go func() {
+			ended <- w.run(serving, func(c *exec.Cmd) {
+				c.Cancel = func() error { return c.Process.Signal(os.Interrupt) }
+			}, "volume", "snapshot", "serve", service+"/data", "then", "--socket", socket)
+		}()
+		eventually(t, time.Minute, func() string {
+			if _, err := os.Stat(socket); err != nil {
+				return err.Error()
+			}
+			return ""
+		})
+		if out, err := exec.CommandContext(t.Context(), "nbdcopy", "nbd+unix:///?socket="+socket, copied).CombinedOutput(); err != nil {
+			t.Errorf("nbdcopy: %v: %s", err, out)
+		}
+		want, err := os.ReadFile(raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := os.ReadFile(copied); err != nil || string(got) != string(want) {
+			t.Errorf("what is served is not what is exported: %v", err)
+		}
+		stop()
+		if r := <-ended; r.code != 0 {
+			t.Errorf("interrupted: %v", r)
+		}
+		if _, err := os.Stat(socket); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("the socket is left: %v", err)
 		}
 	})
 

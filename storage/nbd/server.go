@@ -50,12 +50,32 @@ func Serve(ln net.Listener, name string, backend Backend, log *slog.Logger) *Ser
 
 // Start begins to answer on ln, which the server owns from now on.
 func Start(ln net.Listener, backend Backend, opts Options) *Server {
+	s := newServer(backend, opts)
+	s.ln = ln
+	s.wg.Go(s.accept)
+	return s
+}
+
+// ServeConn answers on one connection, which it owns, until the client leaves or ctx ends.
+func ServeConn(ctx context.Context, over net.Conn, backend Backend, opts Options) {
+	c := &conn{net: over, fd: -1}
+	s := newServer(backend, opts)
+	s.conns[c] = struct{}{}
+	stop := context.AfterFunc(ctx, func() {
+		s.cancel()
+		c.cut()
+	})
+	defer stop()
+	defer s.cancel()
+	s.serve(c)
+}
+
+func newServer(backend Backend, opts Options) *Server {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{opts: opts, backend: backend, flags: flagsOf(backend, opts.ReadOnly), ln: ln, conns: map[*conn]struct{}{}}
+	s := &Server{opts: opts, backend: backend, flags: flagsOf(backend, opts.ReadOnly), conns: map[*conn]struct{}{}}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	s.wg.Go(s.accept)
 	return s
 }
 

@@ -37,6 +37,9 @@ const (
 	VolumeVerb_VOLUME_VERB_DELETE_SNAPSHOT VolumeVerb = 5
 	// Send the content of one volume: as it was at a snapshot, or (without one) at a consistent point of now.
 	VolumeVerb_VOLUME_VERB_EXPORT VolumeVerb = 6
+	// Let the caller read one volume as it was at a snapshot, wherever it likes: NBD, read-only, over the transfer of that name in both
+	// directions. It ends when either side closes it.
+	VolumeVerb_VOLUME_VERB_OPEN VolumeVerb = 7
 )
 
 // Enum value maps for VolumeVerb.
@@ -49,6 +52,7 @@ var (
 		4: "VOLUME_VERB_LIST_SNAPSHOTS",
 		5: "VOLUME_VERB_DELETE_SNAPSHOT",
 		6: "VOLUME_VERB_EXPORT",
+		7: "VOLUME_VERB_OPEN",
 	}
 	VolumeVerb_value = map[string]int32{
 		"VOLUME_VERB_UNSPECIFIED":     0,
@@ -58,6 +62,7 @@ var (
 		"VOLUME_VERB_LIST_SNAPSHOTS":  4,
 		"VOLUME_VERB_DELETE_SNAPSHOT": 5,
 		"VOLUME_VERB_EXPORT":          6,
+		"VOLUME_VERB_OPEN":            7,
 	}
 )
 
@@ -102,8 +107,8 @@ type VolumeTask struct {
 	KeepSeconds int64 `protobuf:"varint,5,opt,name=keep_seconds,json=keepSeconds,proto3" json:"keep_seconds,omitempty"`
 	// VERIFY: only what is on the owner's disk, against its checksums, also where there is a replica.
 	Local bool `protobuf:"varint,6,opt,name=local,proto3" json:"local,omitempty"`
-	// EXPORT: the name, drawn by the caller, under which the content passes the controller, at /transfers/NAME: zstd of the raw
-	// disk. 32 hexadecimal digits.
+	// EXPORT, OPEN: the name, drawn by the caller, under which the content passes the controller, at /transfers/NAME: zstd of the raw
+	// disk, or NBD in both directions. 32 hexadecimal digits.
 	Transfer string `protobuf:"bytes,7,opt,name=transfer,proto3" json:"transfer,omitempty"`
 	// EXPORT: take the disk of a running service as it is, block by block, if there is no replica to take a consistent point from.
 	Running bool `protobuf:"varint,8,opt,name=running,proto3" json:"running,omitempty"`
@@ -574,7 +579,7 @@ const file_godwit_v1_volume_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x120\n" +
 	"\x05until\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12\x14\n" +
-	"\x05point\x18\x04 \x01(\x04R\x05point*\xcc\x01\n" +
+	"\x05point\x18\x04 \x01(\x04R\x05point*\xe2\x01\n" +
 	"\n" +
 	"VolumeVerb\x12\x1b\n" +
 	"\x17VOLUME_VERB_UNSPECIFIED\x10\x00\x12\x16\n" +
@@ -583,7 +588,8 @@ const file_godwit_v1_volume_proto_rawDesc = "" +
 	"\x14VOLUME_VERB_SNAPSHOT\x10\x03\x12\x1e\n" +
 	"\x1aVOLUME_VERB_LIST_SNAPSHOTS\x10\x04\x12\x1f\n" +
 	"\x1bVOLUME_VERB_DELETE_SNAPSHOT\x10\x05\x12\x16\n" +
-	"\x12VOLUME_VERB_EXPORT\x10\x06B9Z7github.com/godwit-project/godwit/api/godwit/v1;godwitv1b\x06proto3"
+	"\x12VOLUME_VERB_EXPORT\x10\x06\x12\x14\n" +
+	"\x10VOLUME_VERB_OPEN\x10\aB9Z7github.com/godwit-project/godwit/api/godwit/v1;godwitv1b\x06proto3"
 
 var (
 	file_godwit_v1_volume_proto_rawDescOnce sync.Once
