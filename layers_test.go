@@ -116,8 +116,9 @@ var rooms = map[string]room{
 		may: "agent/dvshost api api/godwit/v1 dvs lab lab/probe", tests: "examples",
 		why: "a scenario as a user would play it; of the DVS a user has its library, and the client of a node that runs alone",
 	},
-	"bench":    {may: "api api/godwit/v1 lab lab/probe storage storage/nbd", why: "measures from outside; storage also by itself, as its peers are"},
-	"examples": {why: "builds the examples, for tests; they are customers' programs, and know nothing of Godwit but the ABI"},
+	"bench/document": {why: "what benches of different modules share"},
+	"bench":          {may: "api api/godwit/v1 bench/document lab lab/probe storage storage/nbd", why: "measures from outside; storage also by itself, as its peers are"},
+	"examples":       {why: "builds the examples, for tests; they are customers' programs, and know nothing of Godwit but the ABI"},
 
 	"examples/tally": {may: "dvs", why: "a customer's program: of Godwit it has the library"},
 
