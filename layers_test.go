@@ -90,9 +90,10 @@ var rooms = map[string]room{
 		why: "wires the participants to the controllers; of migration it takes the names of steps; the store is the controllers' alone",
 	},
 	"controller": {
-		may: "migration protection cluster cluster/identity api api/godwit/v1 api/godwit/v1/godwitv1connect",
+		may: "migration protection cluster cluster/identity controller/failover api api/godwit/v1 api/godwit/v1/godwitv1connect",
 		why: "runs the engine; it reaches participants by way of agents only, so that they may be anywhere",
 	},
+	"controller/failover": {why: "what is decided of a failover, pure: simulated with crashes at every step"},
 
 	"agent/dvshost/balance": {why: "which process leaves a node that has too much to do: pure, so that it can be simulated"},
 	"agent/dvshost": {
