@@ -90,9 +90,10 @@ var rooms = map[string]room{
 		why: "wires the participants to the controllers; of migration it takes the names of steps; the store is the controllers' alone",
 	},
 	"controller": {
-		may: "migration protection cluster cluster/identity api api/godwit/v1 api/godwit/v1/godwitv1connect",
+		may: "migration protection cluster cluster/identity controller/failover api api/godwit/v1 api/godwit/v1/godwitv1connect",
 		why: "runs the engine; it reaches participants by way of agents only, so that they may be anywhere",
 	},
+	"controller/failover": {why: "what is decided of a failover, pure: simulated with crashes at every step"},
 
 	"agent/dvshost/balance": {why: "which process leaves a node that has too much to do: pure, so that it can be simulated"},
 	"agent/dvshost": {
@@ -116,8 +117,9 @@ var rooms = map[string]room{
 		may: "agent/dvshost api api/godwit/v1 dvs lab lab/probe", tests: "examples",
 		why: "a scenario as a user would play it; of the DVS a user has its library, and the client of a node that runs alone",
 	},
-	"bench":    {may: "api api/godwit/v1 lab lab/probe storage storage/nbd", why: "measures from outside; storage also by itself, as its peers are"},
-	"examples": {why: "builds the examples, for tests; they are customers' programs, and know nothing of Godwit but the ABI"},
+	"bench/document": {why: "what benches of different modules share"},
+	"bench":          {may: "api api/godwit/v1 bench/document lab lab/probe storage storage/nbd", why: "measures from outside; storage also by itself, as its peers are"},
+	"examples":       {why: "builds the examples, for tests; they are customers' programs, and know nothing of Godwit but the ABI"},
 
 	"examples/tally": {may: "dvs", why: "a customer's program: of Godwit it has the library"},
 

@@ -172,28 +172,18 @@ func (c *Client) Failover(ctx context.Context, request *godwitv1.FailoverRequest
 // FailoverThrough is Failover across deaths of the controller: as long as nothing answers, it is asked again, by the same request, which
 // must have a name. Seen of how is not called.
 func (c *Client) FailoverThrough(ctx context.Context, request *godwitv1.FailoverRequest, how Follow) (*godwitv1.Failover, error) {
-	var lostAt time.Time
+	away := absence{how: how}
 	for {
 		f, err := c.Failover(ctx, request)
-		if !mayPass(err) || ctx.Err() != nil {
-			if !lostAt.IsZero() && how.Back != nil && ctx.Err() == nil {
-				how.Back()
-			}
+		if ctx.Err() != nil {
 			return f, err
 		}
-		if lostAt.IsZero() {
-			lostAt = time.Now()
-			if how.Lost != nil && how.Patience > 0 {
-				how.Lost(err)
-			}
+		if !mayPass(err) {
+			away.over()
+			return f, err
 		}
-		if time.Since(lostAt) >= how.Patience {
+		if err := away.wait(ctx, err); err != nil {
 			return nil, err
-		}
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-time.After(min(retryAfter, how.Patience)):
 		}
 	}
 }

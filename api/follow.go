@@ -30,15 +30,10 @@ type Follow struct {
 // FollowMigration watches a migration to its end across deaths of the controller, and returns it as it was last seen (nil
 // when it never was).
 func (c *Client) FollowMigration(ctx context.Context, name string, how Follow) (*godwitv1.Migration, error) {
-	var (
-		last   *godwitv1.Migration
-		lostAt time.Time
-	)
+	var last *godwitv1.Migration
+	away := absence{how: how}
 	seen := func(m *godwitv1.Migration) error {
-		if !lostAt.IsZero() && how.Back != nil {
-			how.Back()
-		}
-		lostAt = time.Time{}
+		away.over()
 		last = m
 		if how.Seen == nil {
 			return nil
@@ -59,21 +54,44 @@ func (c *Client) FollowMigration(ctx context.Context, name string, how Follow) (
 		case ctx.Err() != nil, !mayPass(err):
 			return last, err
 		}
-		if lostAt.IsZero() {
-			lostAt = time.Now()
-			if how.Lost != nil && how.Patience > 0 {
-				how.Lost(err)
-			}
-		}
-		if time.Since(lostAt) >= how.Patience {
+		if err := away.wait(ctx, err); err != nil {
 			return last, err
 		}
-		select {
-		case <-ctx.Done():
-			return last, ctx.Err()
-		case <-time.After(min(retryAfter, how.Patience)):
+	}
+}
+
+// absence is that of a controller which may be restarting. The zero since says that it answers.
+type absence struct {
+	how   Follow
+	since time.Time
+}
+
+// wait notes that it is away, as err says, and returns when it may be asked again: nil then. When it has been away for longer than the
+// patience lasts that is err, and when the context has ended its error.
+func (a *absence) wait(ctx context.Context, err error) error {
+	if a.since.IsZero() {
+		a.since = time.Now()
+		if a.how.Lost != nil && a.how.Patience > 0 {
+			a.how.Lost(err)
 		}
 	}
+	if time.Since(a.since) >= a.how.Patience {
+		return err
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(min(retryAfter, a.how.Patience)):
+		return nil
+	}
+}
+
+// over notes that it answers.
+func (a *absence) over() {
+	if !a.since.IsZero() && a.how.Back != nil {
+		a.how.Back()
+	}
+	a.since = time.Time{}
 }
 
 // isOwn says whether the error came from a caller's function, not from a call.

@@ -9,7 +9,6 @@ import (
 	"math"
 	"net"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -34,41 +33,6 @@ func TestQuantilesLieBetweenTheirNeighbours(t *testing.T) {
 	}
 	if !math.IsNaN(quantile(nil, 0.5)) {
 		t.Error("the median of nothing is a number")
-	}
-}
-
-func TestOnlyWhatIsBetweenTheMarksIsReplaced(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "benchmarks.md")
-	const before, after = "# Figures\n\nBy hand.\n\n", "\n\nMore by hand.\n"
-	if err := os.WriteFile(path, []byte(before+beginMark+"\nold\n"+endMark+after), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	for _, tables := range []string{"| a |\n", "| b |\n"} {
-		if err := replaceTables(path, tables); err != nil {
-			t.Fatal(err)
-		}
-		got, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if want := before + beginMark + "\n\n" + tables + "\n" + endMark + after; string(got) != want {
-			t.Errorf("got %q, want %q", got, want)
-		}
-	}
-}
-
-func TestADocumentWithoutMarksIsRefusedAndKept(t *testing.T) {
-	for _, text := range []string{"", beginMark, endMark + "\n" + beginMark} {
-		path := filepath.Join(t.TempDir(), "benchmarks.md")
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if checkDocument(path) == nil || replaceTables(path, "tables") == nil {
-			t.Errorf("%q was accepted", text)
-		}
-		if got, err := os.ReadFile(path); err != nil || string(got) != text {
-			t.Errorf("%q became %q, %v", text, got, err)
-		}
 	}
 }
 

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"fmt"
 	"os"
 	"os/exec"
 	"runtime"
@@ -10,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/godwit-project/godwit/bench/document"
 )
 
 // conditions are what the figures depend on besides what is measured.
@@ -43,24 +44,8 @@ func look() conditions {
 	if text, err := os.ReadFile("/proc/sys/net/ipv4/tcp_congestion_control"); err == nil {
 		c.congestion = strings.TrimSpace(string(text))
 	}
-	c.load = others(c.cpus)
+	c.load = document.Others(c.cpus)
 	return c
-}
-
-// others is how many processors are busy while this program waits. The load average would not do: it still counts what the measurement before this one did.
-func others(cpus int) float64 {
-	idle := func() (ticks float64) {
-		if text, err := os.ReadFile("/proc/stat"); err == nil { // proc_stat(5): cpu user nice system idle iowait …
-			var user, nice, system, wait float64
-			_, _ = fmt.Sscanf(string(text), "cpu %g %g %g %g %g", &user, &nice, &system, &ticks, &wait)
-			ticks += wait
-		}
-		return ticks
-	}
-	const look, hertz = 3 * time.Second, 100 // USER_HZ is 100 on all that Go runs on
-	before := idle()
-	time.Sleep(look)
-	return max(0, float64(cpus)-(idle()-before)/hertz/look.Seconds())
 }
 
 // processorIn finds the name in /proc/cpuinfo.

@@ -19,6 +19,8 @@ import (
 	"regexp"
 	"syscall"
 	"time"
+
+	"github.com/godwit-project/godwit/bench/document"
 )
 
 func main() {
@@ -110,7 +112,7 @@ func start(ctx context.Context, args []string, out, progress io.Writer) error {
 		return err
 	}
 	if o.doc != "" { // better now than after ten minutes
-		if err := checkDocument(o.doc); err != nil {
+		if err := tablesAt().Check(o.doc); err != nil {
 			return err
 		}
 	}
@@ -137,5 +139,10 @@ func start(ctx context.Context, args []string, out, progress io.Writer) error {
 	if o.doc == "" {
 		return nil
 	}
-	return replaceTables(o.doc, text)
+	return tablesAt().Replace(o.doc, text)
+}
+
+// tablesAt is where the tables stand in the document.
+func tablesAt() document.Place {
+	return document.Place{Begin: "<!-- written by make bench: begin -->", End: "<!-- written by make bench: end -->"}
 }

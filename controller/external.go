@@ -41,13 +41,3 @@ func (m *migrations) target(ctx context.Context, spec *pb.ServiceSpec, owner clu
 	}
 	return replicaRecord{Site: host.Site, Host: host.Name}, err
 }
-
-// unfenced refuses that a service with external disks is started elsewhere while nobody knows whether its host still writes to them:
-// two writers would ruin them. A host that answers is stopped before the service is started elsewhere.
-func unfenced(spec *pb.ServiceSpec, host string, answers bool, req *pb.FailoverRequest) error {
-	if len(externalKeys(spec)) == 0 || answers || req.GetForce() {
-		return nil
-	}
-	return precondition("the agent of %s is out of reach, and nobody knows whether service %s still writes to its external disks from there\n"+
-		"hint: make sure that %s is dead (take its power, or its way to the disks); --force says that you did", host, spec.GetName(), host)
-}

@@ -11,6 +11,7 @@ import (
 
 	pb "github.com/godwit-project/godwit/api/godwit/v1"
 	"github.com/godwit-project/godwit/cluster"
+	"github.com/godwit-project/godwit/controller/failover"
 )
 
 // Failover implements the API.
@@ -31,6 +32,7 @@ type takeover struct {
 	decided  bool // before, by the same request
 	record   serviceRecord
 	spec     *pb.ServiceSpec
+	state    failover.State
 	from     place
 	// unchanged are the conditions under which it stays right.
 	unchanged []cluster.Compare
@@ -71,12 +73,16 @@ func (m *migrations) planFailover(ctx context.Context, req *pb.FailoverRequest) 
 	if owner, t.unchanged, err = m.owned(ctx, name, rev); err != nil {
 		return t, err
 	}
-	if t.record.Phase == serviceDeleting {
-		return t, precondition("service %s is being deleted", name)
-	}
-	if last, err := t.record.lastFailover(); err != nil || req.GetRequest() != "" && last.GetRequest() == req.GetRequest() {
-		t.failover, t.decided = last, true
+	last, err := t.record.lastFailover()
+	if err != nil {
 		return t, err
+	}
+	wish := failover.Wish{Request: req.GetRequest(), To: req.GetToSite(), Snapshot: req.GetSnapshot(), Force: req.GetForce()}
+	t.state = stateOf(t.record, owner)
+	t.state.Request, t.state.External = last.GetRequest(), len(externalKeys(t.spec)) > 0
+	if t.decided, err = t.state.Decided(wish); err != nil || t.decided {
+		t.failover = last
+		return t, refusal(err)
 	}
 	if t.from, err = m.services.placeOf(ctx, owner.Site, owner.Host); err != nil {
 		return t, err
@@ -89,18 +95,9 @@ func (m *migrations) planFailover(ctx context.Context, req *pb.FailoverRequest) 
 	if err != nil {
 		return t, err
 	}
-	switch to := req.GetToSite(); {
-	case replica.Host == "":
-		return t, precondition("service %s has no replica that could take over%s\nhint: 'storage: {replicateTo: SITE}' in its manifest asks for one, and has to be there before the site is lost", name, because(replica.Error))
-	case to == owner.Site:
-		return t, precondition("service %s is at site %s already", name, to)
-	case to != "" && to != replica.Site:
-		return t, precondition("the replica of service %s is at site %s, not at %s\nhint: godwit failover %s --to %s", name, replica.Site, to, name, replica.Site)
-	case answers && !req.GetForce() && req.GetSnapshot() == "":
-		return t, precondition("the agent of %s answers, so the service has not lost its site\nhint: 'godwit migrate %s --to %s' moves it without losing anything; --force fails it over all the same", owner.Host, name, replica.Site)
-	}
-	if err := unfenced(t.spec, owner.Host, answers, req); err != nil {
-		return t, err
+	to := failover.Place{Site: replica.Site, Host: replica.Host}
+	if err := t.state.Refuse(wish, failover.Candidate{Place: to, Because: because(replica.Error), Answers: answers}); err != nil {
+		return t, refusal(err)
 	}
 	t.failover = &pb.Failover{
 		FromSite: owner.Site, FromHost: owner.Host, ToSite: replica.Site, ToHost: replica.Host, Forced: answers, Mode: t.spec.GetStorage().GetMode(),
@@ -110,6 +107,14 @@ func (m *migrations) planFailover(ctx context.Context, req *pb.FailoverRequest) 
 		return t, err
 	}
 	return t, m.hasSnapshot(ctx, t)
+}
+
+// refusal is an error of package failover as a caller of the API sees it.
+func refusal(err error) error {
+	if err == nil {
+		return nil
+	}
+	return connect.NewError(connect.CodeFailedPrecondition, err)
 }
 
 // hasSnapshot finds the snapshot that the service is to go back to: that is the point, then.
@@ -149,17 +154,13 @@ func (m *migrations) ready(ctx context.Context, t takeover) error {
 	if why := unfit(&pb.ServiceSpec{Server: t.spec.GetServer()}, host.Site, host.Facts); why != "" {
 		return precondition("host %s cannot run service %s: %s", to, name, why)
 	}
+	var held []failover.Held
 	for _, v := range copied(t.spec.GetVolumes()) {
-		held := host.volume(hostName(name, v))
-		switch {
-		case held.GetRole() != "replica":
-			return precondition("host %s has no replica of volume %s of service %s\nhint: godwit get volumes", to, v.GetName(), name)
-		case !held.GetComplete():
-			return precondition("the replica of service %s at %s is incomplete: its first copy was never finished, and there is nothing to start from", name, to)
-		}
-		t.failover.Point, t.failover.PointTime = held.GetPoint(), held.GetPointTime()
+		has := host.volume(hostName(name, v))
+		held = append(held, failover.Held{Volume: v.GetName(), Replica: has.GetRole() == "replica", Complete: has.GetComplete()})
+		t.failover.Point, t.failover.PointTime = has.GetPoint(), has.GetPointTime()
 	}
-	return nil
+	return refusal(t.state.Unready(failover.Place{Site: t.failover.GetToSite(), Host: to}, held))
 }
 
 // volume is what a host says of one, by the name that it has there; empty when there is none.
@@ -177,44 +178,43 @@ func (a agentState) volume(name string) *pb.Volume {
 // decideFailover stores it. From then on the old owner's epoch is over.
 func (m *migrations) decideFailover(ctx context.Context, t takeover) error {
 	name, f := t.spec.GetName(), t.failover
-	why := fmt.Sprintf("the service was failed over to %s", f.GetToSite())
-	replicated, what := t.record.Replica.Host != "", demote
-	if !replicated {
-		what = removeAll
+	attempt := failover.Attempt{
+		To: failover.Place{Site: f.GetToSite(), Host: f.GetToHost()}, Edge: t.from.Edge, Request: f.GetRequest(), Snapshot: f.GetSnapshot(),
 	}
-	host, err := m.services.leave(ctx, t.spec, t.from.Host, t.from.Site, what, why)
-	if err != nil {
-		return err
+	for _, epoch := range []*uint64{&attempt.HostLeft, &attempt.EdgeLeft, &attempt.Epoch} {
+		var err error
+		if *epoch, err = m.store.NextEpoch(ctx); err != nil {
+			return err
+		}
 	}
-	edge, err := m.services.leave(ctx, t.spec, t.from.Edge, t.from.Site, leaveRoute, why)
-	if err != nil {
-		return err
-	}
-	if f.Epoch, err = m.store.NextEpoch(ctx); err != nil {
-		return err
-	}
-	f.At = timestamppb.New(time.Now())
-	r := t.record
-	if r.Failover, err = protojson.Marshal(f); err != nil {
-		return fmt.Errorf("encode failover of service %s: %w", name, err)
-	}
-	r.Phase, r.Message, r.Promote, r.Restore = serviceStarting, "failed over from "+f.GetFromSite(), replicated, f.GetSnapshot()
-	if replicated {
-		r.Replica = replicaRecord{Site: f.GetFromSite(), Host: f.GetFromHost()}
-	}
+	next := t.state.Decide(attempt)
+	f.Epoch, f.At = next.Owner.Epoch, timestamppb.New(time.Now())
 	ops := make([]cluster.Op, 0, 4)
-	for _, l := range []leftoverRecord{host, edge} {
-		op, err := l.op()
+	for _, l := range next.Left {
+		left, err := newLeftover(t.spec, l, "the service was failed over to "+f.GetToSite())
+		if err != nil {
+			return err
+		}
+		op, err := left.op()
 		if err != nil {
 			return err
 		}
 		ops = append(ops, op)
 	}
+	r := t.record
+	var err error
+	if r.Failover, err = protojson.Marshal(f); err != nil {
+		return fmt.Errorf("encode failover of service %s: %w", name, err)
+	}
+	r.Phase, r.Message, r.Promote, r.Restore = next.Phase, next.Message, next.Promote, next.Restore
+	if next.Promote {
+		r.Replica = replicaRecord{Site: next.Replica.Site, Host: next.Replica.Host}
+	}
 	record, err := encode(r)
 	if err != nil {
 		return err
 	}
-	owner, err := cluster.Owner{Service: name, Site: f.GetToSite(), Host: f.GetToHost(), Epoch: f.GetEpoch()}.Encode()
+	owner, err := cluster.Owner{Service: name, Site: next.Owner.Site, Host: next.Owner.Host, Epoch: next.Owner.Epoch}.Encode()
 	if err != nil {
 		return err
 	}

@@ -18,6 +18,30 @@ func (w *world) failover(req *pb.FailoverRequest) (*pb.Failover, error) {
 	return res.Msg.GetFailover(), nil
 }
 
+// pair is a world of two sites, where the service shop is at a and has a complete replica at b.
+type pair struct {
+	*world
+	hostA, edgeA, hostB, edgeB *fakeAgent
+}
+
+func newPair(t *testing.T) pair {
+	t.Helper()
+	w := pair{world: newWorld(t)}
+	w.hostA, w.edgeA = w.site("a")
+	w.hostB, w.edgeB = w.site("b")
+	w.replicated("b")
+	w.hostB.keeps("shop", true)
+	w.beaten(w.hostB)
+	return w
+}
+
+// lose takes site a away.
+func (w pair) lose() {
+	w.t.Helper()
+	w.disconnect(w.hostA)
+	w.disconnect(w.edgeA)
+}
+
 // beaten waits until what an agent says now is known.
 func (w *world) beaten(a *fakeAgent) {
 	w.t.Helper()
@@ -33,15 +57,9 @@ func (w *world) beaten(a *fakeAgent) {
 }
 
 func TestAServiceWhoseSiteIsLostIsFailedOverAndItsOldSiteFollowsIt(t *testing.T) {
-	w := newWorld(t)
-	hostA, edgeA := w.site("a")
-	hostB, edgeB := w.site("b")
-	w.replicated("b")
-	hostB.keeps("shop", true)
-	w.beaten(hostB)
+	w := newPair(t)
 	before := w.ownedBy("shop", "host-a")
-	w.disconnect(hostA)
-	w.disconnect(edgeA)
+	w.lose()
 
 	f, err := w.failover(&pb.FailoverRequest{Service: "shop"})
 	if err != nil {
@@ -54,23 +72,23 @@ func TestAServiceWhoseSiteIsLostIsFailedOverAndItsOldSiteFollowsIt(t *testing.T)
 	if after := w.ownedBy("shop", "host-b"); after.Epoch != f.GetEpoch() {
 		t.Errorf("the owner's epoch is %d", after.Epoch)
 	}
-	if hostB.count("promote") != 1 || edgeB.count("start") != 1 {
-		t.Errorf("the host of the replica was told %q, its edge %q", hostB.came(), edgeB.came())
+	if w.hostB.count("promote") != 1 || w.edgeB.count("start") != 1 {
+		t.Errorf("the host of the replica was told %q, its edge %q", w.hostB.came(), w.edgeB.came())
 	}
 	if left := w.volumesOf("host-a"); len(left) != 1 || left[0].GetRole() != roleLeftover {
 		t.Errorf("the old owner's volumes are shown as %v", left)
 	}
 	w.kill()
-	w.agents = []*fakeAgent{hostB, edgeB}
+	w.agents = []*fakeAgent{w.hostB, w.edgeB}
 	w.live()
 
-	w.connect(edgeA)
-	w.until("the old edge to forget the way", func() bool { return edgeA.count("stop") == 1 })
-	demotions := hostA.count(toStandby)
-	w.connect(hostA)
-	w.until("the old owner to be the replica", func() bool { return hostA.count(toStandby) > demotions && hostB.count(toSource) > 0 })
+	w.connect(w.edgeA)
+	w.until("the old edge to forget the way", func() bool { return w.edgeA.count("stop") == 1 })
+	demotions := w.hostA.count(toStandby)
+	w.connect(w.hostA)
+	w.until("the old owner to be the replica", func() bool { return w.hostA.count(toStandby) > demotions && w.hostB.count(toSource) > 0 })
 	w.nothingIsLeft()
-	if hostB.count("promote") != 1 {
+	if w.hostB.count("promote") != 1 {
 		t.Error("it was promoted again")
 	}
 	w.until("the trouble to be over", func() bool {
@@ -116,20 +134,14 @@ func TestAFailoverIsRefusedWhereItWouldDoHarm(t *testing.T) {
 
 // TestAFailoverThatIsAskedForAgainIsDecidedOnce has the controller die after the decision, before its answer arrives.
 func TestAFailoverThatIsAskedForAgainIsDecidedOnce(t *testing.T) {
-	w := newWorld(t)
-	hostA, edgeA := w.site("a")
-	hostB, edgeB := w.site("b")
-	w.replicated("b")
-	hostB.keeps("shop", true)
-	w.beaten(hostB)
-	w.disconnect(hostA)
-	w.disconnect(edgeA)
+	w := newPair(t)
+	w.lose()
 	first, err := w.failover(&pb.FailoverRequest{Service: "shop", Request: "one"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	w.kill()
-	w.agents = []*fakeAgent{hostB, edgeB}
+	w.agents = []*fakeAgent{w.hostB, w.edgeB}
 	w.live()
 	again, err := w.failover(&pb.FailoverRequest{Service: "shop", Request: "one"})
 	if err != nil || again.GetEpoch() != first.GetEpoch() || again.GetToSite() != "b" {
@@ -146,22 +158,17 @@ func TestAFailoverThatIsAskedForAgainIsDecidedOnce(t *testing.T) {
 
 // TestAControllerThatHasJustBegunDecidesNoFailover: an agent that has not come back yet is not one that is dead.
 func TestAControllerThatHasJustBegunDecidesNoFailover(t *testing.T) {
-	w := newWorld(t)
-	hostA, edgeA := w.site("a")
-	hostB, edgeB := w.site("b")
-	w.replicated("b")
-	hostB.keeps("shop", true)
-	w.beaten(hostB)
+	w := newPair(t)
 	w.kill()
-	w.agents = []*fakeAgent{edgeA, hostB, edgeB} // all live, and one is late
+	w.agents = []*fakeAgent{w.edgeA, w.hostB, w.edgeB} // all live, and one is late
 	w.live()
 	_, err := w.failover(&pb.FailoverRequest{Service: "shop"})
 	refused(t, err, connect.CodeUnavailable, "does not know yet whether the agent of host-a is there", "try again")
-	w.connect(hostA)
+	w.connect(w.hostA)
 	_, err = w.failover(&pb.FailoverRequest{Service: "shop"})
 	refused(t, err, connect.CodeFailedPrecondition, "host-a answers")
-	w.disconnect(hostA)
-	w.beaten(hostB)
+	w.disconnect(w.hostA)
+	w.beaten(w.hostB)
 	if _, err = w.failover(&pb.FailoverRequest{Service: "shop"}); err != nil {
 		t.Errorf("it was there in this life, and is gone: %v", err)
 	}
@@ -169,46 +176,36 @@ func TestAControllerThatHasJustBegunDecidesNoFailover(t *testing.T) {
 }
 
 func TestAServiceGoesBackToASnapshotOnlyIfThereIsOne(t *testing.T) {
-	w := newWorld(t)
-	hostA, _ := w.site("a")
-	hostB, _ := w.site("b")
-	w.replicated("b")
-	hostB.keeps("shop", true)
-	w.beaten(hostB)
+	w := newPair(t)
 	_, err := w.failover(&pb.FailoverRequest{Service: "shop", Snapshot: "never"})
 	refused(t, err, connect.CodeNotFound, "never")
-	demoted := hostA.count(toStandby)
+	demoted := w.hostA.count(toStandby)
 	f, err := w.failover(&pb.FailoverRequest{Service: "shop", Snapshot: "before"})
 	if err != nil || f.GetPoint() != 3 || f.GetSnapshot() != "before" {
 		t.Fatalf("%v, %v", f, err)
 	}
 	w.inPhase("shop", serviceRunning)
-	if hostB.count("promote before") != 1 || hostA.count(toStandby) == demoted {
-		t.Errorf("the replica was told %q, the old owner %q", hostB.came(), hostA.came())
+	if w.hostB.count("promote before") != 1 || w.hostA.count(toStandby) == demoted {
+		t.Errorf("the replica was told %q, the old owner %q", w.hostB.came(), w.hostA.came())
 	}
 }
 
 // Forced, the old owner is stopped before the new one is started.
 func TestAForcedFailoverStopsTheOldOwnerFirst(t *testing.T) {
-	w := newWorld(t)
-	hostA, _ := w.site("a")
-	hostB, _ := w.site("b")
-	w.replicated("b")
-	hostB.keeps("shop", true)
-	w.beaten(hostB)
-	started := hostB.stopAt("promote")
-	demoted := hostA.count(toStandby)
+	w := newPair(t)
+	started := w.hostB.stopAt("promote")
+	demoted := w.hostA.count(toStandby)
 	if _, err := w.failover(&pb.FailoverRequest{Service: "shop", ToSite: "b", Force: true}); err != nil {
 		t.Fatal(err)
 	}
 	started.wait(t)
-	if hostA.count(toStandby) != demoted+1 {
-		t.Errorf("the new owner is started, and the old one was told %q", hostA.came())
+	if w.hostA.count(toStandby) != demoted+1 {
+		t.Errorf("the new owner is started, and the old one was told %q", w.hostA.came())
 	}
 	close(started.open)
 	w.inPhase("shop", serviceRunning)
 	w.nothingIsLeft()
-	if slices.Contains(hostA.came(), "stop") {
+	if slices.Contains(w.hostA.came(), "stop") {
 		t.Error("the old owner's volumes were removed")
 	}
 }

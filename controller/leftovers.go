@@ -12,18 +12,15 @@ import (
 
 	pb "github.com/godwit-project/godwit/api/godwit/v1"
 	"github.com/godwit-project/godwit/cluster"
+	"github.com/godwit-project/godwit/controller/failover"
 )
 
 // What an agent that was out of reach has still to do for a service.
 const (
-	// endStandby: remove the standing replica.
-	endStandby = "end-standby"
-	// removeAll: remove whatever there is of the service.
-	removeAll = "remove-all"
-	// leaveRoute: an edge leads nobody to it any more.
-	leaveRoute = "leave-route"
-	// demote: what was the owner becomes the standing replica of the new one.
-	demote = "demote"
+	endStandby = failover.EndStandby
+	removeAll  = failover.RemoveAll
+	leaveRoute = failover.LeaveRoute
+	demote     = failover.Demote
 )
 
 // leftoverTimeout bounds how long somebody waits for an agent to do away with what is left there. It is tried again when the agent
@@ -61,10 +58,9 @@ func (l leftoverRecord) spec() (*pb.ServiceSpec, error) { return serviceRecord{S
 // leave makes the record of what an agent has still to do. A host that was to become a standby and is not to be one any more has
 // primaries: it removes them all.
 func (s *services) leave(ctx context.Context, spec *pb.ServiceSpec, agent, site, what, why string) (leftoverRecord, error) {
-	l := leftoverRecord{Service: spec.GetName(), Agent: agent, Site: site, What: what, Why: why, Since: time.Now().UTC()}
-	var err error
-	if l.Spec, err = protojson.Marshal(spec); err != nil {
-		return l, fmt.Errorf("encode service %s: %w", spec.GetName(), err)
+	l, err := newLeftover(spec, failover.Leftover{Agent: agent, Site: site, What: what}, why)
+	if err != nil {
+		return l, err
 	}
 	var before leftoverRecord
 	_, err = load(ctx, s.store, l.key(), &before)
@@ -78,6 +74,21 @@ func (s *services) leave(ctx context.Context, spec *pb.ServiceSpec, agent, site,
 	return l, err
 }
 
+func newLeftover(spec *pb.ServiceSpec, l failover.Leftover, why string) (leftoverRecord, error) {
+	raw, err := protojson.Marshal(spec)
+	if err != nil {
+		return leftoverRecord{}, fmt.Errorf("encode service %s: %w", spec.GetName(), err)
+	}
+	return leftoverRecord{
+		Service: spec.GetName(), Agent: l.Agent, Site: l.Site, What: l.What, Why: why, Epoch: l.Epoch, Since: time.Now().UTC(), Spec: raw,
+	}, nil
+}
+
+// left is what is decided about it.
+func (l leftoverRecord) left() failover.Leftover {
+	return failover.Leftover{Agent: l.Agent, Site: l.Site, What: l.What, Epoch: l.Epoch}
+}
+
 // leftovers lists them, of one service or (with "") of all.
 func (s *services) leftovers(ctx context.Context, service string) ([]leftoverRecord, error) {
 	prefix := leftoverPrefix
@@ -85,22 +96,6 @@ func (s *services) leftovers(ctx context.Context, service string) ([]leftoverRec
 		prefix += service + "/"
 	}
 	return list[leftoverRecord](ctx, s.store, prefix)
-}
-
-// sweep has the connected agents do what they have still to do for a service. The error says who did not; it is no trouble of
-// the service, unless the agent is needed for it.
-func (s *services) sweep(ctx context.Context, service string) error {
-	all, err := s.leftovers(ctx, service)
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, l := range all {
-		if s.agents.hasSession(l.Agent) {
-			errs = append(errs, s.finish(ctx, l))
-		}
-	}
-	return errors.Join(errs...)
 }
 
 // sweepAt has the named agents, if anything of the service is left there, do away with it. That they cannot is an error.
@@ -122,11 +117,13 @@ func (s *services) sweepAt(ctx context.Context, service string, agents ...string
 func (s *services) finish(ctx context.Context, l leftoverRecord) error {
 	ctx, cancel := context.WithTimeout(ctx, leftoverTimeout)
 	defer cancel()
-	task, err := s.leftoverTask(ctx, l)
-	if err == nil {
-		err = s.agents.callOnce(ctx, l.Agent, task)
+	fate, err := s.askLeftover(ctx, l)
+	if fate == failover.Renew {
+		if l, err = s.renew(ctx, l); err == nil {
+			fate, err = s.askLeftover(ctx, l)
+		}
 	}
-	if err != nil && !errors.Is(err, errRefused) {
+	if fate != failover.Forget {
 		return fmt.Errorf("what %s has left of service %s: %w", l.Agent, l.Service, err)
 	}
 	var now leftoverRecord
@@ -139,6 +136,46 @@ func (s *services) finish(ctx context.Context, l leftoverRecord) error {
 	}
 	s.logger.Info("nothing is left to do", "agent", l.Agent, "service", l.Service, "what", l.What, "why", l.Why)
 	return nil
+}
+
+// askLeftover has the agent do it, and says what becomes of it then; with an error it is not forgotten.
+func (s *services) askLeftover(ctx context.Context, l leftoverRecord) (failover.Fate, error) {
+	owner, _, err := s.store.Owner(ctx, l.Service)
+	if err != nil && !errors.Is(err, cluster.ErrNotFound) {
+		return failover.Keep, err
+	}
+	if stateOf(serviceRecord{}, owner).Outdated(l.left()) {
+		return failover.Forget, nil
+	}
+	task, err := s.leftoverTask(ctx, l)
+	if err == nil {
+		err = s.agents.callOnce(ctx, l.Agent, task)
+	}
+	switch {
+	case err == nil:
+		return l.left().Answered(failover.Done), nil
+	case errors.Is(err, errRefused):
+		return l.left().Answered(failover.Refused), err
+	}
+	return l.left().Answered(failover.Unknown), err
+}
+
+// renew gives a leftover a fresh epoch, unless it is another one by now.
+func (s *services) renew(ctx context.Context, l leftoverRecord) (leftoverRecord, error) {
+	epoch, err := s.store.NextEpoch(ctx)
+	if err != nil {
+		return l, err
+	}
+	renewed := l
+	renewed.Epoch = epoch
+	err = update(ctx, s.store, l.key(), func(now *leftoverRecord) error {
+		if now.Epoch != l.Epoch {
+			return errors.New("something else is left there by now")
+		}
+		*now = renewed
+		return nil
+	})
+	return renewed, err
 }
 
 func (s *services) leftoverTask(ctx context.Context, l leftoverRecord) (*pb.SessionResponse, error) {

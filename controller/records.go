@@ -11,6 +11,7 @@ import (
 
 	pb "github.com/godwit-project/godwit/api/godwit/v1"
 	"github.com/godwit-project/godwit/cluster"
+	"github.com/godwit-project/godwit/controller/failover"
 	"github.com/godwit-project/godwit/migration"
 )
 
@@ -28,10 +29,10 @@ const (
 
 // The phases of a service, as users see them. Migrating is derived from the active key.
 const (
-	serviceStarting = "starting"
-	serviceRunning  = "running"
-	serviceFailed   = "failed"
-	serviceDeleting = "deleting"
+	serviceStarting = failover.Starting
+	serviceRunning  = failover.Running
+	serviceFailed   = failover.Failed
+	serviceDeleting = failover.Deleting
 )
 
 // agentRecord is what is known of an agent also while it is not connected.

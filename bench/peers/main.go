@@ -47,7 +47,7 @@ func main() {
 		err = b.all(*only)
 	}
 	if err == nil && tables.Len() > 0 {
-		err = replaceTables(*doc, tables.String())
+		err = tablesAt().Replace(*doc, tables.String())
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "peers:", err)

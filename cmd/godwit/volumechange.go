@@ -155,10 +155,7 @@ func (a *app) changeVolume(ctx context.Context, c volumeChange) error {
 	}
 	request := &godwitv1.ChangeVolumeRequest{Service: service, Volume: volume, Size: c.size}
 	if c.file != "" {
-		bar := &taskBar{app: a, doing: "upload", started: a.now()}
-		request.Image, err = client.Upload(ctx, c.file, bar.show)
-		bar.end()
-		if err != nil {
+		if request.Image, err = a.uploadImage(ctx, client, c.file); err != nil {
 			return err
 		}
 	}

@@ -94,10 +94,7 @@ func (a *app) createVolume(ctx context.Context, flags volumeCreate) error {
 	defer client.Close()
 	request := &godwitv1.CreateVolumeRequest{Name: flags.name, Size: size, Site: flags.site, Host: flags.host, Devices: devices}
 	if flags.image != "" {
-		bar := &taskBar{app: a, doing: "upload", started: a.now()}
-		request.Image, err = client.Upload(ctx, flags.image, bar.show)
-		bar.end()
-		if err != nil {
+		if request.Image, err = a.uploadImage(ctx, client, flags.image); err != nil {
 			return err
 		}
 	}
@@ -114,6 +111,13 @@ func (a *app) createVolume(ctx context.Context, flags volumeCreate) error {
 	}
 	a.printf("volume %s %s: %s on host %s of site %s\n", flags.name, outcome, api.FormatSize(volume.GetSize()), volume.GetHost(), volume.GetSite())
 	return nil
+}
+
+// uploadImage shows how far the file is, and returns the name that the controller has for it.
+func (a *app) uploadImage(ctx context.Context, client *api.Client, file string) (blob string, err error) {
+	bar := &taskBar{app: a, doing: "upload", started: a.now()}
+	defer bar.end()
+	return client.Upload(ctx, file, bar.show)
 }
 
 // devicesOf reads what --device says: a path for all sites that are not named, and for each of those one.
