@@ -41,10 +41,11 @@ var rooms = map[string]room{
 	// The participants: they know neither each other nor who drives them, so that each can be replaced alone.
 	"server":                {may: "server/memcheck", why: "what a platform of virtual servers must do"},
 	"server/memcheck":       {why: "compares two memories over a connection; it knows no machine"},
-	"server/qemu":           {may: "server server/memcheck server/qemu/qmp", why: "one platform; the agent chooses it"},
+	"server/oomscore":       {why: "of use to whoever starts programs"},
+	"server/qemu":           {may: "server server/memcheck server/oomscore server/qemu/qmp", why: "one platform; the agent chooses it"},
 	"server/qemu/qmp":       {why: "a client for QEMU's protocol; of use to anybody"},
 	"server/process":        {tests: "examples", why: "runs WebAssembly processes; it knows neither endpoints nor who hosts them"},
-	"server/native":         {why: "runs any program and moves it as a whole, by CRIU; it knows neither endpoints nor who hosts them"},
+	"server/native":         {may: "server/oomscore", why: "runs any program and moves it as a whole, by CRIU; it knows neither endpoints nor who hosts them"},
 	"storage":               {may: "storage/changes storage/disk storage/disk/vfs storage/journal storage/nbd storage/wire", tests: "storage/disk/disktest", why: "volumes: the agent gives them their connections"},
 	"storage/changes":       {why: "what the other end lacks, cut into epochs: pure, so that it can be simulated"},
 	"storage/journal":       {may: "storage/changes", why: "the replica's epochs on disk, over a file system that it declares itself"},

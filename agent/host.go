@@ -95,7 +95,7 @@ func openHost(ctx context.Context, c hostConfig) (_ *host, err error) {
 	}
 	h.unwatch = h.platform.Watch(h.changed)
 	h.resumeReplication(ctx)
-	h.reviver = &reviver{status: h.platform.Status, start: h.goOn, free: h.store.Free, logger: c.logger}
+	h.reviver = &reviver{status: h.platform.Status, start: h.goOn, short: h.short, logger: c.logger}
 	h.background.Go(h.reviveAll)
 	return h, nil
 }

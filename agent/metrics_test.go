@@ -44,31 +44,42 @@ func (e *end) scrape() string {
 	return string(text)
 }
 
-func TestTheFiguresSayWhatClientsDidAndHowFarTheReplicaIs(t *testing.T) {
+// guest does with a volume what a guest would, over NBD; nothing of that may fail.
+func (e *end) guest(volume string, commands ...string) {
+	e.t.Helper()
 	program, err := exec.LookPath("qemu-io")
 	if err != nil {
-		t.Skip("a client is needed: ", err)
+		e.t.Skip("a client is needed: ", err)
 	}
+	v, err := e.store.Volume(volume)
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	dir, err := os.MkdirTemp("", "guest-*") // the path of a socket is short by law
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	e.t.Cleanup(func() { os.RemoveAll(dir) })
+	socket := filepath.Join(dir, "s")
+	if err := v.Serve(socket); err != nil {
+		e.t.Fatal(err)
+	}
+	argv := []string{"-f", "raw"}
+	for _, c := range commands {
+		argv = append(argv, "-c", c)
+	}
+	ctx, cancel := context.WithTimeout(e.t.Context(), soon)
+	defer cancel()
+	if out, err := exec.CommandContext(ctx, program, append(argv, "nbd+unix:///?socket="+socket)...).CombinedOutput(); err != nil {
+		e.t.Fatalf("qemu-io: %v: %s", err, out)
+	}
+}
+
+func TestTheFiguresSayWhatClientsDidAndHowFarTheReplicaIs(t *testing.T) {
 	p := newPair(t)
 	p.fill(random(1 << 20))
 	p.protected(p.here, p.there, 5)
-	v, err := p.here.store.Volume("shop.root")
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir, err := os.MkdirTemp("", "metrics-*") // the path of a socket is short by law
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	socket := filepath.Join(dir, "s")
-	if err := v.Serve(socket); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.CommandContext(t.Context(), program, "-f", "raw", "-c", "write 0 64k", "-c", "write 64k 4k", "-c", "read 0 128k", "-c", "flush", "nbd+unix:///?socket="+socket)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("qemu-io: %v: %s", err, out)
-	}
+	p.here.guest("shop.root", "write 0 64k", "write 64k 4k", "read 0 128k", "flush")
 	text := p.here.scrape()
 	for _, want := range []string{
 		`godwit_agent_volume_requests_total{kind="write",volume="shop.root"} 2`,

@@ -10,6 +10,7 @@ import (
 
 	pb "github.com/godwit-project/godwit/api/godwit/v1"
 	"github.com/godwit-project/godwit/server"
+	"github.com/godwit-project/godwit/storage"
 )
 
 const (
@@ -26,7 +27,7 @@ const (
 type reviver struct {
 	status func(ctx context.Context, service string) (server.Status, error)
 	start  func(ctx context.Context, service string) error
-	free   func() (int64, error)
+	short  func(service string) (bool, error) // it is known that the disk has no room yet
 	logger *slog.Logger
 	next   map[string]attempt
 }
@@ -37,7 +38,7 @@ type attempt struct {
 	pause time.Duration
 }
 
-// look lets a guest go on if it is stopped, there is room, and the last attempt was not a moment ago.
+// look lets a guest go on if it is stopped, there may be room, and the last attempt was not a moment ago.
 func (r *reviver) look(ctx context.Context, service string, now time.Time) error {
 	st, err := r.status(ctx, service)
 	if err != nil || !st.Stalled {
@@ -54,14 +55,14 @@ func (r *reviver) look(ctx context.Context, service string, now time.Time) error
 		r.logger.Error("a virtual server is stopped, because a disk took no write", "service", service, "cause", st.Err)
 		a.pause = reviveEvery
 	}
-	free, err := r.free()
+	short, err := r.short(service)
 	if err != nil {
 		return err
 	}
 	if r.next == nil {
 		r.next = make(map[string]attempt)
 	}
-	if free < roomToWrite {
+	if short {
 		r.next[service] = attempt{at: now.Add(reviveEvery), pause: reviveEvery}
 		return nil
 	}
@@ -70,6 +71,38 @@ func (r *reviver) look(ctx context.Context, service string, now time.Time) error
 		return fmt.Errorf("let service %s go on: %w", service, err)
 	}
 	return nil
+}
+
+// short says whether there is no sense in trying yet: a volume of the service that lies in the store's file system found no room there, and there
+// is none still. Of all other disks (block devices, thin ones too, and external ones) the host does not know the room, and that of its own
+// file system says nothing of it: there an attempt is what finds out. A replica that has no room stops nobody: its link breaks.
+func (h *host) short(service string) (bool, error) {
+	spec, err := h.specOf(service)
+	if err != nil {
+		return false, err
+	}
+	for _, s := range lying(spec) {
+		v, err := h.store.Volume(volumeName(service, s))
+		if err != nil || v.Status().Device || !foundNoRoom(v.Alerts()) {
+			continue // what is damaged or not there says itself why
+		}
+		free, err := h.store.Free()
+		return free < roomToWrite, err
+	}
+	return false, nil
+}
+
+// foundNoRoom says whether that was the matter with the write that failed last. Alerts come with the last first.
+func foundNoRoom(all []storage.Alert) bool {
+	for _, a := range all {
+		switch a.Kind {
+		case storage.FaultNoSpace:
+			return true
+		case storage.FaultWrite, storage.FaultFailed:
+			return false
+		}
+	}
+	return false
 }
 
 // reviveAll looks at all services that run here, until the host is closed.
@@ -97,10 +130,8 @@ func (h *host) reviveAll() {
 
 // goOn starts a machine that is there. One that was stopped to be handed over refuses.
 func (h *host) goOn(ctx context.Context, service string) error {
-	var raw []byte
-	h.book.view(service, func(e entry) { raw = e.Spec })
-	spec := new(pb.ServiceSpec)
-	if err := protojson.Unmarshal(raw, spec); err != nil {
+	spec, err := h.specOf(service)
+	if err != nil {
 		return err
 	}
 	m, err := h.machine(ctx, spec)
@@ -108,4 +139,15 @@ func (h *host) goOn(ctx context.Context, service string) error {
 		return err
 	}
 	return h.platform.Start(ctx, m)
+}
+
+// specOf is what a service that runs here was started with.
+func (h *host) specOf(service string) (*pb.ServiceSpec, error) {
+	var raw []byte
+	h.book.view(service, func(e entry) { raw = e.Spec })
+	spec := new(pb.ServiceSpec)
+	if err := protojson.Unmarshal(raw, spec); err != nil {
+		return nil, fmt.Errorf("read what service %s was started with: %w", service, err)
+	}
+	return spec, nil
 }

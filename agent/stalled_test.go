@@ -8,12 +8,13 @@ import (
 	"time"
 
 	"github.com/godwit-project/godwit/server"
+	"github.com/godwit-project/godwit/storage"
 )
 
 // stopped is a guest that its platform has stopped, and a disk.
 type stopped struct {
 	stalled bool
-	free    int64
+	short   bool
 	starts  int
 	err     error
 }
@@ -25,12 +26,12 @@ func (s *stopped) reviver(t *testing.T) *reviver {
 			s.starts++
 			return s.err
 		},
-		free: func() (int64, error) { return s.free, nil }, logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
+		short: func(string) (bool, error) { return s.short, nil }, logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
 	}
 }
 
 func TestAGuestGoesOnWhenThereIsRoom(t *testing.T) {
-	s := &stopped{free: 1 << 30}
+	s := &stopped{}
 	r := s.reviver(t)
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	look := func(after time.Duration, want int) {
@@ -44,17 +45,17 @@ func TestAGuestGoesOnWhenThereIsRoom(t *testing.T) {
 		}
 	}
 	look(0, 0) // it runs
-	s.stalled, s.free = true, 1<<20
+	s.stalled, s.short = true, true
 	look(reviveEvery, 0)
 	look(time.Hour, 0)
-	s.free = 1 << 30
+	s.short = false
 	look(reviveEvery, 1)
 	s.stalled = false
 	look(reviveEvery, 1)
 }
 
 func TestAGuestWhoseDiskTakesNothingIsTriedLessAndLess(t *testing.T) {
-	s := &stopped{stalled: true, free: 1 << 30}
+	s := &stopped{stalled: true}
 	r := s.reviver(t)
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	for range 300 { // ten minutes
@@ -70,5 +71,27 @@ func TestAGuestWhoseDiskTakesNothingIsTriedLessAndLess(t *testing.T) {
 	now = now.Add(3 * reviveLast)
 	if err := r.look(t.Context(), "shop", now); !errors.Is(err, s.err) {
 		t.Errorf("the failure of an attempt: %v", err)
+	}
+}
+
+func TestRoomMattersIfTheLastWriteFoundNone(t *testing.T) {
+	for _, c := range []struct {
+		kinds []string // the last first
+		want  bool
+	}{
+		{nil, false},
+		{[]string{storage.FaultNoSpace}, true},
+		{[]string{storage.FaultRead, storage.FaultCorrupt, storage.FaultNoSpace, storage.FaultWrite}, true},
+		{[]string{storage.FaultWrite, storage.FaultNoSpace}, false},
+		{[]string{storage.FaultFailed, storage.FaultNoSpace}, false},
+		{[]string{storage.FaultRepaired}, false},
+	} {
+		var all []storage.Alert
+		for _, kind := range c.kinds {
+			all = append(all, storage.Alert{Kind: kind})
+		}
+		if got := foundNoRoom(all); got != c.want {
+			t.Errorf("%q: %v", c.kinds, got)
+		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -92,6 +93,41 @@ func TestALabComesUpShowsItselfAndLeavesNothing(t *testing.T) {
 	}
 	if _, err := Open("t-up"); !errors.Is(err, ErrNotUp) {
 		t.Errorf("open after down: %v", err)
+	}
+}
+
+// What somebody has open who starts a lab ends with him, and not with the lab: a lock, or a pipe that somebody reads to its end.
+func TestALabKeepsNothingOpenOfWhoStartsIt(t *testing.T) {
+	file, err := os.Create(filepath.Join(t.TempDir(), "inherited"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	inherited, err := syscall.Dup(int(file.Fd())) // which programs get that are started, as a shell's are
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Close(inherited)
+	l := up(t, Config{Name: "t-open"})
+	st := status(t, l)
+	pids := []int{st.Pid}
+	for _, p := range st.Processes {
+		pids = append(pids, p.Pid)
+	}
+	if len(pids) != 7 {
+		t.Errorf("looked at %d processes", len(pids))
+	}
+	for _, pid := range pids {
+		dir := fmt.Sprintf("/proc/%d/fd", pid)
+		all, err := os.ReadDir(dir)
+		if err != nil || len(all) < 3 {
+			t.Fatalf("process %d has %d descriptors: %v", pid, len(all), err)
+		}
+		for _, fd := range all {
+			if to, _ := os.Readlink(filepath.Join(dir, fd.Name())); to == file.Name() {
+				t.Errorf("process %d has %s as descriptor %s", pid, to, fd.Name())
+			}
+		}
 	}
 }
 

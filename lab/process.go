@@ -8,9 +8,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/godwit-project/godwit/lab/namespace"
 )
@@ -144,6 +147,22 @@ func (p *program) status() Process {
 		s.Pid = p.mu.process.Pid
 	}
 	return s
+}
+
+// keepDescriptors makes what this process was given open by who started it, beyond input, output and error, something that it hands on to nobody. A
+// daemon of the lab would keep it for as long as it runs: somebody's lock, or the end of a pipe that somebody reads to its end. (What
+// Go opens by itself is never handed on.)
+func keepDescriptors() error {
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return fmt.Errorf("keep descriptors from programs: %w", err)
+	}
+	for _, e := range entries {
+		if fd, err := strconv.Atoi(e.Name()); err == nil && fd > 2 {
+			unix.CloseOnExec(fd)
+		}
+	}
+	return nil
 }
 
 // startIn starts a command in a namespace.

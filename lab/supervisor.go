@@ -57,6 +57,9 @@ func Supervise(ctx context.Context, cfg Config) error {
 		cfg: cfg, dir: dirOf(cfg.Name), log: slog.New(slog.NewTextHandler(os.Stderr, nil)), started: time.Now(), stop: stop,
 	}
 	s.commands = commands{binary: cfg.Binary, dir: s.dir}
+	if err := keepDescriptors(); err != nil { // Up has done so, but this may be somebody else's doing
+		return fmt.Errorf("supervise lab %s: %w", cfg.Name, err)
+	}
 	s.mu.provider = &provider{}
 	s.mu.off = make(map[string]bool)
 	s.mu.news = make(chan struct{})

@@ -128,6 +128,9 @@ func (l *Lab) launch(ctx context.Context, progress func(string)) error {
 		return fmt.Errorf("open the supervisor's log: %w", err)
 	}
 	defer out.Close()
+	if err := keepDescriptors(); err != nil {
+		return fmt.Errorf("start the supervisor: %w", err)
+	}
 	cmd := exec.Command(l.cfg.Binary, "lab", "supervise", "--config", configPath(l.dir))
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = out, out

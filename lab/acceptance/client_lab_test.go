@@ -58,7 +58,7 @@ type prober struct {
 // probe connects a client. It is told to end at the end of the test at the latest.
 func (w *world) probe(t *testing.T) *prober {
 	t.Helper()
-	p := &prober{cmd: w.command(t.Context(), "lab", "probe", "--name", w.name, address+":7000", "-o", "json")}
+	p := &prober{cmd: w.alongside(t, "lab", "probe", "--name", w.name, address+":7000", "-o", "json")}
 	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.err
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -114,7 +114,7 @@ func (w *world) background(t *testing.T, dir, script string, args ...string) (sa
 		t.Fatal(err)
 	}
 	defer file.Close()
-	cmd := w.command(t.Context(), append([]string{"lab", "exec", "--name", w.name, "client", "bash", "-c", script, address}, args...)...)
+	cmd := w.alongside(t, append([]string{"lab", "exec", "--name", w.name, "client", "bash", "-c", script, address}, args...)...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, file, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {

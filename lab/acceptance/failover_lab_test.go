@@ -19,6 +19,7 @@ type copyView struct {
 	Connected, Complete, Resyncing                    bool
 	Lag, Tail                                         int64
 	Epoch                                             uint64
+	PointTime                                         time.Time
 }
 
 // protectedBy is the usual service with a standing replica at the other site.
@@ -44,6 +45,17 @@ func (w *world) inStep(t *testing.T, site, mode string) {
 		from, to := c[site], c[otherSite(site)]
 		if len(c) != 2 || from.Role != "primary" || from.Mode != mode || !from.Connected || from.Resyncing || to.Role != "replica" || !to.Complete || !to.Connected {
 			return fmt.Sprintf("the replica is not in step with %s: %+v", site, c)
+		}
+		return ""
+	})
+}
+
+// shipped waits until the replica has all that the service's site had at a moment.
+func (w *world) shipped(t *testing.T, site string, moment time.Time) {
+	t.Helper()
+	eventually(t, time.Minute, func() string {
+		if c := w.copies(t)[site]; c.PointTime.Before(moment) {
+			return fmt.Sprintf("the replica is not where %s was at %v: %+v", site, moment, c)
 		}
 		return ""
 	})

@@ -71,7 +71,7 @@ func (w *world) whileIt(t *testing.T, i interruption, from, to string, act func(
 func (w *world) failoverThrough(t *testing.T, i interruption, to string) (told string) {
 	t.Helper()
 	w.mayFailOver(t)
-	cmd := w.command(t.Context(), "failover", service)
+	cmd := w.alongside(t, "failover", service)
 	var said strings.Builder
 	cmd.Stdout, cmd.Stderr = &said, &said
 	ended := make(chan error, 1)

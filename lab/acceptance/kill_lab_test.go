@@ -100,7 +100,7 @@ func usual(what string) []string {
 // happen moves the service once, lets the accident happen, and checks everything. It says whether the phase was hit.
 func (a accident) happen(t *testing.T, w *world, stable map[string]inventory, attempt int) (hit bool) {
 	t.Helper()
-	const patience = 2 * time.Minute
+	const atMost = 2 * time.Minute
 	from := w.site(t)
 	to := otherSite(from)
 	p := w.probe(t)
@@ -108,7 +108,7 @@ func (a accident) happen(t *testing.T, w *world, stable map[string]inventory, at
 	defer log.Close()
 	w.pids = w.daemons(t)
 	started := time.Now()
-	cmd := w.command(t.Context(), "migrate", service, "--to", to)
+	cmd := w.alongside(t, "migrate", service, "--to", to)
 	var said strings.Builder
 	cmd.Stdout, cmd.Stderr = &said, &said
 	if err := cmd.Start(); err != nil {
@@ -135,7 +135,7 @@ func (a accident) happen(t *testing.T, w *world, stable map[string]inventory, at
 	}
 	err := cmd.Wait()
 	var m migrationView
-	eventually(t, patience, func() string {
+	eventually(t, atMost, func() string {
 		if m = w.migration(t, ""); !m.ended() {
 			return "the migration has not ended: " + m.story()
 		}
@@ -280,7 +280,8 @@ func (l *phaseLog) await(t *testing.T, phase string, limit time.Duration) {
 func (l *phaseLog) awaitLine(t *testing.T, what string, limit time.Duration, is func(line string) bool) {
 	t.Helper()
 	const pause = time.Millisecond
-	for deadline := time.Now().Add(limit); time.Now().Before(deadline); {
+	until, why := patience(t, limit)
+	for time.Now().Before(until) {
 		line, err := l.read.ReadString('\n')
 		l.part += line
 		if err != nil {
@@ -292,7 +293,7 @@ func (l *phaseLog) awaitLine(t *testing.T, what string, limit time.Duration, is 
 			return
 		}
 	}
-	t.Fatalf("%s says nothing of %s within %v", filepath.Base(l.file.Name()), what, limit)
+	t.Fatalf("%s: %s says nothing of %s", why, filepath.Base(l.file.Name()), what)
 }
 
 func reached(line, phase string) bool {

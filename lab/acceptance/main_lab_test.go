@@ -143,7 +143,11 @@ func (w *world) run(ctx context.Context, change func(*exec.Cmd), args ...string)
 	if change != nil {
 		change(cmd)
 	}
-	return finish(cmd)
+	r := finish(cmd)
+	if r.code != 0 && ctx.Err() != nil {
+		r.err += context.Cause(ctx).Error()
+	}
+	return r
 }
 
 func finish(cmd *exec.Cmd) result {
@@ -161,7 +165,9 @@ func finish(cmd *exec.Cmd) result {
 // godwit calls the binary.
 func (w *world) godwit(t *testing.T, args ...string) result {
 	t.Helper()
-	return w.run(t.Context(), nil, args...)
+	ctx, cancel := during(t)
+	defer cancel()
+	return w.run(ctx, nil, args...)
 }
 
 // must calls the binary, which has to succeed, and returns what it printed.
@@ -198,14 +204,14 @@ type listOf[T any] struct{ Items []T }
 func eventually(t *testing.T, limit time.Duration, done func() (missing string)) {
 	t.Helper()
 	const pause = 100 * time.Millisecond
-	deadline := time.Now().Add(limit)
+	until, why := patience(t, limit)
 	for {
 		missing := done()
 		if missing == "" {
 			return
 		}
-		if time.Now().After(deadline) {
-			t.Fatalf("after %v: %s", limit, missing)
+		if time.Now().After(until) {
+			t.Fatalf("%s: %s", why, missing)
 		}
 		time.Sleep(pause)
 	}

@@ -97,11 +97,13 @@ func TestAServiceMovesThereAndBackAndItsClientLosesNothing(t *testing.T) {
 	t.Run("a service is deleted with all that was made for it, also after a migration that was aborted", func(t *testing.T) {
 		w.must(t, "migrate", service, "--to", "east", "--prepare")
 		w.must(t, "migration", "abort", w.migration(t, "").Name)
-		const patience = time.Minute
-		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		const soon = time.Minute
+		ctx, stop := during(t)
+		defer stop()
+		ctx, cancel := context.WithTimeout(ctx, soon)
 		defer cancel()
 		if r := w.run(ctx, nil, "delete", "service", service); r.code != 0 {
-			t.Fatalf("delete, for at most %v: %v", patience, r)
+			t.Fatalf("delete, for at most %v: %v", soon, r)
 		}
 		w.nothingLeft(t, empty)
 	})

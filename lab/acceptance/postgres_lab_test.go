@@ -34,7 +34,9 @@ func postgresImage(t *testing.T) string {
 	if err := os.MkdirAll(cache, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := exec.CommandContext(t.Context(), "../guest/postgres/build.sh", image).CombinedOutput(); err != nil {
+	ctx, cancel := during(t)
+	defer cancel()
+	if out, err := exec.CommandContext(ctx, "../guest/postgres/build.sh", image).CombinedOutput(); err != nil {
 		if bytes.Contains(out, []byte("apt-get update")) {
 			t.Skipf("Debian's archive cannot be reached: %s", out)
 		}
@@ -44,9 +46,13 @@ func postgresImage(t *testing.T) string {
 }
 
 // sql asks the database, from the client's node.
-func (w *world) sql(t *testing.T, statement string) result {
+func (w *world) sql(t *testing.T, statements ...string) result {
 	t.Helper()
-	return w.exec(t, "client", "timeout", "30", "env", "PGCONNECT_TIMEOUT=5", "psql", "-h", address, "-U", "postgres", "-XqAt", "-v", "ON_ERROR_STOP=1", "-c", statement)
+	argv := []string{"timeout", "30", "env", "PGCONNECT_TIMEOUT=5", "psql", "-h", address, "-U", "postgres", "-XqAt", "-v", "ON_ERROR_STOP=1"}
+	for _, s := range statements {
+		argv = append(argv, "-c", s)
+	}
+	return w.exec(t, "client", argv...)
 }
 
 // number is the answer to a statement that has one.
@@ -142,7 +148,8 @@ func (w *world) commitUntilTheSiteIsLost(t *testing.T, from, mode string) {
 		}
 		return ""
 	})
-	if mode == "async" { // what is not shipped is lost, and what is shipped has to be a database still
+	if mode == "async" { // what is not shipped is lost, and what is shipped has to be a database still, with something of both
+		w.shipped(t, from, time.Now())
 		w.must(t, "lab", "link", "--name", w.name, "cut", to)
 		committedUpTo(lastNumber(t, said) + unshipped)
 	}

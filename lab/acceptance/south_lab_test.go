@@ -70,7 +70,7 @@ func (s *south) begin(t *testing.T, before string, env []string, role string, fl
 	}
 	argv := append([]string{"lab", "exec", "--name", s.w.name, "witness", unshare, "--mount", shell, "-c", before + ` && exec env "$@"`, "south"}, env...)
 	argv = append(argv, s.w.binary, "agent", "--data", filepath.Join(s.dir, role))
-	cmd := s.w.command(t.Context(), append(argv, flags...)...)
+	cmd := s.w.alongside(t, append(argv, flags...)...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {

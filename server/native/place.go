@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+
+	"github.com/godwit-project/godwit/server/oomscore"
 )
 
 // ErrEnded says that the program of a place has ended.
@@ -102,7 +104,7 @@ func (p *Place) open() (err error) {
 	if err := p.cmd.Start(); err != nil {
 		return errors.Join(err, toShepherd.Close(), answers.Close(), output.Close())
 	}
-	expendable(p.cmd.Process.Pid) // before it starts anything
+	oomscore.Expose(p.cmd.Process.Pid) // before it starts anything
 	p.wg.Go(func() {
 		_, _ = io.Copy(p.o.Output, output) // until the last one that could write has ended
 		_ = output.Close()

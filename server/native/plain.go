@@ -4,12 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"os/exec"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/godwit-project/godwit/server/oomscore"
 )
 
 // endTime is how long a program is given to end by itself.
@@ -32,7 +32,7 @@ func Run(path string, arguments, env []string, output io.Writer) (*Plain, error)
 	if err := p.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", path, err)
 	}
-	expendable(p.PID())
+	oomscore.Expose(p.PID())
 	go func() { // until the program has ended: see Close
 		err := p.cmd.Wait()
 		if err == nil {
@@ -44,14 +44,6 @@ func Run(path string, arguments, env []string, output io.Writer) (*Plain, error)
 		close(p.ended)
 	}()
 	return p, nil
-}
-
-// expendable takes from a program what protects its node from the kernel when memory is short (OOMScoreAdjust of the agent's unit): it has inherited that.
-func expendable(pid int) {
-	file := fmt.Sprintf("/proc/%d/oom_score_adj", pid)
-	if b, err := os.ReadFile(file); err == nil && strings.HasPrefix(string(b), "-") {
-		_ = os.WriteFile(file, []byte("0"), 0) // it may have ended
-	}
 }
 
 // PID returns the process id of the program.

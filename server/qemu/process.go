@@ -13,6 +13,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/godwit-project/godwit/server/oomscore"
 )
 
 const (
@@ -43,6 +45,7 @@ func spawn(binary, dir string, arguments []string) (*process, error) {
 		return nil, err
 	}
 	pid := cmd.Process.Pid
+	oomscore.Expose(pid)
 	if err := cmd.Process.Release(); err != nil {
 		return nil, err
 	}
