@@ -39,6 +39,7 @@ func (g *Group) send(l *groupLink) error {
 			}
 		}
 		l.began, l.stalled = time.Now(), 0
+		g.enc.SetEffort(l.effort(l.began))
 		for i := range g.members {
 			if err := g.handOver(l, i); err != nil {
 				return err
@@ -69,6 +70,7 @@ func (g *Group) send(l *groupLink) error {
 func (g *Group) nextCut(l *groupLink) (number uint64, cut time.Time, keeps []*keep, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	idle := time.Now()
 	for {
 		if l.broken {
 			return 0, cut, nil, ErrLink
@@ -97,6 +99,9 @@ func (g *Group) nextCut(l *groupLink) (number uint64, cut time.Time, keeps []*ke
 	bytes, _ := g.tracker.Written()
 	internal := g.tracker.Cut()
 	cut = time.Now()
+	if l.rested = cut.Sub(idle); g.wanted >= internal {
+		l.rested = 0
+	}
 	first := g.firstWrite
 	if first.IsZero() {
 		first = cut

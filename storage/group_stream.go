@@ -63,11 +63,20 @@ func (g *Group) flush(l *groupLink) error {
 	_, err := l.conn.Write(l.out)
 	now := time.Now()
 	l.stalled += now.Sub(start)
-	if 2*l.stalled < now.Sub(l.began) {
-		g.enc.SetEffort(wire.Hurried)
-	} else {
-		g.enc.SetEffort(wire.Thorough)
-	}
+	g.enc.SetEffort(l.effort(now))
 	l.out = l.out[:0]
 	return err
+}
+
+// idleShare: a link on which an epoch is under way for less than this part of the rest before it counts as idle.
+const idleShare = 4
+
+// effort is what compression is worth: little where the link is not what is waited for, or where nobody waits and the link is idle
+// most of the time.
+func (l *groupLink) effort(now time.Time) wire.Effort {
+	took := now.Sub(l.began)
+	if 2*l.stalled < took || idleShare*took < l.rested {
+		return wire.Hurried
+	}
+	return wire.Thorough
 }

@@ -27,7 +27,7 @@ func (j *Journal) Apply() (more bool, err error) {
 	}
 	j.queue = j.queue[len(batch):]
 	more = len(j.queue) > 0
-	due := j.unsynced >= checkpointEvery
+	due := j.unsynced >= j.log.sizes.checkpoint
 	j.mu.Unlock()
 	if due {
 		err = j.checkpoint()
@@ -143,11 +143,20 @@ func (j *Journal) Settle() error {
 	}
 }
 
-// Checkpoint makes what is applied durable on the disks and gives back what the log needs no longer.
+// Checkpoint makes what is applied durable on the disks and gives back what the log needs no longer; more of it if there was nothing
+// to make durable.
 func (j *Journal) Checkpoint() error {
 	j.applying.Lock()
 	defer j.applying.Unlock()
-	return j.checkpoint()
+	j.mu.Lock()
+	idle := j.unsynced == 0 && j.errLocked() == nil
+	j.mu.Unlock()
+	if !idle {
+		return j.checkpoint()
+	}
+	j.writing.Lock()
+	defer j.writing.Unlock()
+	return j.log.trim()
 }
 
 func (j *Journal) checkpoint() error {

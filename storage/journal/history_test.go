@@ -60,7 +60,11 @@ func (m *model) open(complete bool) error {
 		disks[i] = d
 	}
 	var err error
-	m.j, err = Open(m.fs, disks, complete)
+	sizes := usualSizes()
+	if m.rng.IntN(2) == 0 { // with files that are soon full
+		sizes.file, sizes.spare, sizes.idle, sizes.checkpoint = 16<<10, 64<<10, 8<<10, 32<<10
+	}
+	m.j, err = open(m.fs, disks, complete, sizes)
 	return err
 }
 

@@ -15,12 +15,8 @@ var (
 	ErrOrder = errors.New("epoch out of order")
 )
 
-const (
-	// applyBatch is how much of the log one Apply takes, in bytes, unless a single epoch is larger.
-	applyBatch = 16 << 20
-	// checkpointEvery is how much is applied before the disks are synced and log files given back, in bytes.
-	checkpointEvery = logSize / 2
-)
+// applyBatch is how much of the log one Apply takes, in bytes, unless a single epoch is larger.
+const applyBatch = 16 << 20
 
 // Point is the last consistent point of a group.
 type Point struct {
@@ -71,6 +67,10 @@ type Journal struct {
 // Open opens the replica in dir, or makes one there: complete says that the disks, if it is made now, hold a consistent point
 // already. Everything that was committed is there afterwards; what is not applied yet, [Journal.Apply] does.
 func Open(dir FS, disks []Disk, complete bool) (*Journal, error) {
+	return open(dir, disks, complete, usualSizes())
+}
+
+func open(dir FS, disks []Disk, complete bool, sizes sizes) (*Journal, error) {
 	st, ok, err := loadState(dir)
 	if err != nil {
 		return nil, err
@@ -82,7 +82,7 @@ func Open(dir FS, disks []Disk, complete bool) (*Journal, error) {
 	if err := st.save(dir); err != nil {
 		return nil, err
 	}
-	j := &Journal{dir: dir, disks: disks, st: st, log: log{dir: dir, next: 1}, applied: st.Applied, appliedAt: st.Time}
+	j := &Journal{dir: dir, disks: disks, st: st, log: log{dir: dir, sizes: sizes, next: 1}, applied: st.Applied, appliedAt: st.Time}
 	j.point = Point{Lineage: st.Lineage, Epoch: st.Applied, Time: st.Time, Complete: st.Complete, Touched: st.Touched}
 	if err := j.openCuts(); err != nil {
 		return nil, errors.Join(err, j.Close())

@@ -3,6 +3,7 @@ package journal
 import (
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"slices"
 	"strconv"
@@ -12,14 +13,25 @@ import (
 
 const (
 	logPrefix = "log-"
-	// logSize is when the next epoch begins another file, in bytes. An epoch never spans two.
-	logSize = 64 << 20
-	// spareSize bounds what is kept of a file for being written again, which syncs faster than a growing one.
-	spareSize = 2 * logSize
 	// writeBuffer is how much is gathered for one write, in bytes, and writeDirect what is worth a write of its own.
 	writeBuffer = 1 << 20
 	writeDirect = 64 << 10
 )
+
+// sizes are in bytes.
+type sizes struct {
+	// file is when the next epoch begins another file. An epoch never spans two.
+	file int64
+	// spare bounds what is kept of a file for being written again, which syncs faster than a growing one, and takes a fifth less of the
+	// standby's processor time; idle does so when nothing comes.
+	spare, idle int64
+	// checkpoint is how much is applied before the disks are synced and files given back.
+	checkpoint int64
+}
+
+func usualSizes() sizes {
+	return sizes{file: 64 << 20, spare: 512 << 20, idle: 128 << 20, checkpoint: 32 << 20}
+}
 
 // epochAt is a committed epoch in the log that is not applied yet.
 type epochAt struct {
@@ -36,12 +48,12 @@ type logFile struct {
 	name string
 	seq  uint64
 	last uint64 // the last epoch committed in it
-	size int64
 }
 
 // log is where epochs are written. It is used by one goroutine at a time, except that files are read meanwhile.
 type log struct {
 	dir   FS
+	sizes sizes
 	files []*logFile // oldest first; the last is written
 	spare *logFile
 	next  uint64 // the number of the next file
@@ -97,7 +109,8 @@ func (l *log) scan(applied uint64) (epochs []epochAt, err error) {
 			return nil, fmt.Errorf("%w: %s follows epoch %d, but the log ends at %d", ErrDamaged, name, *start, last)
 		}
 		for _, e := range found {
-			last = e.number
+			// A spare file that had its new name already, and nothing of its new content, holds what is applied.
+			last = max(last, e.number)
 			if e.number > applied {
 				epochs = append(epochs, e)
 			}
@@ -122,7 +135,6 @@ func (f *logFile) scan() (epochs []epochAt, start *uint64, err error) {
 	for {
 		rec, _, err := r.next()
 		if errors.Is(err, ErrDamaged) {
-			f.size = max(f.size, e.start)
 			return epochs, &first.epoch, nil
 		}
 		if err != nil {
@@ -137,14 +149,14 @@ func (f *logFile) scan() (epochs []epochAt, start *uint64, err error) {
 		}
 		e.number, e.at, e.bytes = rec.epoch, time.Unix(0, rec.off), r.pos-e.start
 		epochs = append(epochs, e)
-		f.last, f.size = rec.epoch, r.pos
+		f.last = rec.epoch
 		e = epochAt{file: f, start: r.pos, before: r.sum}
 		records = 0
 	}
 }
 
 // full says that the next epoch begins another file. The writer alone may ask.
-func (l *log) full() bool { return len(l.files) == 0 || l.sum == 0 || l.flushed >= logSize }
+func (l *log) full() bool { return len(l.files) == 0 || l.sum == 0 || l.flushed >= l.sizes.file }
 
 // begin makes ready for an epoch; committed is the one before.
 func (l *log) begin(committed uint64) error {
@@ -173,7 +185,7 @@ func (l *log) addFile(committed uint64) error {
 		}
 		f = &logFile{File: opened}
 	}
-	f.name, f.seq, f.last, f.size = name, l.next, committed, 0
+	f.name, f.seq, f.last = name, l.next, committed
 	l.files = append(l.files, f)
 	l.next++
 	if err := l.dir.Sync(); err != nil {
@@ -239,7 +251,7 @@ func (l *log) commit(number uint64, at time.Time) (epochAt, error) {
 		return epochAt{}, err
 	}
 	f := l.current()
-	f.last, f.size = number, l.flushed
+	f.last = number
 	return epochAt{number: number, at: at, file: f, start: l.start, before: l.startSum, bytes: l.flushed - l.start}, nil
 }
 
@@ -259,7 +271,7 @@ func (l *log) retire(applied uint64) error {
 	for len(l.files) > 1 && l.files[0].last <= applied {
 		f := l.files[0]
 		l.files = l.files[1:]
-		if l.spare == nil && (f.size <= spareSize || f.Truncate(spareSize) == nil) {
+		if l.spare == nil && f.shrink(l.sizes.spare) == nil {
 			l.spare = f // its name stays until it is used again; what it holds is applied
 			continue
 		}
@@ -268,6 +280,23 @@ func (l *log) retire(applied uint64) error {
 		}
 	}
 	return nil
+}
+
+// trim gives back most of the spare file.
+func (l *log) trim() error {
+	if l.spare == nil {
+		return nil
+	}
+	return l.spare.shrink(l.sizes.idle)
+}
+
+// shrink makes a file that is not needed no larger than that.
+func (f *logFile) shrink(size int64) error {
+	var there [1]byte
+	if n, err := f.ReadAt(there[:], size); n == 0 && errors.Is(err, io.EOF) {
+		return nil
+	}
+	return f.Truncate(size)
 }
 
 func (l *log) close() error {
