@@ -87,7 +87,7 @@ var rooms = map[string]room{
 
 	// Those who drive.
 	"agent": {
-		may: "server server/memcheck server/qemu agent/dvshost agent/dvshost/balance storage network wan cluster/identity api api/godwit/v1 api/godwit/v1/godwitv1connect migration",
+		may: "server server/memcheck server/qemu agent/dvshost agent/dvshost/balance agent/dvshost/policy storage network wan cluster/identity api api/godwit/v1 api/godwit/v1/godwitv1connect migration",
 		why: "wires the participants to the controllers; of migration it takes the names of steps; the store is the controllers' alone",
 	},
 	"controller": {
@@ -97,8 +97,9 @@ var rooms = map[string]room{
 	"controller/failover": {why: "what is decided of a failover, pure: simulated with crashes at every step"},
 
 	"agent/dvshost/balance": {why: "which process leaves a node that has too much to do: pure, so that it can be simulated"},
+	"agent/dvshost/policy":  {may: "dvs/node dvs/wire", why: "who may do what in which container: a file in, answers out"},
 	"agent/dvshost": {
-		may: "agent/dvshost/balance dvs dvs/endpoint dvs/node dvs/replica dvs/replica/coding dvs/replica/register dvs/replica/state dvs/wire migration server/native server/process", tests: "examples",
+		may: "agent/dvshost/balance agent/dvshost/policy dvs dvs/endpoint dvs/node dvs/replica dvs/replica/coding dvs/replica/register dvs/replica/state dvs/wire migration server/native server/process", tests: "examples",
 		why: "hosts WebAssembly processes on a node of the DVS, also without an agent around it: it runs the engine for moves between nodes without a controller, and knows neither controllers nor the store",
 	},
 
@@ -125,7 +126,7 @@ var rooms = map[string]room{
 	"examples/tally": {may: "dvs", why: "a customer's program: of Godwit it has the library"},
 
 	"cmd/godwit": {
-		may:   "agent agent/dvshost agent/dvshost/balance api api/godwit/v1 cluster cluster/identity controller demo dvs dvs/web lab lab/probe server/native storage/disk storage/disk/vfs storage/nbd wan",
+		may:   "agent agent/dvshost agent/dvshost/balance agent/dvshost/policy api api/godwit/v1 cluster cluster/identity controller demo dvs dvs/web lab lab/probe server/native storage/disk storage/disk/vfs storage/nbd wan",
 		why:   "parses, constructs, prints: no logic; of the participants it serves a file alone, for other people's tools, and runs the adapter for HTTP, a program of the DVS like any other",
 		tests: "api/godwit/v1/godwitv1connect examples",
 	},

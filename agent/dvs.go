@@ -14,6 +14,7 @@ import (
 
 	"github.com/godwit-project/godwit/agent/dvshost"
 	"github.com/godwit-project/godwit/agent/dvshost/balance"
+	"github.com/godwit-project/godwit/agent/dvshost/policy"
 	"github.com/godwit-project/godwit/cluster/identity"
 )
 
@@ -37,6 +38,9 @@ type DVSOptions struct {
 	Balance *balance.Limits
 	// Native is for programs that are no modules.
 	Native dvshost.NativeOptions
+	// Group and Policy say who may connect, and do what: see dvshost.NodeOptions.
+	Group  string
+	Policy *policy.Policy
 }
 
 // DVSOff is no streams.
@@ -68,7 +72,7 @@ func newDVSNode(o *DVSOptions, dir, address string, who identity.Identity, crede
 	}
 	d := &dvsNode{host: host, file: filepath.Join(dir, dvsDir, "nodes.json"), changes: make(chan map[string]string, 1), ready: make(chan struct{}), logger: logger}
 	d.options = dvshost.NodeOptions{
-		Name: who.Name, Socket: o.Socket, Listen: o.Listen, Streams: o.Streams, Balance: o.Balance, Native: o.Native, Log: logger,
+		Name: who.Name, Socket: o.Socket, Listen: o.Listen, Streams: o.Streams, Balance: o.Balance, Native: o.Native, Group: o.Group, Policy: o.Policy, Log: logger,
 		State: filepath.Join(dir, dvsDir, "state"), Cache: filepath.Join(dir, dvsDir, "modules"), Changes: d.changes,
 	}
 	if d.options.Listen == "" {

@@ -75,6 +75,12 @@ func (c *caller) Notify(to string) error {
 	}
 	r := s.routeLocked(to)
 	m := c.core.Begin(endpoint.Request{Kind: endpoint.Notify, From: c.from, To: r.id})
+	if !r.known { // nobody sends it again: it has to come after the name, which the node hears by the socket
+		if err := s.conn.Send(wire.AppendRequest(nil, m)); err != nil {
+			return fault("notify", to, errors.Join(ErrNotConnected, err))
+		}
+		return nil
+	}
 	via := r.channel
 	if r.State != endpoint.Open || s.streams[via] != nil { // nobody would send it again if the stream broke
 		via = 0

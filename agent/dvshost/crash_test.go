@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/godwit-project/godwit/agent/dvshost"
+	"github.com/godwit-project/godwit/agent/dvshost/policy"
+	"github.com/godwit-project/godwit/dvs/node"
 )
 
 // nodeSpec is the environment variable that makes this test a node, with its options in JSON.
@@ -31,6 +33,8 @@ type processOptions struct {
 	Name, Socket, Listen, Cache, State string
 	Peers                              map[string]string
 	Native                             bool // takes in native programs
+	Policy, Group                      string
+	Links                              node.LinkOptions
 }
 
 func nodeProcess(spec string) {
@@ -42,13 +46,20 @@ func nodeProcess(spec string) {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		os.Exit(1)
 	}()
-	err := dvshost.Serve(context.Background(), dvshost.NodeOptions{
+	options := dvshost.NodeOptions{
 		Name: o.Name, Socket: o.Socket, Listen: o.Listen, Cache: o.Cache, State: o.State, Peers: o.Peers,
 		Native: dvshost.NativeOptions{Shepherd: []string{"/proc/self/exe", shepherd}, Accept: o.Native},
 		Log:    slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Ready:  func(string) { fmt.Println("ready") },
-	})
-	fmt.Fprintln(os.Stderr, err)
+		Group:  o.Group, Links: o.Links,
+	}
+	if o.Policy != "" {
+		var err error
+		if options.Policy, err = policy.Parse("the policy", strings.NewReader(o.Policy), policy.MachineNames()); err != nil {
+			panic(err)
+		}
+	}
+	fmt.Fprintln(os.Stderr, dvshost.Serve(context.Background(), options))
 	os.Exit(1)
 }
 
@@ -90,8 +101,8 @@ func (n *killable) begin(t *testing.T) {
 	}
 }
 
-// startKillable runs nodes in processes of their own; a reaches b by way of a relay, which sees what a says.
-func startKillable(t *testing.T, kept bool, seen func(b []byte) verdict) (a, b *killable) {
+// startKillable runs nodes in processes of their own; a reaches b by way of a relay, which sees what a says. Their options may be changed before.
+func startKillable(t *testing.T, kept bool, seen func(b []byte) verdict, change ...func(*processOptions)) (a, b *killable) {
 	directory := t.TempDir()
 	all := map[string]*killable{}
 	for _, name := range []string{"a", "b"} {
@@ -100,6 +111,9 @@ func startKillable(t *testing.T, kept bool, seen func(b []byte) verdict) (a, b *
 		n.o = processOptions{Name: name, Socket: n.socket, Listen: freeAddress(t), Cache: built.cache, Peers: map[string]string{}}
 		if kept {
 			n.o.State = filepath.Join(directory, name+".state")
+		}
+		for _, f := range change {
+			f(&n.o)
 		}
 		all[name] = n
 	}

@@ -121,6 +121,11 @@ func (h *Host) step(ctx context.Context, k key, r StepRequest) error {
 	if from, at := h.comesFrom(k); from != "" && from != r.From && at == r.Epoch {
 		return fmt.Errorf("the standby waits for node %s, not for %s: %w", from, r.From, ErrSpeaksFor)
 	}
+	if r.Step == prepareProcess || r.Step == prepareStandby { // a move begins with them
+		if err := h.shares(k.container, r.From); err != nil {
+			return err
+		}
+	}
 	commits := r.Step == commitStandby
 	if !commits && r.Memory != h.o.book.id {
 		return refused(migration.Over, "the node has begun again, and what was prepared is gone")

@@ -50,7 +50,7 @@ func (s *served) link(all map[string]string) (map[string]*Peer, error) {
 			if s.o.Name > name {
 				dial = nil // one of the two does
 			}
-			if err := s.node.Link(name, dial); err != nil {
+			if err := s.node.LinkWith(name, dial, s.o.Links); err != nil {
 				return nil, err
 			}
 			d.linked[name] = p

@@ -61,6 +61,9 @@ func (h *Host) runReplicated(ctx context.Context, k key, module []byte, limits p
 	if len(nodes) < 3 || len(slices.Compact(slices.Clone(nodes))) != len(nodes) || !slices.Contains(nodes, h.o.Name) {
 		return ErrReplicas
 	}
+	if err := h.shares(k.container, nodes...); err != nil {
+		return err
+	}
 	m, err := h.o.Engine.Load(ctx, module)
 	if err != nil {
 		return err

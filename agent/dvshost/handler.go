@@ -103,6 +103,9 @@ func (h *Host) ofGroup(f func(context.Context, GroupSpec) error) http.HandlerFun
 		if err := speaksFor(ctx, nodes...); err != nil {
 			return nil, fmt.Errorf("group of %s: %w", g.key(), err)
 		}
+		if err := h.shares(g.Container, g.Nodes...); err != nil {
+			return nil, fmt.Errorf("group of %s: %w", g.key(), err)
+		}
 		return struct{}{}, f(ctx, g)
 	})
 }
@@ -153,7 +156,7 @@ func status(err error) int {
 	switch {
 	case errors.Is(err, ErrModule):
 		return http.StatusFailedDependency
-	case errors.Is(err, ErrSpeaksFor):
+	case errors.Is(err, ErrSpeaksFor), errors.Is(err, ErrNotShared):
 		return http.StatusForbidden
 	case errors.Is(err, node.ErrOver):
 		return http.StatusGone

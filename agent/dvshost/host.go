@@ -51,6 +51,8 @@ type Options struct {
 	Dir string
 	// Native is for programs of their own that the host starts.
 	Native NativeOptions
+	// Share says whether another node may know of a container, and take part in moves of what is in it; nil shares all with all.
+	Share func(node, container string) bool
 
 	book *book
 }

@@ -32,6 +32,9 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	if len(os.Args) == 2 && os.Args[1] == survivor {
+		runSurvivor()
+	}
 	if os.Getenv(puppetEnv) != "" {
 		runPuppet()
 	}

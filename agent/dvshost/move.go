@@ -54,6 +54,9 @@ func (h *Host) move(ctx context.Context, k key, to string, frozen bool, done *Mo
 		return err
 	}
 	peer, err := h.peerOf(to)
+	if err == nil {
+		err = h.shares(k.container, to)
+	}
 	if err != nil {
 		return err
 	}

@@ -110,6 +110,9 @@ func (h *Host) handleImage(w http.ResponseWriter, r *http.Request) {
 func (h *Host) nativeOf(r *http.Request) (*program, error) {
 	q := r.URL.Query()
 	k := key{q.Get("container"), q.Get("name")}
+	if err := h.sharesWithAsker(r.Context(), k.container); err != nil {
+		return nil, err
+	}
 	if p := h.natives.find(k); p != nil {
 		return p, nil
 	}

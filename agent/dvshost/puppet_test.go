@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -73,8 +74,18 @@ func startPuppet(t *testing.T, n *killable, container string) *puppet {
 // newPuppet runs one that is not connected.
 func newPuppet(t *testing.T) *puppet {
 	t.Helper()
+	return newPuppetAs(t, nil)
+}
+
+// newPuppetAs runs it as another user, if who is not nil.
+func newPuppetAs(t *testing.T, who *syscall.Credential) *puppet {
+	t.Helper()
 	p := &puppet{t: t, cmd: exec.Command(os.Args[0]), waiting: map[int]chan told{}}
 	p.cmd.Env, p.cmd.Stderr = append(os.Environ(), puppetEnv+"=1"), os.Stderr
+	if who != nil {
+		p.cmd.Path = "/proc/self/exe" // whoever may not pass the directory of it
+		p.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: who}
+	}
 	in, err := p.cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)

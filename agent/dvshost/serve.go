@@ -4,16 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
 	"github.com/godwit-project/godwit/agent/dvshost/balance"
+	"github.com/godwit-project/godwit/agent/dvshost/policy"
 	"github.com/godwit-project/godwit/dvs/node"
 	"github.com/godwit-project/godwit/server/process"
 )
@@ -21,7 +19,12 @@ import (
 // NodeOptions are those of a node that runs alone, or in an agent.
 type NodeOptions struct {
 	Name   string
-	Socket string            // where programs connect; people at AdminSocket
+	Socket string // where programs connect; people at AdminSocket
+	// Group, by name or number, may connect programs too; "" is nobody but the node's own user. People are that user in any case.
+	Group string
+	// Policy says which programs may enter which container and do what there, and which other nodes may know of it; nil allows all to all. What the
+	// node runs in its own process may do everything.
+	Policy *policy.Policy
 	Listen string            // HOST:PORT for other nodes; "" for none
 	Peers  map[string]string // HOST:PORT by node name
 	// Changes, unless nil, brings other nodes than Peers: each time all of them. Those that come are linked, addresses that change are used from
@@ -34,6 +37,8 @@ type NodeOptions struct {
 	Proof   *Proof // instead of TLS
 	Cache   string // directory for what is compiled; "" keeps nothing
 	State   string // directory for decisions about moves, of this node alone; "" is memory: see Serve
+	// Links is how other nodes are written to; its zero value batches, and compresses where that pays.
+	Links node.LinkOptions
 	// PeerTimeout is how long another node may be away before those who wait for its endpoints are told. Default: that of dvs/node.
 	PeerTimeout time.Duration
 	// LoadEvery is how often loads are measured. Default 1 s.
@@ -113,7 +118,7 @@ func (s *served) open(ctx context.Context) error {
 	if err := s.tls.allows(o.Listen); err != nil {
 		return err
 	}
-	if s.node, err = node.New(node.Options{Name: o.Name, PeerTimeout: o.PeerTimeout, Log: o.Log, Claim: s.claim}); err != nil {
+	if s.node, err = node.New(o.admission(node.Options{Name: o.Name, PeerTimeout: o.PeerTimeout, Log: o.Log, Claim: s.claim})); err != nil {
 		return err
 	}
 	if s.engine, err = process.NewEngine(ctx, o.Cache); err != nil {
@@ -123,20 +128,23 @@ func (s *served) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	programs, err := listenUnix(o.Socket)
+	programs, err := listenUnix(o.Socket, o.Group)
 	if err != nil {
 		return err
 	}
 	s.run(func() error { return s.node.Serve(programs) })
-	s.host, err = New(Options{Name: o.Name, Node: s.node, Socket: o.Socket, Engine: s.engine, Log: o.Log, Peers: peers, Dir: o.State, Native: o.Native})
-	if err != nil {
+	options := Options{Name: o.Name, Node: s.node, Socket: o.Socket, Engine: s.engine, Log: o.Log, Peers: peers, Dir: o.State, Native: o.Native}
+	if o.Policy != nil {
+		options.Share = o.Policy.Share
+	}
+	if s.host, err = New(options); err != nil {
 		return err
 	}
 	close(s.hosts)
 	if o.State == "" {
 		o.Log.Info("DVS node keeps its decisions about moves in memory: it has no directory for them")
 	}
-	people, err := listenUnix(AdminSocket(o.Socket))
+	people, err := listenUnix(AdminSocket(o.Socket), "")
 	if err != nil {
 		return err
 	}
@@ -218,28 +226,4 @@ func (s *served) close() {
 	if s.engine != nil {
 		_ = s.engine.Close(context.Background())
 	}
-}
-
-// listenUnix listens at a path that only this user may use. A socket that a dead node has left is replaced.
-func listenUnix(path string) (*net.UnixListener, error) {
-	if path == "" {
-		return nil, errors.New("a path for the socket is needed")
-	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, fmt.Errorf("make room for the socket: %w", err)
-	}
-	if c, err := net.Dial("unix", path); err == nil {
-		return nil, errors.Join(fmt.Errorf("a node runs at %s already", path), c.Close())
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	if err != nil {
-		return nil, fmt.Errorf("listen at %s: %w", path, err)
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		return nil, errors.Join(err, l.Close())
-	}
-	return l, nil
 }

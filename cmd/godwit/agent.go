@@ -33,10 +33,14 @@ before first copies. Without it the lines' own queues decide.
 On a host --dvs runs a node of the DVS in the agent, with the host's name and
 certificate; nobody names its peers, for the controller tells all hosts that run one
 of each other. Programs and modules in it end with the agent: drain it (godwit dvs
-drain) before you restart that. See godwit dvs --help and docs/dvs.md.`,
+drain) before you restart that. Its socket is root's alone; --dvs-group lets the
+members of a group connect programs too, and --dvs-policy says which programs and
+which hosts may do what in which container. See godwit dvs --help, godwit dvs policy
+--help and docs/dvs.md.`,
 		Example: `  godwit agent --address 198.51.100.2:7444
   godwit agent --address 198.51.100.2:7444 --wan-limit 900mbit
   godwit agent --address 198.51.100.2:7444 --dvs
+  godwit agent --address 198.51.100.2:7444 --dvs --dvs-group dvs --dvs-policy /etc/godwit/dvs.yaml
   godwit agent --address 198.51.100.1:7444 --uplink-address 192.0.2.2 --bgp-neighbor 192.0.2.1 --asn 64500`,
 		Args: arguments(0, 0, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -40,7 +40,7 @@ All commands talk to the node at --socket, else $GODWIT_DVS, else
 	}
 	cmd.PersistentFlags().StringVar(&a.dvsSocket, "socket", "", "the node's socket (default $GODWIT_DVS, else "+defaultDVSSocket+")")
 	return group(cmd, append([]*cobra.Command{
-		a.dvsNodeCommand(), a.dvsRunCommand(), a.dvsCallCommand(), a.dvsStopCommand(), a.dvsMigrateCommand(), a.dvsDrainCommand(), a.dvsAbortCommand(), a.dvsHTTPCommand(), a.dvsShepherdCommand(),
+		a.dvsNodeCommand(), a.dvsRunCommand(), a.dvsCallCommand(), a.dvsStopCommand(), a.dvsMigrateCommand(), a.dvsDrainCommand(), a.dvsAbortCommand(), a.dvsHTTPCommand(), a.dvsPolicyCommand(), a.dvsShepherdCommand(),
 	}, a.dvsListCommands()...)...)
 }
 
@@ -58,6 +58,7 @@ func (a *app) dvsNodeCommand() *cobra.Command {
 		limits  = balance.Default()
 		peers   []string
 		streams string
+		file    string
 		logs    logFlags
 	)
 	cmd := &cobra.Command{
@@ -66,8 +67,10 @@ func (a *app) dvsNodeCommand() *cobra.Command {
 		Long: `Run a node of the DVS until it is interrupted. Its processes end with it: drain it
 before.
 
-Programs connect at the socket; it and the one beside it for these commands
-(.admin) are for this user only. Other nodes connect at --listen, and every node
+Programs connect at the socket, which is for this user only; with --group also for
+the members of that group. The one beside it for these commands (.admin) is for this
+user in any case. Who can connect may enter every container and do everything there;
+with --policy only what a file allows: see godwit dvs policy --help. Other nodes connect at --listen, and every node
 has to be told of every other with --peer. Without certificates they talk over
 loopback addresses only. Programs of two nodes that talk much are given a TCP
 connection of their own, at --streams: by default the host of --listen and a free
@@ -118,6 +121,9 @@ godwit agent --dvs.`,
 				}
 				options.Balance = &limits
 			}
+			if options.Policy, err = loadDVSPolicy(file); err != nil {
+				return err
+			}
 			options.Socket = a.dvsSocketPath()
 			options.Native.Shepherd = dvsShepherd()
 			options.Ready = func(address string) {
@@ -130,6 +136,8 @@ godwit agent --dvs.`,
 	flags.StringVar(&options.Name, "name", "", "the node's name, unique among the nodes")
 	flags.StringVar(&options.Listen, "listen", "", "HOST:PORT at which other nodes reach this one")
 	flags.StringArrayVar(&peers, "peer", nil, "NAME=HOST:PORT of another node; may be repeated")
+	flags.StringVar(&options.Group, "group", "", "a group whose members may connect programs too")
+	flags.StringVar(&file, "policy", "", "a file that says which programs and which nodes may do what in which container\n(see godwit dvs policy --help)")
 	flags.StringVar(&options.TLS.Certificate, "cert", "", "the node's certificate, a PEM file")
 	flags.StringVar(&options.TLS.Key, "key", "", "its key")
 	flags.StringVar(&options.TLS.Authority, "ca", "", "the certificate of the authority that all nodes' certificates come from")

@@ -168,6 +168,21 @@ func TestDVSRefusals(t *testing.T) {
 	d.refused(exitFailure, "loopback addresses only", "node", "--name", "a", "--listen", "192.0.2.1:1")
 	d.refused(exitFailure, "belong together", "node", "--name", "a", "--cert", "x")
 	d.refused(exitUsage, "low water mark", "node", "--name", "a", "--balance", "--low-water", "0.9")
+	policy := filepath.Join(t.TempDir(), "policy.yaml")
+	write := func(text string) {
+		if err := os.WriteFile(policy, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d.refused(exitFailure, "no such file", "node", "--name", "a", "--policy", policy)
+	write("containers:\n  - name: shop\n    allow: [{programs: [nobody]}]\n")
+	for _, words := range [][]string{{"node", "--name", "a", "--policy", policy}, {"policy", "check", policy}} {
+		d.refused(exitFailure, policy+":3: containers[0].allow[0].programs[0]: \"nobody\" is no program's user: want user:NAME", words...)
+	}
+	write("containers:\n  - name: shop\n    allow: [{programs: [any]}]\n")
+	d.want("is a policy", "policy", "check", policy)
+	d.refused(exitUsage, "want check", "policy")
+	d.refused(exitFailure, "this machine has none of that name", "node", "--name", "a", "--group", "no such group")
 	d.refused(exitUsage, "--container CONTAINER", "run", "x.wasm")
 	d.refused(exitUsage, "want 64MiB", "run", "x.wasm", "--container", "c", "--name", "n", "--memory", "much")
 	d.refused(exitUsage, "--to NODE", "migrate", "shop", "kv")

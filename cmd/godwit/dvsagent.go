@@ -12,6 +12,7 @@ import (
 // agentDVSFlags are those of an agent's node of the DVS.
 type agentDVSFlags struct {
 	run, balance bool
+	policy       string
 	node         agent.DVSOptions
 }
 
@@ -20,6 +21,8 @@ func (f *agentDVSFlags) add(flags *pflag.FlagSet) {
 	flags.StringVar(&f.node.Listen, "dvs-listen", "", "hosts: HOST:PORT for the nodes of other hosts (default port 7445 of --address)")
 	flags.StringVar(&f.node.Streams, "dvs-streams", "", "hosts: HOST:PORT for connections between programs here and at other hosts, or off\n(default a free port, at the host of --dvs-listen)")
 	flags.StringVar(&f.node.Socket, "dvs-socket", defaultDVSSocket, "hosts: where programs and godwit dvs reach the node")
+	flags.StringVar(&f.node.Group, "dvs-group", "", "hosts: a group whose members may connect programs too (default: root alone)")
+	flags.StringVar(&f.policy, "dvs-policy", "", "hosts: a file that says which programs and which hosts may do what in which container\n(see godwit dvs policy --help)")
 	flags.BoolVar(&f.node.Native.Accept, "dvs-native", false, "hosts: take in native programs that move here: every host that runs a node can run anything on this one then")
 	flags.BoolVar(&f.balance, "dvs-balance", false, "hosts: move processes to other hosts when this one has too much to do")
 }
@@ -34,6 +37,10 @@ func (f *agentDVSFlags) options(flags *pflag.FlagSet) (*agent.DVSOptions, error)
 			}
 		})
 		return nil, alone
+	}
+	var err error
+	if f.node.Policy, err = loadDVSPolicy(f.policy); err != nil {
+		return nil, err
 	}
 	f.node.Native.Shepherd = dvsShepherd()
 	if f.balance {

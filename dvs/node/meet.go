@@ -51,8 +51,8 @@ type expected struct {
 }
 
 // ServeStreams takes in the connections that other nodes open for programs here, until Close; then it returns nil. The listener belongs to
-// the node. address is where other nodes reach it; without a host they take that of the link. Until it is called, and where Options.Permit is
-// set, messages between programs of two nodes pass through the nodes.
+// the node. address is where other nodes reach it; without a host they take that of the link. Until it is called, and for programs
+// that are limited (Options.Permit, Unlimited), messages between programs of two nodes pass through the nodes.
 func (n *Node) ServeStreams(l net.Listener, address string) error {
 	if len(address) > wire.MaxName {
 		return errors.Join(fmt.Errorf("DVS node %s: the address is longer than %d bytes", n.o.Name, wire.MaxName), l.Close())
@@ -129,7 +129,7 @@ func (s *session) giveLocked(n *Node, fd int, side uint8, secret [wire.SecretSiz
 
 // talkLocked counts a message of a program to an endpoint elsewhere, and asks for a stream when there have been many.
 func (n *Node) talkLocked(s *session, r *record, q endpoint.Request) {
-	if !s.direct || n.o.Permit != nil {
+	if !s.direct || !s.free {
 		return
 	}
 	m := s.talks[r]
@@ -196,7 +196,7 @@ func (m *meeting) end() {
 func (n *Node) meetLocked(l *link, m wire.Meet) {
 	answer := wire.Met{Number: m.Number}
 	r := n.records[key{m.Container, m.Endpoint}]
-	if r != nil && r.owner != nil && r.owner.direct && n.o.Permit == nil && n.address != "" && !l.o.Relay && len(n.expected) < mostWaits {
+	if r != nil && r.owner != nil && r.owner.direct && r.owner.free && l.shares(m.Container) && n.address != "" && !l.o.Relay && len(n.expected) < mostWaits {
 		answer.Address = n.address
 		x := &expected{s: r.owner, secret: m.Secret}
 		n.expected[m.Token] = x

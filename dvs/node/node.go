@@ -30,6 +30,7 @@ import (
 type Program struct {
 	Name          string // as it says itself
 	PID, UID, GID int    // as the kernel says
+	Groups        []int  // supplementary ones, likewise
 }
 
 // Options of a node.
@@ -42,6 +43,12 @@ type Options struct {
 	// the same as long as the program's session lasts. Programs that may not do everything with each other's endpoints do not share memory:
 	// what they say passes through the node, which checks it.
 	Permit func(p Program, container, endpoint string) Mask
+	// Unlimited says whether Permit allows a program to call everything in its container, whatever is bound there later. Such a program may have
+	// a stream to one elsewhere, which its own node watches over likewise. nil with Permit is none; without Permit it is not asked.
+	Unlimited func(p Program, container string) bool
+	// Share says whether another node may hear of a container, and have programs in it; nil shares all with all. What a node
+	// says of a container that it does not share is passed over. It must say the same as long as the node lives.
+	Share func(node, container string) bool
 	// PeerTimeout is how long another node may be away before those who wait for its endpoints are told. Default 5 s.
 	PeerTimeout time.Duration
 	// Claim gives an epoch for a name that a program binds: higher than any before. nil takes the next that this node
@@ -228,5 +235,14 @@ func openConn(c *net.UnixConn) (*socket.Conn, Program, error) {
 		conn.Close()
 		return nil, Program{}, err
 	}
-	return conn, Program{PID: int(cred.Pid), UID: int(cred.Uid), GID: int(cred.Gid)}, nil
+	groups, err := conn.Groups()
+	if err != nil {
+		conn.Close()
+		return nil, Program{}, err
+	}
+	p := Program{PID: int(cred.Pid), UID: int(cred.Uid), GID: int(cred.Gid)}
+	for _, g := range groups {
+		p.Groups = append(p.Groups, int(g))
+	}
+	return conn, p, nil
 }

@@ -45,7 +45,24 @@ func (n *Node) maskLocked(s *session, name string) Mask {
 	if n.o.Permit == nil {
 		return MayAll
 	}
-	return n.o.Permit(s.program, s.container, name)
+	m, known := s.masks[name]
+	if !known {
+		m = n.o.Permit(s.program, s.container, name)
+		if len(s.masks) < maxNames {
+			s.masks[name] = m
+		}
+	}
+	return m
+}
+
+// unlimited tells whether a program may have a stream, on which nobody checks what it asks of whom.
+func (n *Node) unlimited(s *session) bool {
+	return n.o.Permit == nil || n.o.Unlimited != nil && n.o.Unlimited(s.program, s.container)
+}
+
+// shares tells whether the other node may know of a container.
+func (l *link) shares(container string) bool {
+	return l.n.o.Share == nil || l.n.o.Share(l.name, container)
 }
 
 // mayMeetLocked tells whether two programs may do everything with each other's endpoints. Only then they share memory: there nobody checks

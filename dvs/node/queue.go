@@ -134,7 +134,7 @@ func announcement(r *record) wire.Announce {
 
 // sendLocked queues a message for the other node.
 func (l *link) sendLocked(container string, frame wire.Encoded) {
-	if l.away {
+	if l.away || !l.shares(container) {
 		return // it is told everything when it is back
 	}
 	l.q.forward(container, frame)
@@ -142,7 +142,7 @@ func (l *link) sendLocked(container string, frame wire.Encoded) {
 }
 
 func (l *link) stateLocked(container string, frame wire.Encoded) {
-	if l.away {
+	if l.away || !l.shares(container) {
 		return
 	}
 	l.q.state(container, frame)
@@ -150,7 +150,7 @@ func (l *link) stateLocked(container string, frame wire.Encoded) {
 }
 
 func (l *link) announceLocked(a wire.Announce) {
-	if l.away {
+	if l.away || !l.shares(a.Container) {
 		return
 	}
 	l.q.announce(a)

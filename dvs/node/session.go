@@ -28,6 +28,8 @@ type session struct {
 	talks     map[*record]*meeting   // with programs elsewhere
 	streams   map[uint32]*meeting    // by channel; nil if the other side has asked
 	used      map[uint32]bool        // channel numbers
+	masks     map[string]Mask        // what it may do with endpoints, as far as that has been asked
+	free      bool                   // it may have streams
 	hint      uint32                 // where to look for a free one
 }
 
@@ -96,7 +98,9 @@ func (n *Node) welcome(conn *socket.Conn, program Program) (*session, error) {
 		conn: conn, container: m.Container, program: program, caller: m.Caller, direct: m.Direct, page: -1, bell: -1,
 		callers: map[uint64]endpoint.ID{m.Caller: 0}, served: map[endpoint.ID]bool{}, watched: map[*record]struct{}{},
 		channels: map[*session]uint32{}, talks: map[*record]*meeting{}, streams: map[uint32]*meeting{}, used: map[uint32]bool{},
+		masks: map[string]Mask{},
 	}
+	s.free = n.unlimited(s)
 	var fds []int
 	if s.direct {
 		if fds, err = s.share(); err != nil {

@@ -215,13 +215,13 @@ func (l *link) packetLocked(e wire.Encoded) error {
 	}
 	if e.Kind() == wire.KindAnnounce {
 		m, err := wire.ParseAnnounce(e.Body())
-		if err == nil && m.Name != "" && m.Container != "" {
+		if err == nil && m.Name != "" && m.Container != "" && l.shares(m.Container) {
 			l.n.learnLocked(l, m)
 		}
 		return err
 	}
 	m, err := wire.ParseForward(e.Body())
-	if err != nil {
+	if err != nil || !l.shares(m.Container) {
 		return err
 	}
 	if e.Kind() == wire.KindForward {

@@ -12,6 +12,7 @@ import (
 	"net"
 	"sync"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -20,6 +21,9 @@ import (
 
 // maxQueue bounds what waits for a peer that does not read, in bytes. A state that moves has to fit.
 const maxQueue = 1 << 30
+
+// groupSize is that of a group id, in bytes.
+const groupSize = uint32(unsafe.Sizeof(uint32(0)))
 
 // ErrSlow is returned by Send when the peer has not read for too long; the connection is closed then.
 var ErrSlow = errors.New("the peer does not read")
@@ -68,6 +72,27 @@ func (c *Conn) Peer() (cred unix.Ucred, err error) {
 		}
 	})
 	return cred, errors.Join(cerr, err)
+}
+
+// Groups returns the supplementary groups of who is at the other end of the socket, as they were when it connected.
+func (c *Conn) Groups() (groups []uint32, err error) {
+	size := uint32(0)
+	get := func(fd uintptr, to *uint32) syscall.Errno {
+		_, _, e := unix.Syscall6(unix.SYS_GETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_PEERGROUPS, uintptr(unsafe.Pointer(to)), uintptr(unsafe.Pointer(&size)), 0)
+		return e
+	}
+	cerr := c.raw.Control(func(fd uintptr) {
+		var none uint32
+		e := get(fd, &none) // says how long the list is
+		if e == unix.ERANGE {
+			groups = make([]uint32, size/groupSize)
+			e = get(fd, &groups[0])
+		}
+		if e != 0 {
+			groups, err = nil, fmt.Errorf("groups of the program: %w", e)
+		}
+	})
+	return groups, errors.Join(cerr, err)
 }
 
 // Read returns the next frame.

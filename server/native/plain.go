@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -15,7 +16,8 @@ import (
 // endTime is how long a program is given to end by itself.
 const endTime = time.Second
 
-// Plain is a program that moves by its own functions, if at all: it needs neither a place of its own nor root.
+// Plain is a program that moves by its own functions, if at all: it needs neither a place of its own nor root. It does not outlive whoever has started
+// it, however that ends: nobody else would know of it, and start it a second time. Children of its own may.
 type Plain struct {
 	cmd   *exec.Cmd
 	ended chan struct{}
@@ -27,14 +29,17 @@ type Plain struct {
 func Run(path string, arguments, env []string, output io.Writer) (*Plain, error) {
 	p := &Plain{cmd: exec.Command(path, arguments...), ended: make(chan struct{})}
 	p.cmd.Env, p.cmd.Stdout, p.cmd.Stderr = env, output, output
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	p.cmd.WaitDelay = endTime
-	if err := p.cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start %s: %w", path, err)
-	}
-	oomscore.Expose(p.PID())
+	started := make(chan error, 1)
 	go func() { // until the program has ended: see Close
-		err := p.cmd.Wait()
+		runtime.LockOSThread() // the signal comes when the thread that has started the program ends, not the process
+		defer runtime.UnlockOSThread()
+		err := p.cmd.Start()
+		if started <- err; err != nil {
+			return
+		}
+		err = p.cmd.Wait()
 		if err == nil {
 			err = errors.New("exit status 0")
 		}
@@ -43,6 +48,10 @@ func Run(path string, arguments, env []string, output io.Writer) (*Plain, error)
 		p.mu.Unlock()
 		close(p.ended)
 	}()
+	if err := <-started; err != nil {
+		return nil, fmt.Errorf("start %s: %w", path, err)
+	}
+	oomscore.Expose(p.PID())
 	return p, nil
 }
 
