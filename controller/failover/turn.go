@@ -15,6 +15,8 @@ const (
 	Start Verb = "start"
 	// Note stores what has become of the start: Ended says how.
 	Note Verb = "note"
+	// Look finds out whether what was started is still there: what died before the Note nobody has missed.
+	Look Verb = "look"
 )
 
 // Command is one thing to do for a service.
@@ -45,6 +47,7 @@ type Turn struct {
 	started []string // agents
 	failed  error
 	noted   bool
+	looked  bool
 }
 
 // Next is what is to be done now. Whoever answers has first done what it had still to do for an older owner; then the owner's host is
@@ -60,6 +63,9 @@ func (t Turn) Next(s State, k Known) (Turn, Command) {
 				return t, t.command(Command{Do: Finish, Agent: l.Agent, Left: l})
 			}
 		}
+	}
+	if t.noted && !t.looked {
+		return t, t.command(Command{Do: Look, Agent: k.Host})
 	}
 	if t.noted || s.Phase != Starting && s.Phase != Failed {
 		return t, t.command(Command{Do: Rest})
@@ -93,7 +99,8 @@ func (t Turn) command(c Command) Command {
 func (t Turn) After(c Command, err error) Turn {
 	switch c.Do {
 	case Finish:
-		if t.swept = append(slices.Clip(t.swept), c.Left.Epoch); c.Needed {
+		t.swept = append(slices.Clip(t.swept), c.Left.Epoch)
+		if c.Needed {
 			t.needed, t.failed = append(slices.Clip(t.needed), c.Left.Epoch), err
 		}
 	case Start:
@@ -102,6 +109,8 @@ func (t Turn) After(c Command, err error) Turn {
 		}
 	case Note:
 		t.noted = true
+	case Look:
+		t.looked = true
 	case Rest:
 	}
 	return t
