@@ -29,7 +29,6 @@ func (v volume) has(write int) bool { return write <= v.content && !slices.Conta
 type agent struct {
 	name, site string
 	edge       bool
-	up         bool
 	session    *session
 	told       volume // as the controller knows it
 
@@ -88,6 +87,7 @@ func (w *world) deliver() {
 		return
 	}
 	err := w.perform(c)
+	w.moved = true
 	w.note("%v: %v", c, err)
 	w.hot = err == nil && c.kind != sourceTask
 	if c.session == c.agent.session && !c.answered {
@@ -189,6 +189,7 @@ func (w *world) write() {
 			continue
 		}
 		w.writes++
+		w.moved = true
 		for n := a.volume.content + 1; n < w.writes; n++ {
 			a.volume.lacks = append(slices.Clip(a.volume.lacks), n)
 		}
@@ -201,6 +202,7 @@ func (w *world) ship() {
 	for i, a := range w.agents[:2] {
 		far := &w.agents[1-i].volume
 		if a.volume.role == primary && a.volume.source && far.role == standby && far.epoch == a.volume.epoch {
+			w.moved = true
 			far.content, far.lacks, far.complete = a.volume.content, a.volume.lacks, true
 		}
 	}

@@ -22,6 +22,10 @@ func (w *world) look() error {
 			return w.violate("%s runs under epoch %d, which is over, and nobody is going to stop it", h.name, h.home)
 		}
 	}
+	if !w.moved {
+		return nil
+	}
+	w.moved = false
 	return w.nothingIsLost()
 }
 

@@ -53,7 +53,10 @@ func (c *controller) work(w *world) {
 	if len(c.jobs) == 0 {
 		return
 	}
-	j := c.jobs[w.rng.IntN(len(c.jobs))]
+	c.workOn(c.jobs[w.rng.IntN(len(c.jobs))])
+}
+
+func (c *controller) workOn(j *job) {
 	if _, more := j.next(); !more {
 		c.jobs = slices.DeleteFunc(c.jobs, func(o *job) bool { return o == j })
 	}
@@ -131,9 +134,6 @@ var errConflict = errors.New("changed by somebody else")
 func (c *controller) decide(w *world, j *job, wish failover.Wish) error {
 	j.pause()
 	s, record, owner := w.store.state, w.store.record, w.store.owner
-	if w.broken.remembersOne {
-		s.Requests = s.Requests[max(0, len(s.Requests)-1):]
-	}
 	if over, err := s.Decided(wish); (over || err != nil) && !w.broken.decideTwice {
 		if w.count.again++; w.decisions[wish.Request] == 0 {
 			return w.violate("%s was answered, and never decided", wish.Request)
@@ -341,6 +341,7 @@ func (c *controller) finish(w *world, j *job, l failover.Leftover) error {
 	if fate != failover.Forget {
 		return err
 	}
+	w.hot = true
 	j.pause()
 	if at := w.leftover(l); at >= 0 {
 		w.store.state.Left = slices.Delete(slices.Clone(w.store.state.Left), at, at+1)
@@ -356,14 +357,11 @@ func (w *world) leftover(l failover.Leftover) int {
 func (c *controller) askLeftover(w *world, j *job, l failover.Leftover) (failover.Fate, error) {
 	j.pause()
 	s := w.store.state
-	if s.Outdated(l) && !w.broken.asksTheOwner {
+	if s.Outdated(l) {
 		w.count.outdated++
 		return failover.Forget, nil
 	}
 	j.pause()
-	if w.broken.readsTwice {
-		s = w.store.state
-	}
 	t := call{agent: w.agent(l.Agent), kind: stopTask, epoch: l.Epoch}
 	if l.What == failover.Demote {
 		t = call{agent: t.agent, kind: standbyTask, epoch: s.Owner.Epoch, serial: l.Epoch}

@@ -17,6 +17,13 @@ var (
 	simFirst     = flag.Int("sim.first", 0, "number of the first schedule, to replay one")
 )
 
+func schedules() int {
+	if *simSchedules <= scheduleShare {
+		return *simSchedules
+	}
+	return *simSchedules / scheduleShare
+}
+
 func seed(t *testing.T) uint64 {
 	t.Helper()
 	s := *simSeed
@@ -69,7 +76,7 @@ func story(seed uint64, schedule int, broken breakage) (string, string) {
 }
 
 func TestNoScheduleHasTwoOwnersAndAllEnd(t *testing.T) {
-	s, n := seed(t), *simSchedules
+	s, n := seed(t), schedules()
 	schedule, c := simulate(s, breakage{}, *simFirst, n)
 	if schedule >= 0 {
 		why, trace := story(s, schedule, breakage{})
@@ -81,7 +88,7 @@ func TestNoScheduleHasTwoOwnersAndAllEnd(t *testing.T) {
 	}
 	for what, got := range map[string]int{
 		"decisions": c.decided, "wishes asked again": c.again, "refusals": c.refused, "conflicts": c.conflicts, "crashes": c.crashes,
-		"demotions renewed": c.renewed * 10, "demotions outdated": c.outdated * 100, "fenced owners": c.fenced, "tails": c.tails,
+		"demotions renewed": c.renewed * 10, "fenced owners": c.fenced, "tails": c.tails,
 		"starts overtaken": c.overtaken * 10, "dead hosts": c.dead, "deposed leaders": c.deposed, "external disks": c.external,
 	} {
 		if got < n/100 {
@@ -91,23 +98,20 @@ func TestNoScheduleHasTwoOwnersAndAllEnd(t *testing.T) {
 }
 
 func TestABrokenMachineIsCaught(t *testing.T) {
-	s, n := seed(t), *simSchedules // few are needed, rarely many
+	s, n := seed(t), 3*(*simSchedules) // few are needed, rarely many
 	for name, broken := range map[string]breakage{
-		"that leaves nothing to the old owner":                  {noFence: true},
-		"that removes what the old owner has":                   {removed: true},
-		"that decides a wish twice":                             {decideTwice: true},
-		"that gives the old owner's epoch to the new one":       {epochTwice: true},
-		"that does not compare what it has read":                {noCAS: true},
-		"that decides though it leads no more":                  {noGuard: true},
-		"that starts before the old owner is stopped":           {startFirst: true},
-		"that notes a start whoever is the owner by then":       {staleNote: true},
-		"that takes a demotion for done that was refused":       {refusedIsDone: true},
-		"that demotes a host which is the owner by then":        {asksTheOwner: true},
-		"that misses what died before it was noted as started":  {neverLooks: true},
-		"that demotes under an epoch read later than the owner": {readsTwice: true},
-		"that remembers the last decision only":                 {remembersOne: true},
-		"that reads a state which never was":                    {torn: true},
-		"that forgets a leftover whose agent did not answer":    {forgetsUnstopped: true},
+		"that leaves nothing to the old owner":                 {noFence: true},
+		"that removes what the old owner has":                  {removed: true},
+		"that decides a wish twice":                            {decideTwice: true},
+		"that gives the old owner's epoch to the new one":      {epochTwice: true},
+		"that does not compare what it has read":               {noCAS: true},
+		"that decides though it leads no more":                 {noGuard: true},
+		"that starts before the old owner is stopped":          {startFirst: true},
+		"that notes a start whoever is the owner by then":      {staleNote: true},
+		"that takes a demotion for done that was refused":      {refusedIsDone: true},
+		"that misses what died before it was noted as started": {neverLooks: true},
+		"that reads a state which never was":                   {torn: true},
+		"that forgets a leftover whose agent did not answer":   {forgetsUnstopped: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			schedule, _ := simulate(s, broken, *simFirst, n)

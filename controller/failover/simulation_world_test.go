@@ -23,10 +23,7 @@ type breakage struct {
 	startFirst       bool // the service is started before the old owner is stopped
 	staleNote        bool // a start is noted whoever is the owner by then
 	refusedIsDone    bool // a demotion that was refused is forgotten
-	asksTheOwner     bool // a demotion is asked of a host that is the owner by then
 	neverLooks       bool // nobody looks for what has died before it was noted as started
-	readsTwice       bool // who is demoted is looked at before, and under which epoch is read after somebody else became the owner
-	remembersOne     bool // only the last wish that was decided
 	torn             bool // what is left to do is read before the owner, and may be older
 	forgetsUnstopped bool // a leftover whose agent did not answer is forgotten
 }
@@ -50,6 +47,7 @@ type world struct {
 	pace      pace
 	calm      bool
 	sharp     bool // operators want one failover after the other, and agents are soon back
+	moved     bool // a copy of the writes has changed
 	hot       bool // something was done that nobody has noted yet: look for trouble there
 
 	count   counters
@@ -111,11 +109,11 @@ func newWorld(seed, schedule uint64, broken breakage) *world {
 		decisions: map[string]uint64{}, owners: map[uint64]string{},
 	}
 	if w.sharp = rng.IntN(3) == 0; w.sharp {
-		w.pace = pace{work: 40, deliver: 15, operate: 20, connect: 30}
+		w.pace = pace{work: 40, deliver: 3 + rng.IntN(20), operate: 15, connect: 20}
 	}
 	for _, kind := range []string{"host", "edge"} {
 		for _, site := range []string{siteA, siteB} {
-			w.agents = append(w.agents, &agent{name: kind + "-" + site, site: site, edge: kind == "edge", up: true})
+			w.agents = append(w.agents, &agent{name: kind + "-" + site, site: site, edge: kind == "edge"})
 		}
 	}
 	const first = 1
@@ -169,7 +167,7 @@ func (w *world) live() error {
 func (w *world) chaos() {
 	hot := w.hot && w.trouble > 0
 	w.hot = false
-	switch strike := w.rng.IntN(10); {
+	switch strike := w.rng.IntN(30); {
 	case hot && strike < 2:
 		w.elect(w.ctls[w.rng.IntN(2)])
 		return
@@ -183,9 +181,20 @@ func (w *world) chaos() {
 		w.fault()
 		return
 	}
+	if w.sharp && w.tempting() && w.rng.IntN(2) == 0 {
+		w.operate()
+		if o := w.operators[w.rng.IntN(2)]; o.job != nil {
+			w.ctls[w.store.leader].workOn(o.job)
+		}
+		return
+	}
 	switch n := w.rng.IntN(w.pace.work + w.pace.deliver + w.pace.operate + w.pace.connect + 10); {
 	case n < w.pace.work:
-		w.ctls[w.rng.IntN(2)].work(w)
+		c := w.ctls[w.store.leader]
+		if w.rng.IntN(4) == 0 {
+			c = w.ctls[1-w.store.leader]
+		}
+		c.work(w)
 	case n < w.pace.work+w.pace.deliver:
 		w.deliver()
 	case n < w.pace.work+w.pace.deliver+w.pace.operate:
@@ -201,6 +210,14 @@ func (w *world) chaos() {
 			a.told = a.volume
 		}
 	}
+}
+
+// tempting: who was demoted could be the owner again, and the store does not know yet that it was.
+func (w *world) tempting() bool {
+	return slices.ContainsFunc(w.store.state.Left, func(l failover.Leftover) bool {
+		a := w.agent(l.Agent)
+		return l.What == failover.Demote && a.session != nil && a.told.role == standby && a.told.complete
+	})
 }
 
 // fault strikes once.

@@ -64,7 +64,7 @@ func (t Turn) Next(s State, k Known) (Turn, Command) {
 			}
 		}
 	}
-	if t.noted && !t.looked {
+	if t.noted && t.failed == nil && !t.looked {
 		return t, t.command(Command{Do: Look, Agent: k.Host})
 	}
 	if t.noted || s.Phase != Starting && s.Phase != Failed {
