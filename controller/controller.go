@@ -119,7 +119,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	defer background.Wait()
 	a := newAgents(store, o.Logger)
 	b := &blobs{dir: uploads, logger: o.Logger}
-	s := newServices(ctx, &background, store, a, b, o.Logger)
+	s := newServices(ctx, &background, store, lead.Guard(), a, b, o.Logger)
 	m := &migrations{store: store, agents: a, services: s, guard: lead.Guard(), logger: o.Logger, work: ctx, wg: &background}
 	m.mu.runners = make(map[string]*runner)
 	w := &watchman{agents: a, services: s, migrations: m, logger: o.Logger}

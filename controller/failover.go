@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"connectrpc.com/connect"
@@ -73,16 +74,22 @@ func (m *migrations) planFailover(ctx context.Context, req *pb.FailoverRequest) 
 	if owner, t.unchanged, err = m.owned(ctx, name, rev); err != nil {
 		return t, err
 	}
-	last, err := t.record.lastFailover()
+	decided, err := t.record.failovers()
 	if err != nil {
 		return t, err
 	}
 	wish := failover.Wish{Request: req.GetRequest(), To: req.GetToSite(), Snapshot: req.GetSnapshot(), Force: req.GetForce()}
 	t.state = stateOf(t.record, owner)
-	t.state.Request, t.state.External = last.GetRequest(), len(externalKeys(t.spec)) > 0
-	if t.decided, err = t.state.Decided(wish); err != nil || t.decided {
-		t.failover = last
+	t.state.External = len(externalKeys(t.spec)) > 0
+	for _, f := range decided {
+		t.state.Requests = append(t.state.Requests, f.GetRequest())
+	}
+	if t.decided, err = t.state.Decided(wish); err != nil {
 		return t, refusal(err)
+	}
+	if t.decided {
+		t.failover = decided[slices.Index(t.state.Requests, wish.Request)]
+		return t, nil
 	}
 	if t.from, err = m.services.placeOf(ctx, owner.Site, owner.Host); err != nil {
 		return t, err
@@ -202,6 +209,10 @@ func (m *migrations) decideFailover(ctx context.Context, t takeover) error {
 		ops = append(ops, op)
 	}
 	r := t.record
+	if len(r.Failover) > 0 {
+		r.Earlier = append(slices.Clone(r.Earlier), r.Failover)
+		r.Earlier = r.Earlier[max(0, len(r.Earlier)+1-failover.Remembered):]
+	}
 	var err error
 	if r.Failover, err = protojson.Marshal(f); err != nil {
 		return fmt.Errorf("encode failover of service %s: %w", name, err)
@@ -222,14 +233,27 @@ func (m *migrations) decideFailover(ctx context.Context, t takeover) error {
 	return m.decide(ctx, name, t.unchanged, ops)
 }
 
-// lastFailover reads it; nil when there was none.
+// failovers are those that are remembered, the newest last.
+func (r serviceRecord) failovers() ([]*pb.Failover, error) {
+	var all []*pb.Failover
+	for _, raw := range append(slices.Clone(r.Earlier), r.Failover) {
+		if len(raw) == 0 {
+			continue
+		}
+		f := new(pb.Failover)
+		if err := protojson.Unmarshal(raw, f); err != nil {
+			return nil, fmt.Errorf("read stored failover: %w", err)
+		}
+		all = append(all, f)
+	}
+	return all, nil
+}
+
+// lastFailover is the newest; nil when there was none.
 func (r serviceRecord) lastFailover() (*pb.Failover, error) {
-	if len(r.Failover) == 0 {
-		return nil, nil
+	all, err := r.failovers()
+	if err != nil || len(all) == 0 {
+		return nil, err
 	}
-	f := new(pb.Failover)
-	if err := protojson.Unmarshal(r.Failover, f); err != nil {
-		return nil, fmt.Errorf("read stored failover: %w", err)
-	}
-	return f, nil
+	return all[len(all)-1], nil
 }

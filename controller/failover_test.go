@@ -7,6 +7,7 @@ import (
 	"connectrpc.com/connect"
 
 	pb "github.com/godwit-project/godwit/api/godwit/v1"
+	"github.com/godwit-project/godwit/cluster"
 	"github.com/godwit-project/godwit/migration"
 )
 
@@ -207,5 +208,113 @@ func TestAForcedFailoverStopsTheOldOwnerFirst(t *testing.T) {
 	w.nothingIsLeft()
 	if slices.Contains(w.hostA.came(), "stop") {
 		t.Error("the old owner's volumes were removed")
+	}
+}
+
+// TestAWishIsAnsweredAgainAlsoWhenAnotherWasDecidedSince: an operator whose answer was lost asks again, and somebody else has been faster.
+func TestAWishIsAnsweredAgainAlsoWhenAnotherWasDecidedSince(t *testing.T) {
+	w := newPair(t)
+	first, err := w.failover(&pb.FailoverRequest{Service: "shop", Request: "one", Force: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.inPhase("shop", serviceRunning)
+	w.hostA.keeps("shop", true)
+	w.beaten(w.hostA)
+	if _, err := w.failover(&pb.FailoverRequest{Service: "shop", Request: "two", Force: true}); err != nil {
+		t.Fatal(err)
+	}
+	again, err := w.failover(&pb.FailoverRequest{Service: "shop", Request: "one", Force: true})
+	if err != nil || again.GetEpoch() != first.GetEpoch() {
+		t.Errorf("asked again: %v, %v, after %v", again, err, first)
+	}
+	w.ownedBy("shop", "host-a")
+}
+
+// TestAFailoverDuringTheStartOfAnotherIsStartedToo: what ends is the start of an owner that is none any more.
+func TestAFailoverDuringTheStartOfAnotherIsStartedToo(t *testing.T) {
+	w := newPair(t)
+	starting := w.edgeB.stopAt("start")
+	if _, err := w.failover(&pb.FailoverRequest{Service: "shop", Force: true}); err != nil {
+		t.Fatal(err)
+	}
+	starting.wait(t)
+	w.hostA.keeps("shop", true)
+	w.beaten(w.hostA)
+	if _, err := w.failover(&pb.FailoverRequest{Service: "shop", Force: true}); err != nil {
+		t.Fatal(err)
+	}
+	close(starting.open)
+	w.until("the newer owner to be started", func() bool { return w.hostA.count("promote") == 1 })
+	w.inPhase("shop", serviceRunning)
+}
+
+// TestADemotionIsAskedForAgainThatMetANewerWish: whoever sent that did not know of the failover.
+func TestADemotionIsAskedForAgainThatMetANewerWish(t *testing.T) {
+	w := newPair(t)
+	demoted := w.hostA.count(toStandby)
+	w.hostA.refuseAt(toStandby, "wish 7 is over, 9 has been seen since")
+	if _, err := w.failover(&pb.FailoverRequest{Service: "shop", Force: true}); err != nil {
+		t.Fatal(err)
+	}
+	w.inPhase("shop", serviceRunning)
+	if w.hostA.count(toStandby) < demoted+2 {
+		t.Errorf("the old owner was told %q", w.hostA.came())
+	}
+	if left, err := w.services.leftovers(t.Context(), "shop"); err != nil || !slices.ContainsFunc(left, func(l leftoverRecord) bool { return l.Agent == "host-a" }) {
+		t.Errorf("it is not known any more that the old owner has to be stopped: %v, %v", left, err)
+	}
+}
+
+// TestAHostThatIsTheOwnerAgainIsNotDemoted: it was, and the controller died before it could forget that.
+func TestAHostThatIsTheOwnerAgainIsNotDemoted(t *testing.T) {
+	w := newPair(t)
+	if _, err := w.failover(&pb.FailoverRequest{Service: "shop", Force: true}); err != nil {
+		t.Fatal(err)
+	}
+	w.inPhase("shop", serviceRunning)
+	w.nothingIsLeft()
+	w.hostA.keeps("shop", true)
+	w.beaten(w.hostA)
+	stopped := w.hostB.stopAt(toStandby)
+	if _, err := w.failover(&pb.FailoverRequest{Service: "shop", Force: true}); err != nil {
+		t.Fatal(err)
+	}
+	stopped.wait(t)
+	demoted := w.hostA.count(toStandby)
+	op, err := (leftoverRecord{Service: "shop", Agent: "host-a", Site: "a", What: demote, Epoch: 2, Spec: []byte("{}")}).op()
+	if err == nil {
+		_, err = w.store.Txn(w.ctx(), nil, []cluster.Op{op})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	close(stopped.open)
+	w.inPhase("shop", serviceRunning)
+	w.nothingIsLeft()
+	if w.hostA.count(toStandby) != demoted {
+		t.Error("the owner was demoted")
+	}
+}
+
+// TestAControllerThatLeadsNoMoreNotesNoStart: the leader may know that what was started is dead already.
+func TestAControllerThatLeadsNoMoreNotesNoStart(t *testing.T) {
+	w := newPair(t)
+	starting := w.edgeB.stopAt("start")
+	if _, err := w.failover(&pb.FailoverRequest{Service: "shop", Force: true}); err != nil {
+		t.Fatal(err)
+	}
+	starting.wait(t)
+	w.services.guard = cluster.Compare{Key: "/nobody/leads", Revision: 1}
+	close(starting.open)
+	w.until("the turn to be over", func() bool {
+		w.services.turns.mu.Lock()
+		defer w.services.turns.mu.Unlock()
+		_, busy := w.services.turns.busy["shop"]
+		return !busy
+	})
+	var r serviceRecord
+	if _, err := load(t.Context(), w.store, servicePrefix+"shop", &r); err != nil || r.Phase != serviceStarting {
+		t.Errorf("the service is %s, %v", r.Phase, err)
 	}
 }

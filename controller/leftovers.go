@@ -141,13 +141,13 @@ func (s *services) finish(ctx context.Context, l leftoverRecord) error {
 // askLeftover has the agent do it, and says what becomes of it then; with an error it is not forgotten.
 func (s *services) askLeftover(ctx context.Context, l leftoverRecord) (failover.Fate, error) {
 	owner, _, err := s.store.Owner(ctx, l.Service)
-	if err != nil && !errors.Is(err, cluster.ErrNotFound) {
+	if err != nil && (l.What == demote || !errors.Is(err, cluster.ErrNotFound)) {
 		return failover.Keep, err
 	}
 	if stateOf(serviceRecord{}, owner).Outdated(l.left()) {
 		return failover.Forget, nil
 	}
-	task, err := s.leftoverTask(ctx, l)
+	task, err := s.leftoverTask(ctx, l, owner)
 	if err == nil {
 		err = s.agents.callOnce(ctx, l.Agent, task)
 	}
@@ -178,7 +178,8 @@ func (s *services) renew(ctx context.Context, l leftoverRecord) (leftoverRecord,
 	return renewed, err
 }
 
-func (s *services) leftoverTask(ctx context.Context, l leftoverRecord) (*pb.SessionResponse, error) {
+// leftoverTask is what the agent is asked. The owner is the one of which it is known that it is not the agent's host.
+func (s *services) leftoverTask(ctx context.Context, l leftoverRecord, owner cluster.Owner) (*pb.SessionResponse, error) {
 	spec, err := l.spec()
 	if err != nil {
 		return nil, err
@@ -188,10 +189,6 @@ func (s *services) leftoverTask(ctx context.Context, l leftoverRecord) (*pb.Sess
 		return &pb.SessionResponse{Task: &pb.SessionResponse_Stop{Stop: &pb.StopService{Service: l.Service, Epoch: l.Epoch, Spec: spec}}}, nil
 	case endStandby:
 		return replicateTask(&pb.ReplicateService{Service: spec, Epoch: l.Epoch, Serial: l.Epoch}), nil
-	}
-	owner, _, err := s.store.Owner(ctx, l.Service)
-	if err != nil {
-		return nil, err
 	}
 	at, err := s.placeOf(ctx, l.Site, l.Agent)
 	if err != nil {

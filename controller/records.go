@@ -66,6 +66,8 @@ type serviceRecord struct {
 	Discard bool `json:"discard,omitempty"`
 	// Failover is the protojson of the last one.
 	Failover json.RawMessage `json:"failover,omitempty"`
+	// Earlier are those of the ones before, as far as they are remembered, the newest last.
+	Earlier []json.RawMessage `json:"earlierFailovers,omitempty"`
 }
 
 // replicaRecord is a standing replica.

@@ -32,6 +32,7 @@ type services struct {
 	blobs   *blobs
 	volumes *volumes
 	logger  *slog.Logger
+	guard   cluster.Compare // of our leadership
 
 	work  context.Context // ends with the controller
 	wg    *sync.WaitGroup
@@ -39,8 +40,8 @@ type services struct {
 }
 
 // newServices wires them to the volumes that stand alone.
-func newServices(work context.Context, wg *sync.WaitGroup, store *cluster.Store, a *agents, b *blobs, logger *slog.Logger) *services {
-	s := &services{store: store, agents: a, blobs: b, logger: logger, work: work, wg: wg}
+func newServices(work context.Context, wg *sync.WaitGroup, store *cluster.Store, guard cluster.Compare, a *agents, b *blobs, logger *slog.Logger) *services {
+	s := &services{store: store, guard: guard, agents: a, blobs: b, logger: logger, work: work, wg: wg}
 	s.turns = &turns{settle: s.settle, kind: "service", logger: logger, work: work, wg: wg}
 	s.volumes = &volumes{store: store, agents: a, blobs: b, logger: logger}
 	s.volumes.turns = &turns{settle: s.volumes.settle, kind: "volume", logger: logger, work: work, wg: wg}
@@ -394,9 +395,9 @@ func (s *services) restart(ctx context.Context, name, why string) error {
 			r.Phase, r.Message = serviceStarting, why
 		}
 		return nil
-	}, cluster.Compare{Key: activePrefix + name})
+	}, s.guard, cluster.Compare{Key: activePrefix + name})
 	if errors.Is(err, cluster.ErrConflict) {
-		return nil // a migration has it now, and deals with what is dead
+		return nil // a migration has it now, and deals with what is dead; or another controller, which would not know of it
 	}
 	if err != nil {
 		return err

@@ -28,27 +28,45 @@ func stateOf(r serviceRecord, owner cluster.Owner) failover.State {
 	}
 }
 
-// standing reads it. A service that is no more may have left something.
+// standing reads it, as it was at one moment: every failover writes the owner, so that nobody was decided as long as that is the same. A
+// service that is no more may have left something.
 func (s *services) standing(ctx context.Context, name string) (standing, error) {
-	now := standing{spec: new(pb.ServiceSpec)}
-	var err error
-	if now.left, err = s.leftovers(ctx, name); err != nil {
-		return now, err
-	}
-	_, err = load(ctx, s.store, servicePrefix+name, &now.record)
-	var owner cluster.Owner
-	if err == nil {
-		owner, _, err = s.store.Owner(ctx, name)
-	}
-	switch {
-	case errors.Is(err, cluster.ErrNotFound):
-		now.record = serviceRecord{}
-	case err != nil:
-		return now, err
-	default:
-		if now.spec, err = now.record.spec(); err != nil {
+	for {
+		before, revision, err := s.owner(ctx, name)
+		if err != nil {
+			return standing{}, err
+		}
+		now, err := s.standingUnder(ctx, name, before)
+		if err != nil {
 			return now, err
 		}
+		_, after, err := s.owner(ctx, name)
+		if err != nil || after == revision {
+			return now, err
+		}
+	}
+}
+
+// owner is that of a service, or nobody at revision 0.
+func (s *services) owner(ctx context.Context, name string) (cluster.Owner, int64, error) {
+	owner, revision, err := s.store.Owner(ctx, name)
+	if errors.Is(err, cluster.ErrNotFound) {
+		return cluster.Owner{Service: name}, 0, nil
+	}
+	return owner, revision, err
+}
+
+func (s *services) standingUnder(ctx context.Context, name string, owner cluster.Owner) (standing, error) {
+	now := standing{spec: new(pb.ServiceSpec)}
+	_, err := load(ctx, s.store, servicePrefix+name, &now.record)
+	if err == nil {
+		now.spec, err = now.record.spec()
+	}
+	if err != nil && !errors.Is(err, cluster.ErrNotFound) {
+		return now, err
+	}
+	if now.left, err = s.leftovers(ctx, name); err != nil {
+		return now, err
 	}
 	now.State = stateOf(now.record, owner)
 	now.External = len(externalKeys(now.spec)) > 0
@@ -68,12 +86,14 @@ func (s *services) settle(ctx context.Context, name string) error {
 		if err != nil {
 			return err
 		}
-		at, trouble := place{}, error(nil)
+		known := failover.Known{There: s.agents.hasSession, Host: now.Owner.Host}
+		at := place{}
 		if now.Phase == serviceStarting || now.Phase == serviceFailed {
-			at, trouble = s.placeOf(ctx, now.Owner.Site, now.Owner.Host)
+			at, known.Trouble = s.placeOf(ctx, now.Owner.Site, now.Owner.Host)
+			known.Edge = at.Edge
 		}
 		var c failover.Command
-		turn, c = turn.Next(now.State, failover.Known{There: s.agents.hasSession, Host: at.Host, Edge: at.Edge, Trouble: trouble})
+		turn, c = turn.Next(now.State, known)
 		switch c.Do {
 		case failover.Finish:
 			if err = s.finish(ctx, now.leftover(c)); err != nil {
@@ -90,6 +110,8 @@ func (s *services) settle(ctx context.Context, name string) error {
 			if err := errors.Join(c.Err, s.noteStart(ctx, name, c)); err != nil {
 				return err
 			}
+		case failover.Look:
+			s.lookAgain(c.Agent)
 		case failover.Rest:
 			return s.settled(ctx, name, now)
 		}
@@ -119,7 +141,8 @@ func pause(ctx context.Context, why error) error {
 	}
 }
 
-// noteStart stores what became of a start, unless the service has another owner by now.
+// noteStart stores what became of a start, unless the service has another owner by now, or we lead no more: the leader may know that what
+// was started is dead already.
 func (s *services) noteStart(ctx context.Context, name string, c failover.Command) error {
 	owner, rev, err := s.store.Owner(ctx, name)
 	if err != nil {
@@ -136,7 +159,7 @@ func (s *services) noteStart(ctx context.Context, name string, c failover.Comman
 			r.Restart, r.Refill = false, nil
 		}
 		return nil
-	}, cluster.Compare{Key: cluster.OwnerKey(name), Revision: rev})
+	}, s.guard, cluster.Compare{Key: cluster.OwnerKey(name), Revision: rev})
 	switch {
 	case errors.Is(err, cluster.ErrConflict):
 		return nil

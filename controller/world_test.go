@@ -74,7 +74,7 @@ func (w *world) live() {
 	background := new(sync.WaitGroup)
 	a := newAgents(w.store, w.logger)
 	b := &blobs{dir: w.t.TempDir(), logger: w.logger}
-	s := newServices(ctx, background, w.store, a, b, w.logger)
+	s := newServices(ctx, background, w.store, lead.Guard(), a, b, w.logger)
 	m := &migrations{store: w.store, agents: a, services: s, guard: lead.Guard(), logger: w.logger, work: ctx, wg: background}
 	m.mu.runners = make(map[string]*runner)
 	watch := &watchman{agents: a, services: s, migrations: m, logger: w.logger}

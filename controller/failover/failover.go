@@ -48,6 +48,10 @@ type Leftover struct {
 	Epoch uint64
 }
 
+// Remembered is how many failovers of a service are remembered: who asks again for one of them, because the answer was lost, is told what
+// was decided, also when somebody else has decided another one since.
+const Remembered = 8
+
 // State is what the store has of a service.
 type State struct {
 	Service string
@@ -58,8 +62,8 @@ type State struct {
 	// Promote says that the owner's volumes are there as a standing replica, Restore to which snapshot they go back first.
 	Promote bool
 	Restore string
-	// Request is the name of the last failover that was decided.
-	Request string
+	// Requests are the names of the last failovers that were decided, at most Remembered, the newest last.
+	Requests []string
 	// External says that it has external disks: two hosts that write to them ruin them.
 	External bool
 	Left     []Leftover

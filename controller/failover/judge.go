@@ -18,7 +18,7 @@ func (s State) Decided(w Wish) (bool, error) {
 	if s.Phase == Deleting {
 		return false, fmt.Errorf("service %s is being deleted", s.Service)
 	}
-	return w.Request != "" && w.Request == s.Request, nil
+	return w.Request != "" && slices.Contains(s.Requests, w.Request), nil
 }
 
 // Candidate is who would take over.
@@ -89,7 +89,9 @@ func (s State) Decide(a Attempt) State {
 	next := s
 	next.Owner = Owner{Place: a.To, Epoch: a.Epoch}
 	next.Phase, next.Message = Starting, "failed over from "+from.Site
-	next.Promote, next.Restore, next.Request = what == Demote, a.Snapshot, a.Request
+	next.Promote, next.Restore = what == Demote, a.Snapshot
+	next.Requests = append(slices.Clone(s.Requests), a.Request)
+	next.Requests = next.Requests[max(0, len(next.Requests)-Remembered):]
 	if what == Demote {
 		next.Replica = from
 	}

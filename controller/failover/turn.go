@@ -15,6 +15,8 @@ const (
 	Start Verb = "start"
 	// Note stores what has become of the start: Ended says how.
 	Note Verb = "note"
+	// Look finds out whether what was started is still there: what died before the Note nobody has missed.
+	Look Verb = "look"
 )
 
 // Command is one thing to do for a service.
@@ -40,11 +42,12 @@ type Known struct {
 // Turn is one go at making of a service what the store says. The zero value has done nothing yet.
 type Turn struct {
 	epoch   uint64   // of the owner that it works for
-	swept   []uint64 // leftovers that were tried
-	needed  []uint64 // and those tried because the start needs them
+	swept   []string // agents that were asked to do what they had still to do
+	needed  []string // and those of whom the start needs it
 	started []string // agents
 	failed  error
 	noted   bool
+	looked  bool
 }
 
 // Next is what is to be done now. Whoever answers has first done what it had still to do for an older owner; then the owner's host is
@@ -56,10 +59,13 @@ func (t Turn) Next(s State, k Known) (Turn, Command) {
 	}
 	if len(t.started) == 0 && !t.noted {
 		for _, l := range s.Left {
-			if k.There(l.Agent) && !slices.Contains(t.swept, l.Epoch) {
+			if k.There(l.Agent) && !slices.Contains(t.swept, l.Agent) {
 				return t, t.command(Command{Do: Finish, Agent: l.Agent, Left: l})
 			}
 		}
+	}
+	if t.noted && t.failed == nil && !t.looked {
+		return t, t.command(Command{Do: Look, Agent: k.Host})
 	}
 	if t.noted || s.Phase != Starting && s.Phase != Failed {
 		return t, t.command(Command{Do: Rest})
@@ -72,7 +78,7 @@ func (t Turn) Next(s State, k Known) (Turn, Command) {
 	}
 	for _, l := range s.Left {
 		needed := l.Agent == k.Host || l.Agent == k.Edge || s.External && k.There(l.Agent)
-		if needed && len(t.started) == 0 && !slices.Contains(t.needed, l.Epoch) {
+		if needed && len(t.started) == 0 && !slices.Contains(t.needed, l.Agent) {
 			return t, t.command(Command{Do: Finish, Agent: l.Agent, Left: l, Needed: true})
 		}
 	}
@@ -93,8 +99,9 @@ func (t Turn) command(c Command) Command {
 func (t Turn) After(c Command, err error) Turn {
 	switch c.Do {
 	case Finish:
-		if t.swept = append(slices.Clip(t.swept), c.Left.Epoch); c.Needed {
-			t.needed, t.failed = append(slices.Clip(t.needed), c.Left.Epoch), err
+		t.swept = append(slices.Clip(t.swept), c.Agent)
+		if c.Needed {
+			t.needed, t.failed = append(slices.Clip(t.needed), c.Agent), err
 		}
 	case Start:
 		if t.failed = err; err == nil {
@@ -102,6 +109,8 @@ func (t Turn) After(c Command, err error) Turn {
 		}
 	case Note:
 		t.noted = true
+	case Look:
+		t.looked = true
 	case Rest:
 	}
 	return t
