@@ -145,7 +145,7 @@ func (w *world) run(ctx context.Context, change func(*exec.Cmd), args ...string)
 	}
 	r := finish(cmd)
 	if r.code != 0 && ctx.Err() != nil {
-		r.err += context.Cause(ctx).Error()
+		r.err += "\n" + context.Cause(ctx).Error()
 	}
 	return r
 }

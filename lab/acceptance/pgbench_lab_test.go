@@ -5,9 +5,8 @@ package acceptance
 import (
 	"bytes"
 	"fmt"
-	"math"
 	"os"
-	"regexp"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,6 +17,7 @@ import (
 // How much is measured: in each round every mode once, in every mode each row for so long.
 const (
 	benchRounds = 3
+	settleFor   = 2 * time.Second // before each measurement of pgbench
 	pgbenchFor  = 8 * time.Second
 	commitsFor  = 4 * time.Second
 	// benchTotal is what all takes on a quiet machine, from the lab's start to its end.
@@ -41,11 +41,19 @@ var benchRows = []struct {
 // bench is one database, of which the mode is changed while it runs.
 type bench struct {
 	*testing.T
-	w       *world
-	s       spec
-	connect map[int]time.Duration // what so many clients needed to connect, which is not measured
-	seen    map[string][][2]float64
+	w    *world
+	s    spec
+	pids map[int]int // of pgbench with so many clients; it is stopped while it is not measured
+	seen map[string][][2]float64
 }
+
+// simpleUpdate is pgbench's transaction of that name. It is sent as one, so that none stays open when pgbench is stopped.
+const simpleUpdate = `\set aid random(1, 100000)
+\set bid 1
+\set tid random(1, 10)
+\set delta random(-5000, 5000)
+BEGIN \; UPDATE pgbench_accounts SET abalance = abalance + :delta WHERE aid = :aid \; SELECT abalance FROM pgbench_accounts WHERE aid = :aid \; INSERT INTO pgbench_history (tid, bid, aid, delta, mtime) VALUES (:tid, :bid, :aid, :delta, CURRENT_TIMESTAMP) \; END;
+`
 
 // TestPgbenchInEveryMode reports what a database in a guest does while its disk is replicated in each mode: the figures are for whoever reads the
 // log. Each transaction is an update, a select and an insert (pgbench's simple-update: at this scale the others would wait for each other's locks).
@@ -59,11 +67,11 @@ func TestPgbenchInEveryMode(t *testing.T) {
 	s.image, s.memory = postgresImage(t), "512MiB"
 	t.Logf("PGBENCH | %d rounds of %d modes, about %v in all; load of this machine: %s", benchRounds, len(benchModes), benchTotal, load())
 	began := time.Now()
-	b := &bench{T: t, w: up(t, "acc-pgbench", "--bandwidth", "400mbit"), s: s, connect: make(map[int]time.Duration), seen: make(map[string][][2]float64)}
+	b := &bench{T: t, w: up(t, "acc-pgbench", "--bandwidth", "400mbit"), s: s, pids: make(map[int]int), seen: make(map[string][][2]float64)}
 	b.w.must(t, "apply", "-f", manifest(t, s.manifest(b.w)))
 	b.w.databaseAnswers(t)
 	b.warmUp()
-	t.Logf("PGBENCH | warm after %.0f s; %d and %d clients connect in %.1f and %.1f s", time.Since(began).Seconds(), 1, 64, b.connect[1].Seconds(), b.connect[64].Seconds())
+	t.Logf("PGBENCH | warm after %.0f s", time.Since(began).Seconds())
 	for round := range benchRounds {
 		before := time.Now()
 		for n := range benchModes {
@@ -110,14 +118,29 @@ func load() string {
 	return string(first)
 }
 
-// warmUp has everything done once that is slower the first time, and finds out how long clients take to connect.
+// warmUp connects all clients, and has everything done once: under emulation 64 take eight seconds to connect, and their first transactions are
+// several times as slow as all others.
 func (b *bench) warmUp() {
 	b.Helper()
 	b.sql("CREATE TABLE committed (n int)")
+	script := filepath.Join(b.TempDir(), "transaction")
+	if err := os.WriteFile(script, []byte(simpleUpdate), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	connected := int64(0)
 	for _, clients := range []int{1, 64} {
-		b.run(clients, "-t", "1")
+		said, _ := b.w.background(b.T, b.TempDir(), `echo $$; exec pgbench -h $0 -U postgres -n -c $1 -T 100000 -f $2 postgres >/dev/null`, fmt.Sprint(clients), script)
+		connected += int64(clients)
+		eventually(b.T, 2*time.Minute, func() string {
+			if n := b.w.number(b.T, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgbench'"); n < connected {
+				return fmt.Sprintf("%d clients are connected", n)
+			}
+			return ""
+		})
+		b.pids[clients] = int(lastNumber(b.T, said))
 		b.pgbench(clients)
 	}
+	b.pgbench(64)
 	b.commits()
 }
 
@@ -149,17 +172,41 @@ func (b *bench) cell(mode string) {
 
 func (b *bench) sql(statements ...string) string {
 	b.Helper()
-	r := b.w.sql(b.T, statements...)
+	r := b.w.exec(b.T, "client", psql("180", "60", statements...)...) // beside 64 clients, on a machine that others use, too
 	if r.code != 0 {
 		b.Fatalf("%q: %v", statements, r)
 	}
 	return strings.TrimSpace(r.out)
 }
 
+// pgbench lets the clients go on for a while, and returns transactions per second, by the guest's clock, and how long one took in the average, in ms:
+// each client begins one when its last has ended.
+func (b *bench) pgbench(clients int) (rate, delay float64) {
+	b.Helper()
+	rate = b.figures(1,
+		// Connected, psql lets the clients go: so it waits for nobody.
+		fmt.Sprintf(`\! kill -CONT %d`, b.pids[clients]),
+		fmt.Sprintf(`DO $$
+DECLARE
+	before bigint;
+	began timestamptz;
+BEGIN
+	PERFORM pg_sleep(%f);
+	SELECT count(*), clock_timestamp() INTO before, began FROM pgbench_history;
+	PERFORM pg_sleep(%f);
+	PERFORM set_config('bench.figures', (SELECT (count(*) - before) / extract(epoch FROM clock_timestamp() - began) FROM pgbench_history)::text, false);
+END $$`, settleFor.Seconds(), pgbenchFor.Seconds()),
+		fmt.Sprintf(`\! kill -STOP %d`, b.pids[clients]))[0]
+	if rate == 0 {
+		b.Fatalf("%d clients have made no transaction", clients)
+	}
+	return rate, 1000 * float64(clients) / rate
+}
+
 // commits commits one row after the other, and measures the COMMIT alone, in ms of the guest's clock.
 func (b *bench) commits() (median, most float64) {
 	b.Helper()
-	answer := b.sql(fmt.Sprintf(`DO $$
+	is := b.figures(2, fmt.Sprintf(`DO $$
 DECLARE
 	until timestamptz := clock_timestamp() + interval '%f s';
 	asked timestamptz;
@@ -171,53 +218,25 @@ BEGIN
 		COMMIT;
 		took := took || (1000 * extract(epoch FROM clock_timestamp() - asked))::float8;
 	END LOOP;
-	PERFORM set_config('bench.median', (SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY ms) FROM unnest(took) AS ms)::text, false);
-	PERFORM set_config('bench.most', (SELECT percentile_cont(0.9) WITHIN GROUP (ORDER BY ms) FROM unnest(took) AS ms)::text, false);
-END $$`, commitsFor.Seconds()), "SELECT current_setting('bench.median') || ' ' || current_setting('bench.most')")
-	if _, err := fmt.Sscan(answer, &median, &most); err != nil {
-		b.Fatalf("the database measured %q: %v", answer, err)
-	}
-	return median, most
+	PERFORM set_config('bench.figures', (SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY ms) || ' ' || percentile_cont(0.9) WITHIN GROUP (ORDER BY ms)
+		FROM unnest(took) AS ms), false);
+END $$`, commitsFor.Seconds()))
+	return is[0], is[1]
 }
 
-// pgbench returns transactions per second, and how long one took, in ms.
-func (b *bench) pgbench(clients int) (rate, delay float64) {
+// figures runs statements that leave so many in a setting of the session.
+func (b *bench) figures(count int, statements ...string) []float64 {
 	b.Helper()
-	for {
-		seconds := math.Ceil((b.connect[clients] + pgbenchFor).Seconds())
-		rate, delay, done := b.run(clients, "-T", fmt.Sprint(seconds))
-		if done {
-			return rate, delay
-		}
-		b.connect[clients] *= 2
-		b.Logf("%d clients had no time left when they were connected; they get more", clients)
+	answer := strings.Fields(b.sql(append(statements, "SELECT current_setting('bench.figures')")...))
+	if len(answer) != count {
+		b.Fatalf("the database measured %q", answer)
 	}
-}
-
-var pgbenchSays = regexp.MustCompile(`failed transactions: (\d+)[\s\S]*latency average = ([\d.]+) ms\s+initial connection time = ([\d.]+) ms\s+tps = ([\d.]+)`)
-
-// run calls pgbench once. done says that there was a transaction, which there is not if the clients need all the time to connect.
-func (b *bench) run(clients int, length ...string) (rate, delay float64, done bool) {
-	b.Helper()
-	argv := []string{"timeout", "150", "pgbench", "-h", address, "-U", "postgres", "-n", "-N", "-c", fmt.Sprint(clients)}
-	r := b.w.exec(b.T, "client", append(append(argv, length...), "postgres")...)
-	if r.code == 0 && strings.Contains(r.out, "actually processed: 0\n") {
-		return 0, 0, false
-	}
-	got := pgbenchSays.FindStringSubmatch(r.out)
-	if r.code != 0 || got == nil {
-		b.Fatalf("pgbench with %d clients: %v", clients, r)
-	}
-	var failed, connect float64
-	for i, figure := range []*float64{&failed, &delay, &connect, &rate} {
+	all := make([]float64, count)
+	for i, text := range answer {
 		var err error
-		if *figure, err = strconv.ParseFloat(got[i+1], 64); err != nil {
+		if all[i], err = strconv.ParseFloat(text, 64); err != nil {
 			b.Fatal(err)
 		}
 	}
-	if failed != 0 {
-		b.Fatalf("pgbench with %d clients: %v", clients, r)
-	}
-	b.connect[clients] = time.Duration(connect * float64(time.Millisecond))
-	return rate, delay, true
+	return all
 }

@@ -46,13 +46,18 @@ func postgresImage(t *testing.T) string {
 }
 
 // sql asks the database, from the client's node.
-func (w *world) sql(t *testing.T, statements ...string) result {
+func (w *world) sql(t *testing.T, statement string) result {
 	t.Helper()
-	argv := []string{"timeout", "30", "env", "PGCONNECT_TIMEOUT=5", "psql", "-h", address, "-U", "postgres", "-XqAt", "-v", "ON_ERROR_STOP=1"}
+	return w.exec(t, "client", psql("30", "5", statement)...)
+}
+
+// psql is the command that has the database carry out statements in one session, within so many seconds, of which connecting may take some.
+func psql(within, connected string, statements ...string) []string {
+	argv := []string{"timeout", within, "env", "PGCONNECT_TIMEOUT=" + connected, "psql", "-h", address, "-U", "postgres", "-XqAt", "-v", "ON_ERROR_STOP=1"}
 	for _, s := range statements {
 		argv = append(argv, "-c", s)
 	}
-	return w.exec(t, "client", argv...)
+	return argv
 }
 
 // number is the answer to a statement that has one.
