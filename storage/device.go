@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -23,6 +24,10 @@ const (
 	// edge is how much is looked at of both ends of a device to find out whether it holds something: there file systems, partition
 	// tables, volume managers and arrays have what they are known by. In bytes.
 	edge = 1 << 20
+	// Between the ends so many places are looked at, evenly spaced, of so many bytes each: all of a device up to 34 MiB, and of a larger one
+	// enough to meet anything that goes on for more than a 512th of it. A disk that has to move its head takes some seconds for that.
+	probes = 512
+	probe  = 64 << 10
 )
 
 // leftover is what a volume that was a copy of another has left on its device, and what the next replica of its name may write over.
@@ -104,21 +109,47 @@ func (s *Store) fits(spec Spec, id, role string) error {
 	case role != RoleReplica && !spec.Overwrite:
 		return nil
 	}
-	first, last, err := edges(f, info.Size)
+	at, err := contentAt(f, info.Size)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrDevice, err)
 	}
-	if isZero(first) && isZero(last) {
+	if at < 0 {
 		return nil
 	}
 	// The volume was shorter than the device, perhaps: what it left is at its own ends.
 	left, err := s.leftBy(spec.Name)
 	if err == nil && role == RoleReplica && left.Device == spec.Device && left.DeviceID == id && left.Size <= info.Size {
-		if first, last, err = edges(f, left.Size); err == nil && left.Edges == sumEdges(first, last) {
+		if first, last, err := edges(f, left.Size); err == nil && left.Edges == sumEdges(first, last) {
 			return nil
 		}
 	}
-	return fmt.Errorf("%w, and would be written over: look what it holds (lsblk -f %s); wipefs -a and blkdiscard -z empty it", ErrNotBlank, spec.Device)
+	return fmt.Errorf("%w: it holds something at byte %d, which would be written over: look what that is (lsblk -f %s shows file systems and the like); wipefs -a and blkdiscard -z empty it", ErrNotBlank, at, spec.Device)
+}
+
+// contentAt looks for something on a device, at its ends and at places between, and returns where there is some; -1 if none was met.
+func contentAt(f io.ReaderAt, size int64) (int64, error) {
+	p := make([]byte, edge)
+	in := func(off, n int64) (int64, error) {
+		if _, err := f.ReadAt(p[:n], off); err != nil {
+			return 0, err
+		}
+		if isZero(p[:n]) {
+			return -1, nil
+		}
+		return off + int64(slices.IndexFunc(p[:n], func(b byte) bool { return b != 0 })), nil
+	}
+	for _, off := range []int64{0, max(0, size-edge)} {
+		if at, err := in(off, min(edge, size)); at >= 0 || err != nil {
+			return at, err
+		}
+	}
+	step := max(probe, size/probes/probe*probe)
+	for off := int64(edge); off < size-edge; off += step {
+		if at, err := in(off, min(probe, size-off)); at >= 0 || err != nil {
+			return at, err
+		}
+	}
+	return -1, nil
 }
 
 // edges reads the first and the last of the first size bytes of a device.

@@ -26,6 +26,20 @@ func onDevice(t *testing.T, device string, f func(*os.File) error) {
 
 const deviceSize = 8 << 20
 
+// hidingSize is that of a device of which every other stretch is looked at when it is taken.
+const hidingSize = 2 * probe * probes
+
+// hide writes something where nobody looks.
+func hide(t *testing.T, device string, from, to int64) {
+	t.Helper()
+	onDevice(t, device, func(f *os.File) (err error) {
+		for off := from + probe; off < to && err == nil; off += 2 * probe {
+			_, err = f.WriteAt(noise(probe, uint64(off)), off)
+		}
+		return err
+	})
+}
+
 // held is what a volume holds.
 func held(t *testing.T, v *Volume) []byte {
 	t.Helper()
@@ -65,6 +79,10 @@ func TestABlockDeviceIsRefusedWithTheReason(t *testing.T) {
 	refused(Spec{Name: "b", Size: 4096}, ErrExists, "delete that first")
 	must(t, s.Delete(background, "b", 1))
 
+	const middle = deviceSize/2 + 100
+	onDevice(t, device, func(f *os.File) error { _, err := f.WriteAt([]byte("somebody's"), middle); return err })
+	refused(Spec{Name: "a", Size: 4096, Device: device, Overwrite: true}, ErrNotBlank, "something at byte 4194404")
+	onDevice(t, device, func(f *os.File) error { _, err := f.WriteAt(make([]byte, 10), middle); return err })
 	onDevice(t, device, func(f *os.File) error { _, err := f.WriteAt([]byte("somebody's"), deviceSize-4096); return err })
 	refused(Spec{Name: "a", Size: 4096, Device: device, Overwrite: true}, ErrNotBlank, "wipefs")
 	if _, err := s.CreateReplica(background, Spec{Name: "a", Size: 4096, Device: device}, 1); !errors.Is(err, ErrNotBlank) {
@@ -160,10 +178,9 @@ func TestADeviceThatHasBecomeAnotherIsNotUsed(t *testing.T) {
 // TestAStandbyOnBlockDevicesIsItsGroupsEqual has devices that hold something in their middle, where nobody looks when they are taken:
 // what the primary has not is not there either.
 func TestAStandbyOnBlockDevicesIsItsGroupsEqual(t *testing.T) {
-	near, far, farLog := disktest.Loop(t, deviceSize), disktest.Loop(t, deviceSize), disktest.Loop(t, deviceSize)
-	rubbish := noise(4<<20, 7)
+	near, far, farLog := disktest.Loop(t, hidingSize), disktest.Loop(t, hidingSize), disktest.Loop(t, hidingSize)
 	for _, device := range []string{near, far, farLog} {
-		onDevice(t, device, func(f *os.File) error { _, err := f.WriteAt(rubbish, 2<<20); return err })
+		hide(t, device, 2<<20, 6<<20)
 	}
 	west, east := newSite(t, quick), newSite(t, quick)
 	specs := func(root, log string) []Spec {
@@ -202,7 +219,7 @@ func TestAStandbyOnBlockDevicesIsItsGroupsEqual(t *testing.T) {
 
 	// The replica is given up, and made anew: what it left may be written over, by one of its name, until somebody else was there.
 	must(t, east.get().DeleteStandby(ctx, "shop", 2))
-	onDevice(t, farLog, func(f *os.File) error { _, err := f.WriteAt(rubbish, 2<<20); return err })
+	hide(t, farLog, 2<<20, 6<<20)
 	_, err = east.get().CreateStandby(ctx, "shop", specs(far, farLog), 1)
 	must(t, err)
 	write(t, root, 16384, "fourth")
@@ -220,8 +237,8 @@ func TestAStandbyOnBlockDevicesIsItsGroupsEqual(t *testing.T) {
 
 // TestAMovedVolumeIsTheSameOnABlockDevice is what a migration does, there and back.
 func TestAMovedVolumeIsTheSameOnABlockDevice(t *testing.T) {
-	far := disktest.Loop(t, deviceSize+1<<20)
-	onDevice(t, far, func(f *os.File) error { _, err := f.WriteAt(noise(1<<20, 3), 4<<20); return err })
+	far := disktest.Loop(t, hidingSize)
+	hide(t, far, 4<<20, 5<<20)
 	sites := []*site{newSite(t, quick), newSite(t, quick)}
 	devices := []string{"", far} // a file, mostly holes, and a device
 	spec := func(i int) Spec { return Spec{Name: "v", Size: deviceSize, Device: devices[i]} }

@@ -63,9 +63,10 @@ func (r *record) put(b, payload []byte, before uint64) {
 	binary.BigEndian.PutUint64(b[40:], r.sum)
 }
 
-// readAhead is how much of a file is read at once, in bytes: at most, and to begin with, where it is not known how much there is.
+// readAhead is how much of a file is read at once, in bytes: at most, and to begin with, where it is not known how much there is. The first
+// is somewhat more than the largest record that comes, or its head would be read with most of it, which is read again then.
 const (
-	readAhead  = 256 << 10
+	readAhead  = 256<<10 + 4<<10
 	readAtOnce = 4 << 10
 )
 

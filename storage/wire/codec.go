@@ -200,8 +200,12 @@ func (e *Encoder) looksLikeNoise(p []byte) bool {
 	return known < sampled*(sampledBits-noisyBits)
 }
 
-// readAhead is how much a reader takes from the stream at once, at most, in bytes.
-const readAhead = 256 << 10
+const (
+	// readAhead bounds a reader's buffer, in bytes, unless a frame needs more.
+	readAhead = 256 << 10
+	// readMore is how much is taken from the stream beyond what is asked for: what the buffer has no room for behind it has to be moved.
+	readMore = 64 << 10
+)
 
 // Reader takes frames from a stream, which it reads ahead of them. It is used by one goroutine.
 type Reader struct {
@@ -258,7 +262,7 @@ func (r *Reader) take(n int) ([]byte, error) {
 		r.makeRoom(n)
 	}
 	for r.end-r.start < n {
-		got, err := r.r.Read(r.buf[r.end:])
+		got, err := r.r.Read(r.buf[r.end:min(len(r.buf), r.start+n+readMore)])
 		r.end += got
 		if err != nil && r.end-r.start < n {
 			if err == io.EOF && r.end > r.start { //nolint:errorlint // io.Reader returns it bare
