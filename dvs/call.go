@@ -75,12 +75,6 @@ func (c *caller) Notify(to string) error {
 	}
 	r := s.routeLocked(to)
 	m := c.core.Begin(endpoint.Request{Kind: endpoint.Notify, From: c.from, To: r.id})
-	if !r.known { // nobody sends it again: it has to come after the name, which the node hears by the socket
-		if err := s.conn.Send(wire.AppendRequest(nil, m)); err != nil {
-			return fault("notify", to, errors.Join(ErrNotConnected, err))
-		}
-		return nil
-	}
 	via := r.channel
 	if r.State != endpoint.Open || s.streams[via] != nil { // nobody would send it again if the stream broke
 		via = 0
@@ -298,10 +292,14 @@ func (s *Session) routeLocked(name string) *route {
 	if r == nil {
 		r = &route{name: name, id: endpoint.Resolve(s.container, name), waiting: map[*caller]struct{}{}}
 		s.routes[r.id], s.names[name] = r, r
-		_ = s.conn.Send(wire.Watch{Name: name}.Append(nil))
+		s.watchLocked(name)
 	}
 	return r
 }
+
+// watchLocked has the node tell of a name. That goes the way of requests: a notification may follow, which nobody sends again, and which a node that has not
+// heard of the name drops.
+func (s *Session) watchLocked(name string) { s.sendLocked(wire.Watch{Name: name}.Append(nil), 0) }
 
 func (s *Session) transmitLocked(r endpoint.Request, via uint32) {
 	if r.NoWait || r.Repeat {

@@ -23,7 +23,7 @@ var (
 	ErrAgain     = errors.New("nobody is waiting for it now: repeat it later, or allow time to wait")
 	ErrBusy      = errors.New("another call of this session is under way: wait, or open another session")
 	ErrMigrating = errors.New("the endpoint is moving: repeat it, or allow more time")
-	ErrDenied    = errors.New("not permitted: what a program may do with an endpoint says the policy of its own node, and with a buffer who registered it")
+	ErrDenied    = errors.New("not permitted: have it allowed by the policy of this program's node, or by who registered the buffer")
 	ErrTooLong   = errors.New("longer than the node allows: send less at a time, or use Copy")
 	ErrOverrun   = errors.New("too much is waiting: repeat it later")
 )

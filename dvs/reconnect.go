@@ -122,13 +122,15 @@ func (s *Session) comeBack(n *opened) error {
 		if c.own != nil {
 			m.Endpoint = c.own.id
 		}
-		_ = s.conn.Send(m.Append(nil))
+		b := m.Append(nil)
+		_ = s.conn.Send(b)
+		s.sendLocked(b, 0) // also the way of its requests, which does not wait for the other
 	}
 	for _, e := range s.endpoints {
 		e.bindAgainLocked()
 	}
 	for name := range s.names {
-		_ = s.conn.Send(wire.Watch{Name: name}.Append(nil))
+		s.watchLocked(name)
 	}
 	close(before.changed)
 	s.restLocked()

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -142,7 +143,10 @@ type opened struct {
 // open connects to the node.
 func (s *Session) open(ctx context.Context) (*opened, error) {
 	raw, err := (&net.Dialer{}).DialContext(ctx, "unix", s.path)
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return nil, fmt.Errorf("%w: this user may not: run as the node's, or have the node started with a group of yours (--group) %w", ErrNotConnected, err)
+	case err != nil:
 		return nil, fmt.Errorf("%w: is the node running? %w", ErrNotConnected, err)
 	}
 	conn, err := socket.New(raw.(*net.UnixConn))

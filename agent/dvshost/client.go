@@ -26,6 +26,24 @@ func newClient(dial func(ctx context.Context) (net.Conn, error)) client {
 
 // ask sends a body and decodes the answer, or takes it as it is if out is *[]byte.
 func (c client) ask(ctx context.Context, method, path string, query url.Values, body []byte, out any) error {
+	return c.do(ctx, method, path, query, body, func(r io.Reader) error {
+		b, err := io.ReadAll(r)
+		if err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+		if raw, ok := out.(*[]byte); ok {
+			*raw = b
+			return nil
+		}
+		if err := json.Unmarshal(b, out); err != nil {
+			return fmt.Errorf("%s: the answer is not understood: %w", path, err)
+		}
+		return nil
+	})
+}
+
+// do sends a body, and gives the answer to take as it comes.
+func (c client) do(ctx context.Context, method, path string, query url.Values, body []byte, take func(io.Reader) error) error {
 	u := url.URL{Scheme: "http", Host: "node", Path: path, RawQuery: query.Encode()}
 	r, err := http.NewRequestWithContext(ctx, method, u.String(), bytes.NewReader(body))
 	if err != nil {
@@ -36,25 +54,14 @@ func (c client) ask(ctx context.Context, method, path string, query url.Values, 
 		return reason(err)
 	}
 	defer a.Body.Close()
-	b, err := io.ReadAll(a.Body)
-	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+	if a.StatusCode == http.StatusOK {
+		return take(a.Body)
 	}
-	if a.StatusCode != http.StatusOK {
-		var e errorInfo
-		if json.Unmarshal(b, &e) != nil || e.Error == "" {
-			e.Error = a.Status
-		}
-		return &answerError{status: a.StatusCode, text: e.Error}
+	var e errorInfo
+	if json.NewDecoder(io.LimitReader(a.Body, maxJSON)).Decode(&e) != nil || e.Error == "" {
+		e.Error = a.Status
 	}
-	if raw, ok := out.(*[]byte); ok {
-		*raw = b
-		return nil
-	}
-	if err := json.Unmarshal(b, out); err != nil {
-		return fmt.Errorf("%s: the answer is not understood: %w", path, err)
-	}
-	return nil
+	return &answerError{status: a.StatusCode, text: e.Error}
 }
 
 // reason takes off an error what the request was: its address means nothing here.

@@ -139,6 +139,7 @@ func TestLine10WhoMayConnectProcesses(t *testing.T) {
 	a, b := twoProcesses(t, func(o *processOptions) {
 		if o.Name == "b" {
 			o.Group = fmt.Sprint(os.Getgid())
+			o.Policy = fmt.Sprintf("containers: [{name: shop, allow: [{programs: ['group:%d']}]}, {name: other, allow: [{programs: ['user:%d']}]}]", os.Getgid(), os.Getuid())
 		}
 	})
 	for socket, want := range map[string]os.FileMode{
@@ -157,8 +158,9 @@ func TestLine10WhoMayConnectProcesses(t *testing.T) {
 		t.Fatal(err)
 	}
 	nobody := newPuppetAs(t, &syscall.Credential{Uid: 65534, Gid: 65534, Groups: []uint32{uint32(os.Getgid())}})
-	if got := nobody.do(order{Op: "connect", At: a.socket, To: "shop"}); !strings.Contains(got.Err, "permission denied") {
+	if got := nobody.do(order{Op: "connect", At: a.socket, To: "shop"}); !strings.Contains(got.Err, "permission denied") || !strings.Contains(got.Err, "--group") {
 		t.Errorf("somebody else was told %q", got.Err)
 	}
-	nobody.must(order{Op: "connect", At: b.socket, To: "shop"})
+	nobody.fails(order{Op: "connect", At: b.socket, To: "other"}, dvs.ErrContainer)
+	nobody.must(order{Op: "connect", At: b.socket, To: "shop"}) // by a supplementary group
 }

@@ -2,7 +2,6 @@ package dvshost
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,33 +13,13 @@ import (
 	"github.com/godwit-project/godwit/server/native"
 )
 
-// fetch asks for something long, and gives it to take as it comes.
-func (c client) fetch(ctx context.Context, path string, query url.Values, take func(io.Reader) error) error {
-	u := url.URL{Scheme: "http", Host: "node", Path: path, RawQuery: query.Encode()}
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
-	if err != nil {
-		return err
-	}
-	a, err := c.http.Do(r)
-	if err != nil {
-		return reason(err)
-	}
-	defer a.Body.Close()
-	if a.StatusCode == http.StatusOK {
-		return take(a.Body)
-	}
-	e := errorInfo{Error: a.Status}
-	_ = json.NewDecoder(io.LimitReader(a.Body, maxJSON)).Decode(&e) // or the status has to do
-	return &answerError{status: a.StatusCode, text: e.Error}
-}
-
 func (k key) query() url.Values {
 	return url.Values{"container": {k.container}, "name": {k.name}}
 }
 
 // executable fetches the file of a native program that runs there.
 func (p *Peer) executable(ctx context.Context, k key, to io.Writer) error {
-	return p.fetch(ctx, "/v1/native/program", k.query(), func(r io.Reader) error {
+	return p.do(ctx, http.MethodGet, "/v1/native/program", k.query(), nil, func(r io.Reader) error {
 		n, err := io.Copy(to, io.LimitReader(r, maxImage))
 		if err == nil && n == 0 {
 			err = errors.New("it is empty")
@@ -53,7 +32,7 @@ func (p *Peer) executable(ctx context.Context, k key, to io.Writer) error {
 func (p *Peer) image(ctx context.Context, k key, epoch uint64, dir string) error {
 	q := k.query()
 	q.Set("epoch", strconv.FormatUint(epoch, 10))
-	return p.fetch(ctx, "/v1/native/image", q, func(r io.Reader) error { return native.Receive(r, dir, maxImage) })
+	return p.do(ctx, http.MethodGet, "/v1/native/image", q, nil, func(r io.Reader) error { return native.Receive(r, dir, maxImage) })
 }
 
 // RunNative starts a native program on the node's machine.

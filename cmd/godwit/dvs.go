@@ -53,13 +53,14 @@ func (a *app) dvsClient() *dvshost.Client { return dvshost.NewClient(a.dvsSocket
 
 func (a *app) dvsNodeCommand() *cobra.Command {
 	var (
-		options dvshost.NodeOptions
-		even    bool
-		limits  = balance.Default()
-		peers   []string
-		streams string
-		file    string
-		logs    logFlags
+		options  dvshost.NodeOptions
+		even     bool
+		limits   = balance.Default()
+		peers    []string
+		streams  string
+		compress string
+		file     string
+		logs     logFlags
 	)
 	cmd := &cobra.Command{
 		Use:   "node --name NAME [--listen HOST:PORT --peer NAME=HOST:PORT…]",
@@ -112,6 +113,9 @@ godwit agent --dvs.`,
 			if options.Streams, err = streamsAddress(streams, options.Listen); err != nil {
 				return err
 			}
+			if err = options.Links.Compress.Set(compress); err != nil {
+				return usagef("bad --compress: %w", err)
+			}
 			if options.Log, err = logs.logger(a.err); err != nil {
 				return err
 			}
@@ -150,6 +154,8 @@ godwit agent --dvs.`,
 	flags.StringVar(&options.State, "state", "", "directory, of this node alone, that keeps what it has decided about moves")
 	flags.BoolVar(&options.Native.Accept, "native", false, "take in native programs that move here: whoever can speak as a node can run anything on this machine")
 	flags.StringVar(&streams, "streams", "", "HOST:PORT for connections between programs here and at other nodes, or off\n(default a free port, at the host of --listen)")
+	flags.StringVar(&compress, "compress", "auto", "what is sent to other nodes: auto (where it pays), always or never")
+	flags.BoolVar(&options.Links.Single, "no-batches", false, "send each message to other nodes by itself")
 	logs.add(flags)
 	return cmd
 }

@@ -80,14 +80,20 @@ func startDVSNode(t *testing.T, socket string, words ...string) dvsTest {
 		}
 	})
 	t.Cleanup(func() { cancel(); wg.Wait() })
-	client := dvshost.NewClient(socket)
+	d.started()
+	return d
+}
+
+// started waits until the node answers.
+func (d dvsTest) started() {
+	d.t.Helper()
+	client := dvshost.NewClient(d.socket)
 	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-		if _, err := client.Stats(t.Context()); err == nil {
-			return d
+		if _, err := client.Stats(d.t.Context()); err == nil {
+			return
 		}
 	}
-	t.Fatal("the node does not start")
-	return d
+	d.t.Fatal("the node does not start")
 }
 
 // freeAddresses finds loopback ports that nobody uses: at an address of their own, for one of 127.0.0.1 may be taken by whoever connects somewhere before
@@ -114,7 +120,7 @@ func TestDVSCommands(t *testing.T) {
 	cache := filepath.Join(directory, "cache")
 	a := startDVSNode(t, filepath.Join(directory, "a"), "--name", "a", "--listen", address[0], "--peer", "b="+address[1], "--cache", cache, "--balance",
 		"--state", filepath.Join(directory, "state"))
-	b := startDVSNode(t, filepath.Join(directory, "b"), "--name", "b", "--listen", address[1], "--peer", "a="+address[0], "--cache", cache)
+	b := startDVSNode(t, filepath.Join(directory, "b"), "--name", "b", "--listen", address[1], "--peer", "a="+address[0], "--cache", cache, "--compress", "always", "--no-batches")
 	if _, err := examples.KV(t.Context(), directory); err != nil {
 		t.Fatal(err)
 	}
@@ -167,6 +173,7 @@ func TestDVSRefusals(t *testing.T) {
 	d.refused(exitUsage, "--listen HOST:PORT", "node", "--name", "a", "--peer", "b=127.0.0.1:1")
 	d.refused(exitFailure, "loopback addresses only", "node", "--name", "a", "--listen", "192.0.2.1:1")
 	d.refused(exitFailure, "belong together", "node", "--name", "a", "--cert", "x")
+	d.refused(exitUsage, "want auto, always or never", "node", "--name", "a", "--compress", "sometimes")
 	d.refused(exitUsage, "low water mark", "node", "--name", "a", "--balance", "--low-water", "0.9")
 	policy := filepath.Join(t.TempDir(), "policy.yaml")
 	write := func(text string) {

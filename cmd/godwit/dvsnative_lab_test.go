@@ -123,13 +123,7 @@ func startNodeProcess(t *testing.T, socket string, words ...string) dvsTest {
 			t.Logf("node %v:\n%s", words, said)
 		}
 	})
-	client := dvshost.NewClient(socket)
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-		if _, err := client.Stats(t.Context()); err == nil {
-			return d
-		}
-	}
-	t.Fatal("the node does not start")
+	d.started()
 	return d
 }
 

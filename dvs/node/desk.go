@@ -217,6 +217,12 @@ func (n *Node) deskLocked(s *session, e wire.Encoded) error {
 	switch e.Kind() {
 	case wire.KindRequest, wire.KindReply, wire.KindProbe, wire.KindCancel:
 		return n.messageLocked(s, e)
+	case wire.KindWatch:
+		m, err := wire.ParseWatch(e.Body())
+		if err != nil {
+			return err
+		}
+		return n.watchLocked(s, m.Name)
 	case wire.KindCaller:
 		m, err := wire.ParseCaller(e.Body())
 		if err != nil {

@@ -28,7 +28,9 @@ func (n *Node) fromProgram(s *session, e wire.Encoded) error {
 	case wire.KindWatch:
 		m, err := wire.ParseWatch(f.Body)
 		if err == nil {
-			err = n.watch(s, m.Name)
+			n.mu.Lock()
+			err = n.watchLocked(s, m.Name)
+			n.mu.Unlock()
 		}
 		return err
 	case wire.KindCaller:
@@ -193,9 +195,7 @@ func (n *Node) unbind(s *session, m wire.Unbind) {
 // maxNames bounds what one program can make the node remember: names that it watches, callers that it has.
 const maxNames = 1 << 16
 
-func (n *Node) watch(s *session, name string) error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
+func (n *Node) watchLocked(s *session, name string) error {
 	if len(s.watched) >= maxNames {
 		return fmt.Errorf("a program may talk to %d names", maxNames)
 	}

@@ -23,6 +23,24 @@ func TestANotificationToAnUnknownNameWaits(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	var clients []*dvs.Client
+	for i := range names { // of callers of whom the node has not heard either
+		c, err := client.Client()
+		if err == nil {
+			err = c.Notify(fmt.Sprint("from ", i))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		clients = append(clients, c)
+	}
+	for i := range names {
+		e := bind(t, server, fmt.Sprint("from ", i), dvs.BindOptions{})
+		if m, err := e.Receive(patient(t), dvs.Any); err != nil {
+			t.Fatalf("from %d: %v, %v", i, m, err)
+		}
+		clients[i].Close()
+	}
 	for i := range names {
 		e := bind(t, server, fmt.Sprint(i), dvs.BindOptions{})
 		if m, err := e.Receive(patient(t), dvs.Any); err != nil {

@@ -21,6 +21,17 @@ const (
 	CompressAlways Compression = 2
 )
 
+// Set takes it from its name: auto, always or never.
+func (c *Compression) Set(name string) error {
+	for i, one := range []string{CompressAdaptive: "auto", CompressNever: "never", CompressAlways: "always"} {
+		if one == name {
+			*c = Compression(i)
+			return nil
+		}
+	}
+	return fmt.Errorf("compression %q: want auto, always or never", name)
+}
+
 // LinkOptions of one link. The other node may have others.
 type LinkOptions struct {
 	Compress Compression

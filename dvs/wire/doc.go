@@ -17,7 +17,7 @@
 //	Bind       3  u32 call, u8 flags (1 standby, 2 movable, 4 replicated, 8 again, 16 held), str name; if replicated or again: u64 epoch, u64 line; if again: u64 serial
 //	Unbind     4  u32 call, u64 endpoint
 //	Answer     5  u32 call, u16 code, u64 epoch, u64 serial, text
-//	Watch      6  str name: tell me the endpoint's routes, now and later
+//	Watch      6  str name: tell me the endpoint's routes, now and later; it goes the way of requests, before the first for that name
 //	Route      7  u64 endpoint, u64 epoch, u64 serial, u64 line, u8 state (0 unbound, 1 active, 2 moving, 3 dead, 4 cut), u32 channel (0: the node)
 //	Introduce  8  u32 channel, u32 channel at the peer, u8 side, u64 the peer's caller; with three descriptors: rings, the peer's page, its bell
 //	Revoke     9  u32 channel; either way

@@ -303,7 +303,7 @@ func (d *decoder) who(path, text string) (who, error) {
 	case find == nil || name == "":
 		return who{}, d.fail(path, "%q is no program's user: want user:NAME, group:NAME, user:NUMBER, group:NUMBER, or any", text)
 	}
-	if id, err := strconv.ParseUint(name, 10, 31); err == nil {
+	if id, err := strconv.ParseUint(name, 10, 32); err == nil {
 		return who{kind, int(id)}, nil
 	}
 	id, err := find(name)
