@@ -4,9 +4,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/godwit-project/godwit/storage/wire"
-
 	"github.com/godwit-project/godwit/storage/changes"
+	"github.com/godwit-project/godwit/storage/wire"
 )
 
 type noMarks struct{}
