@@ -4,8 +4,8 @@ import "time"
 
 const (
 	// restFor is how many times as long as the sender worked on an epoch, waiting for the link left out, it rests when nobody waits: so
-	// much more coalesces, and writers have the disk to themselves.
-	restFor = 20
+	// much more coalesces, and writers have the disk to themselves. What an epoch costs in all, at both ends, is about four times that work.
+	restFor = 40
 	// fullEpoch cuts an epoch before its time where somebody may come to wait for it, in bytes; a smaller one says nothing of the pace.
 	fullEpoch = 32 << 20
 	minPaced  = 4 << 20

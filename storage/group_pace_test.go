@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/godwit-project/godwit/storage/changes"
+	"github.com/godwit-project/godwit/storage/wire"
 )
 
 type noMarks struct{}
@@ -70,5 +71,25 @@ func TestThePaceIsThatOfTheSlowOnes(t *testing.T) {
 	p.shipped(450<<20, time.Second)
 	if slow != 50<<20 || p.perSecond != 150<<20 {
 		t.Errorf("%d, then %d", slow, p.perSecond)
+	}
+}
+
+func TestCompressionIsWorthLittleOnAnIdleLink(t *testing.T) {
+	began := time.Unix(0, 0)
+	for _, c := range []struct {
+		name                  string
+		took, stalled, rested time.Duration
+		want                  wire.Effort
+	}{
+		{"a first copy over a slow link", time.Second, 900 * time.Millisecond, 0, wire.Thorough},
+		{"a first copy over a fast link", time.Second, 100 * time.Millisecond, 0, wire.Hurried},
+		{"a small epoch after a rest", 100 * time.Millisecond, 90 * time.Millisecond, time.Second, wire.Hurried},
+		{"an epoch that takes as long as the rest", time.Second, 900 * time.Millisecond, time.Second, wire.Thorough},
+		{"the first frames after a rest", 0, 0, time.Second, wire.Hurried},
+	} {
+		l := &groupLink{began: began, stalled: c.stalled, rested: c.rested}
+		if got := l.effort(began.Add(c.took)); got != c.want {
+			t.Errorf("%s: effort %d instead of %d", c.name, got, c.want)
+		}
 	}
 }
