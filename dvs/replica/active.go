@@ -69,7 +69,7 @@ func (e *activeEngine) ask(q state.Request) {
 	e.step(active.Ask{Request: q, Clock: uint64(time.Now().UnixNano()), Random: randomBits()})
 }
 func (e *activeEngine) forget(caller uint64) { e.step(active.Forget{Caller: caller}) }
-func (e *activeEngine) lost(string)          {}
+func (e *activeEngine) lost(peer string)     { e.step(active.Lost{Peer: peer}) }
 
 func (e *activeEngine) regular(peer string) bool { return e.core.Beats(peer) }
 

@@ -47,6 +47,8 @@ type (
 	Restored struct{}
 	// Stored says what the store holds.
 	Stored struct{ Record state.Record }
+	// Lost says that a peer has a new connection: what was on the way to it may not have arrived.
+	Lost struct{ Peer string }
 	// Found asks to begin a group that the store does not know.
 	Found struct{}
 )
@@ -55,6 +57,7 @@ func (Tick) event()     {}
 func (Receive) event()  {}
 func (Ask) event()      {}
 func (Forget) event()   {}
+func (Lost) event()     {}
 func (Executed) event() {}
 func (Hashed) event()   {}
 func (Imaged) event()   {}

@@ -66,6 +66,16 @@ func (r *Replica) lead() {
 	r.askCheck()
 }
 
+// lost has an image sent again that was under way to a peer.
+func (r *Replica) lost(peer string) {
+	for _, id := range slices.Sorted(maps.Keys(r.imaged)) {
+		if r.names[id] == peer && r.rn != nil {
+			delete(r.imaged, id)
+			r.rn.ReportSnapshot(id, raft.SnapshotFailure) // nothing, if it has arrived
+		}
+	}
+}
+
 // enlist proposes the next change of the configuration, if there is one to make: a learner for who wants to join; a learner that has caught up
 // takes the place of the voter of its name. New voters come in pairs where they can: two voters cannot do without either, one or three are
 // better.

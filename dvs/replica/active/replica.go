@@ -133,6 +133,8 @@ func (r *Replica) Step(e Event) []Action {
 		r.reported(e)
 	case Stored:
 		r.stored(e.Record)
+	case Lost:
+		r.lost(e.Peer)
 	case Found:
 		if r.loaded && r.record.Epoch == 0 && r.rn == nil && !r.founding {
 			r.founding = true

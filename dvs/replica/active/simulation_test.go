@@ -44,6 +44,7 @@ const (
 	noTable            // images come without the table of replies
 	noSum              // hashes are not exchanged: divergence goes unnoticed
 	ownClock           // each replica executes by its own clock
+	brokenLine         // no mistake: the line of each first image breaks, and nobody waits for it in vain
 	sameIdentity       // a process that begins again is thought the same
 )
 
@@ -91,6 +92,8 @@ type world struct {
 	calm     bool
 	leaders  map[uint64]state.Member
 
+	lost map[[2]int]bool // lines that have broken, and whether their senders have been told
+
 	answers, deaths, flips, odd, images int
 }
 
@@ -98,7 +101,7 @@ func name(i int) string { return string(rune('a' + i)) }
 
 func newWorld(t *testing.T, seed uint64, f fault) *world {
 	cryptotest.SetGlobalRandom(t, seed)
-	w := &world{rng: rand.New(rand.NewPCG(seed, 3)), fault: f, leaders: map[uint64]state.Member{}}
+	w := &world{rng: rand.New(rand.NewPCG(seed, 3)), fault: f, leaders: map[uint64]state.Member{}, lost: map[[2]int]bool{}}
 	for i := range simReplicas {
 		w.start(i)
 	}
@@ -115,6 +118,9 @@ func (w *world) start(i int) {
 		p.self.Incarnation = uint64(i + 1)
 	}
 	o := active.Options{Self: p.self, Election: 6, Retry: 3, ImagePatience: 10, CheckEvery: 8, Keep: 12}
+	if w.fault == brokenLine {
+		o.ImagePatience = 1 << 30
+	}
 	for j := range simReplicas {
 		if j != i {
 			o.Peers = append(o.Peers, name(j))
@@ -181,6 +187,10 @@ func (w *world) post(l letter) {
 	if w.fault == noSum && l.m.Kind == active.Sum || w.cut[l.from][l.to] || !w.calm && w.chance(4) {
 		return
 	}
+	if _, broke := w.lost[[2]int{l.from, l.to}]; w.fault == brokenLine && l.m.Raft.GetType() == raftpb.MsgSnap && !broke {
+		w.lost[[2]int{l.from, l.to}] = false
+		return
+	}
 	if w.fault == noTable && l.m.Raft.GetType() == raftpb.MsgSnap {
 		l.m.Raft = proto.Clone(l.m.Raft).(*raftpb.Message)
 		l.m.Raft.Snapshot.Data = active.WithoutTable(l.m.Raft.Snapshot.Data)
@@ -222,6 +232,7 @@ func (w *world) step() {
 		if w.chance(60) {
 			w.cut[b][a] = w.cut[a][b]
 		}
+		w.event(a, active.Lost{Peer: name(b)})
 	case k < 968:
 		w.crash(w.rng.IntN(simReplicas))
 	case k < 985:
@@ -390,6 +401,11 @@ func (w *world) rest() {
 				w.event(i, active.Found{})
 			}
 		}
+		for line, told := range w.lost {
+			if w.lost[line] = true; !told {
+				w.event(line[0], active.Lost{Peer: name(line[1])})
+			}
+		}
 		for k := range w.clients {
 			w.client(k)
 		}
@@ -484,6 +500,17 @@ func TestRandomSchedulesLoseAndDoubleNothing(t *testing.T) {
 	t.Logf("%d schedules: %d answers, %d deaths, %d machines changed, %d found odd, %d images", n, answers, deaths, flips, odd, images)
 	if answers == 0 || deaths == 0 || flips == 0 || odd < flips || images == 0 {
 		t.Error("the schedules do not show what they should")
+	}
+}
+
+// An image that is lost with its connection is sent again when there is another, however patient the sender is.
+func TestAnImageThatIsLostIsSentAgain(t *testing.T) {
+	for seed := range uint64(20) {
+		w := newWorld(t, seed, brokenLine)
+		w.rest()
+		if w.broken != "" || len(w.lost) == 0 {
+			t.Fatalf("seed %d, %d images lost: %s", seed, len(w.lost), w.broken)
+		}
 	}
 }
 
