@@ -1,6 +1,7 @@
 package passive_test
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/godwit-project/godwit/dvs/replica/passive"
@@ -25,16 +26,22 @@ func (r *roads) post(w *world, l letter) {
 }
 
 func (r *roads) deliver(w *world) {
-	road := &r[w.rng.IntN(simReplicas)][w.rng.IntN(simReplicas)]
+	pairs := w.rng.Perm(simReplicas * simReplicas)
+	k := slices.IndexFunc(pairs, func(k int) bool {
+		road := r[k/simReplicas][k%simReplicas]
+		return len(road.short)+len(road.long) > 0
+	})
+	if k < 0 {
+		return
+	}
+	road := &r[pairs[k]/simReplicas][pairs[k]%simReplicas]
 	from := &road.short
 	if len(road.short) == 0 || len(road.long) > 0 && w.chance(15) {
 		from = &road.long
 	}
-	if len(*from) > 0 {
-		l := (*from)[0]
-		*from = (*from)[1:]
-		w.event(l.to, passive.Receive{Message: l.m})
-	}
+	l := (*from)[0]
+	*from = (*from)[1:]
+	w.event(l.to, passive.Receive{Message: l.m})
 }
 
 // connect replaces the connection from a to b, if there can be one.
@@ -48,13 +55,13 @@ func (w *world) connect(a, b int) {
 	}
 }
 
-// under returns about how many letters are under way.
+// under returns how many letters are under way.
 func (w *world) under() int {
 	n := len(w.bag)
 	if w.roads != nil {
 		for a := range w.roads {
 			for _, road := range w.roads[a] {
-				n += simReplicas * simReplicas * (len(road.short) + len(road.long))
+				n += len(road.short) + len(road.long)
 			}
 		}
 	}

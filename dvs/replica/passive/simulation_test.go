@@ -184,6 +184,7 @@ func (w *world) post(l letter) {
 		l.m.Updates = us
 		l.m.Image.Table = state.Table{}
 	}
+	l.m.Image.Table = l.m.Image.Table.Clone() // what is sent is encoded: nobody shares it
 	if w.fault == earlyJoin && l.m.Kind == passive.Ack {
 		l.m.OK, l.m.Last.Seq = true, l.m.Last.Seq+3 // an acknowledgement of what has not come
 	}
