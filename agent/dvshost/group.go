@@ -114,12 +114,17 @@ func randomID() string {
 	return hex.EncodeToString(b[:])
 }
 
+// joinTime is how long all of a group may take to have its state. They have its module before.
+const joinTime = time.Minute
+
 // joined waits until all of a group have its state, and one answers.
 func (h *Host) joined(ctx context.Context, spec GroupSpec) error {
 	m, err := h.member(spec.ID)
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(ctx, joinTime)
+	defer cancel()
 	for {
 		answers := slices.ContainsFunc(h.o.Node.Endpoints(), func(e node.EndpointInfo) bool {
 			return e.Container == spec.Container && e.Name == spec.Name && e.Node != ""
@@ -129,12 +134,49 @@ func (h *Host) joined(ctx context.Context, spec GroupSpec) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("not all nodes have joined, %v have: %w", m.replica.Members(), ctx.Err())
+			err := fmt.Errorf("not all nodes have joined, or none answers: %w: %s", ctx.Err(), strings.Join(h.describe(context.WithoutCancel(ctx), spec), "; "))
+			h.o.Log.Warn("DVS group not begun", "endpoint", spec.key(), "err", err) // whoever asked may have gone
+			return err
 		case <-m.replica.Done():
-			return m.replica.Err()
+			return errors.Join(replica.ErrClosed, m.replica.Err())
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
+}
+
+// describe asks the nodes of a group for their parts in it, for a person.
+func (h *Host) describe(ctx context.Context, spec GroupSpec) (all []string) {
+	ctx, cancel := context.WithTimeout(ctx, linkTime)
+	defer cancel()
+	for _, e := range h.o.Node.Endpoints() {
+		if e.Container == spec.Container && e.Name == spec.Name {
+			all = append(all, fmt.Sprintf("endpoint %s at %q, epoch %d", spec.key(), e.Node, e.Version.Epoch))
+		}
+	}
+	for _, n := range spec.Nodes {
+		var said string
+		p, err := h.peerOf(n)
+		switch {
+		case n == h.o.Name:
+			said, err = h.DescribeGroup(spec.ID)
+		case err == nil:
+			said, err = p.DescribeGroup(ctx, spec.ID)
+		}
+		if err != nil {
+			said = err.Error()
+		}
+		all = append(all, fmt.Sprintf("node %s: %s", n, said))
+	}
+	return all
+}
+
+// DescribeGroup tells a person of this node's part in a group.
+func (h *Host) DescribeGroup(id string) (string, error) {
+	m, err := h.member(id)
+	if err != nil {
+		return "", err
+	}
+	return m.replica.Describe(), nil
 }
 
 // Found makes this node one of those that keep the group's record, in its book. A node that begins again without its book keeps it no longer.

@@ -86,6 +86,12 @@ func (h *Host) PeerHandler() http.Handler {
 		}
 		return h.Ask(q)
 	}))
+	m.HandleFunc("POST /v1/group/describe", asked(func(ctx context.Context, q GroupAsk) (any, error) {
+		if err := speaksFor(ctx, h.nodesOf(q.ID)...); err != nil {
+			return nil, err
+		}
+		return h.DescribeGroup(q.ID)
+	}))
 	m.HandleFunc("POST /v1/group/end", h.ofGroup(func(ctx context.Context, g GroupSpec) error {
 		h.endHere(ctx, g)
 		return nil

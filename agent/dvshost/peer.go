@@ -106,6 +106,11 @@ func (p *Peer) Ask(ctx context.Context, q GroupAsk) (register.Answer, error) {
 	return post[register.Answer](ctx, p.client, "/v1/group/ask", q)
 }
 
+// DescribeGroup asks for its part in a group, for a person.
+func (p *Peer) DescribeGroup(ctx context.Context, id string) (string, error) {
+	return post[string](ctx, p.client, "/v1/group/describe", GroupAsk{ID: id})
+}
+
 // linkProtocol is what a connection between two replicas is upgraded to.
 const linkProtocol = "godwit-replica"
 

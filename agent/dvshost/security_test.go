@@ -232,6 +232,8 @@ func TestANodeSpeaksForItselfAlone(t *testing.T) {
 		{"its question", owner, http.MethodPost, "/v1/group/ask", ballot("a/1"), ""},
 		{"a question in another's name", thief, http.MethodPost, "/v1/group/ask", ballot("a/2"), refused},
 		{"a question of one that is not of the group", thief, http.MethodPost, "/v1/group/ask", ballot("c/2"), refused},
+		{"what a group of others does", thief, http.MethodPost, "/v1/group/describe", ballot(""), refused},
+		{"what its group does here, where nothing of it is", owner, http.MethodPost, "/v1/group/describe", ballot(""), "knows nothing of the group"},
 		{"the end of a group of others", thief, http.MethodPost, "/v1/group/end", group("a", "b", "c"), refused},
 		{"a link for another's replica", thief, http.MethodGet, "/v1/group/link?id=1&from=a", nil, refused},
 		{"the end of its group", owner, http.MethodPost, "/v1/group/end", group("a", "b", "d"), ""},

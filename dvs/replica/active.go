@@ -80,6 +80,8 @@ func (e *activeEngine) stored(c state.Record) {
 	e.decide(e.watch.Record(c, int64(e.now)))
 }
 
+func (e *activeEngine) describe() string { return e.core.String() }
+
 // step carries out what the core wants.
 func (e *activeEngine) step(event active.Event) {
 	r := e.r

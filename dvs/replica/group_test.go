@@ -144,7 +144,7 @@ func (g *group) tell() {
 	g.t.Logf("the store holds %+v", held)
 	for _, n := range names {
 		if r := g.replica(n); r != nil {
-			g.t.Logf("%s: %+v, %v, %v", n, r.Last(), r.Members(), r.Err())
+			g.t.Logf("%s: %+v, %s", n, r.Last(), r.Describe())
 		}
 	}
 }

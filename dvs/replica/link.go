@@ -40,6 +40,24 @@ type outbox struct {
 	turn   int // counts connections
 	up     bool
 	closed bool
+	failed error // of the last connection, or attempt
+}
+
+// String tells how the connection is.
+func (o *outbox) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !o.up {
+		return fmt.Sprintf("down: %v", o.failed)
+	}
+	return fmt.Sprintf("up, change %d, %d messages and %d images queued", o.turn, len(o.short), len(o.long))
+}
+
+// fail notes why there is no connection.
+func (o *outbox) fail(err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.failed = err
 }
 
 // send queues a message, if there is a connection and room. Bulk is overtaken by what is not.
@@ -110,6 +128,7 @@ func (l *link) keepDialing() {
 		if err == nil {
 			err = l.write(c)
 		}
+		l.out.fail(err)
 		r.o.Log.Debug("replica link down", "group", r.o.Group, "replica", r.o.Self, "peer", l.peer, "err", err)
 		select {
 		case <-r.ctx.Done():

@@ -91,6 +91,8 @@ func (e *passiveEngine) stored(c state.Record) {
 	e.decide(e.watch.Record(c, int64(e.now)))
 }
 
+func (e *passiveEngine) describe() string { return e.core.String() }
+
 // step carries out what the core wants.
 func (e *passiveEngine) step(event passive.Event) {
 	r := e.r

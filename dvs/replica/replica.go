@@ -133,6 +133,7 @@ type engine interface {
 	stored(c state.Record)
 	lost(peer string)
 	members() []string
+	describe() string // for a person
 	// regular tells whether a peer that lives gives a sign of life in every pause.
 	regular(peer string) bool
 }
@@ -257,6 +258,21 @@ func (r *Replica) Members() []string {
 		return all
 	case <-r.ctx.Done():
 		return nil
+	}
+}
+
+// Describe tells a person what the replica knows of the group and waits for, and how its connections are.
+func (r *Replica) Describe() string {
+	got := make(chan string, 1)
+	r.events.put(func() { got <- r.engine.describe() })
+	select {
+	case s := <-got:
+		for _, p := range r.o.Peers {
+			s += fmt.Sprintf("; line to %s %s", p, &r.links[p].out)
+		}
+		return s
+	case <-r.ctx.Done():
+		return fmt.Sprintf("ended: %v", context.Cause(r.ctx))
 	}
 }
 

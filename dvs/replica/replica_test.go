@@ -3,6 +3,7 @@ package replica_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -39,6 +40,33 @@ func TestWhoeverServesIsKilledAgainAndAgain(t *testing.T) {
 			g.full()
 		}
 		l.settle()
+	})
+}
+
+func TestAPersonIsToldWhatAGroupWaitsFor(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, kind replica.Kind) {
+		g := newGroup(t, kind)
+		g.full()
+		dead := names[0]
+		if dead == g.serving() {
+			dead = names[1]
+		}
+		g.kill(dead)
+		eventually(t, "the line to "+dead+" to be down", func() bool {
+			r := g.replica(g.serving())
+			return r != nil && strings.Contains(r.Describe(), "line to "+dead+" down: cut off")
+		})
+		r := g.replica(names[2])
+		said := r.Describe()
+		t.Log(said)
+		if want := map[replica.Kind]string{replica.Passive: "synced", replica.Active: "term"}[kind]; !strings.Contains(said, want) {
+			t.Errorf("it says %q", said)
+		}
+		g.kill(names[2])
+		if said := r.Describe(); !strings.Contains(said, "ended") {
+			t.Errorf("one that has ended says %q", said)
+		}
 	})
 }
 

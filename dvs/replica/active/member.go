@@ -76,6 +76,18 @@ func (r *Replica) lost(peer string) {
 	}
 }
 
+// arrived ends the waiting for an image that a member has. Raft does it where the log goes on from there; if it has been cut since, another image is needed.
+func (r *Replica) arrived(member uint64) {
+	has := false
+	r.rn.WithProgress(func(id uint64, _ raft.ProgressType, p tracker.Progress) {
+		has = has || id == member && p.State == tracker.StateSnapshot && p.Match >= p.PendingSnapshot
+	})
+	if has {
+		delete(r.imaged, member)
+		r.rn.ReportSnapshot(member, raft.SnapshotFinish)
+	}
+}
+
 // enlist proposes the next change of the configuration, if there is one to make: a learner for who wants to join; a learner that has caught up
 // takes the place of the voter of its name. New voters come in pairs where they can: two voters cannot do without either, one or three are
 // better.

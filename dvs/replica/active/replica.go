@@ -228,9 +228,23 @@ func (r *Replica) retry() {
 		r.fetch()
 	}
 	r.remindSums()
+	r.remindLeader()
 	if r.store != nil && (r.store.wanted || r.wanted) && !r.leads() {
 		r.propose(entry{kind: entryCheck, image: true}.encode())
 		r.wanted = false
+	}
+}
+
+// remindLeader tells the leader again what this replica has for certain. Raft says that it has an image once; if that is lost the leader waits for it.
+func (r *Replica) remindLeader() {
+	if r.rn == nil || r.leads() {
+		return
+	}
+	s := r.rn.BasicStatus()
+	if name, known := r.names[s.Lead]; known && s.GetCommit() > 0 { // one that has nothing says so when it refuses entries
+		r.send(name, Message{Kind: Raft, Raft: &raftpb.Message{
+			Type: raftpb.MsgAppResp.Enum(), To: new(s.Lead), From: new(r.o.Self.Incarnation), Term: new(s.GetTerm()), Index: new(s.GetCommit()),
+		}})
 	}
 }
 
@@ -256,6 +270,9 @@ func (r *Replica) receive(m Message) {
 			r.names[id] = m.From.Name
 		}
 		_ = r.rn.Step(m.Raft) // what is refused is sent again, if it matters
+		if m.Raft.GetType() == raftpb.MsgAppResp && r.leads() {
+			r.arrived(id)
+		}
 	case Sum:
 		r.sum(id, m.Index, m.Sum)
 	case Fetch:

@@ -83,6 +83,7 @@ type world struct {
 	replicas [simReplicas]*process
 	cut      [simReplicas][simReplicas]bool
 	bag      []letter
+	roads    *roads // unless nil, letters go there
 	errands  []errand
 	record   state.Record
 	clients  []*client
@@ -99,9 +100,12 @@ type world struct {
 
 func name(i int) string { return string(rune('a' + i)) }
 
-func newWorld(t *testing.T, seed uint64, f fault) *world {
+func newWorld(t *testing.T, seed uint64, f fault, lines bool) *world {
 	cryptotest.SetGlobalRandom(t, seed)
 	w := &world{rng: rand.New(rand.NewPCG(seed, 3)), fault: f, leaders: map[uint64]state.Member{}, lost: map[[2]int]bool{}}
+	if lines {
+		w.roads = &roads{}
+	}
 	for i := range simReplicas {
 		w.start(i)
 	}
@@ -118,7 +122,7 @@ func (w *world) start(i int) {
 		p.self.Incarnation = uint64(i + 1)
 	}
 	o := active.Options{Self: p.self, Election: 6, Retry: 3, ImagePatience: 10, CheckEvery: 8, Keep: 12}
-	if w.fault == brokenLine {
+	if w.fault == brokenLine || w.roads != nil {
 		o.ImagePatience = 1 << 30
 	}
 	for j := range simReplicas {
@@ -128,6 +132,10 @@ func (w *world) start(i int) {
 	}
 	p.Replica = active.New(o)
 	w.replicas[i] = p
+	for j := range simReplicas {
+		w.connect(i, j)
+		w.connect(j, i)
+	}
 }
 
 func (w *world) chance(percent int) bool { return w.rng.IntN(100) < percent }
@@ -184,7 +192,7 @@ func (w *world) event(i int, e active.Event) {
 }
 
 func (w *world) post(l letter) {
-	if w.fault == noSum && l.m.Kind == active.Sum || w.cut[l.from][l.to] || !w.calm && w.chance(4) {
+	if w.fault == noSum && l.m.Kind == active.Sum || w.cut[l.from][l.to] || w.roads == nil && !w.calm && w.chance(4) {
 		return
 	}
 	if _, broke := w.lost[[2]int{l.from, l.to}]; w.fault == brokenLine && l.m.Raft.GetType() == raftpb.MsgSnap && !broke {
@@ -194,6 +202,10 @@ func (w *world) post(l letter) {
 	if w.fault == noTable && l.m.Raft.GetType() == raftpb.MsgSnap {
 		l.m.Raft = proto.Clone(l.m.Raft).(*raftpb.Message)
 		l.m.Raft.Snapshot.Data = active.WithoutTable(l.m.Raft.Snapshot.Data)
+	}
+	if w.roads != nil {
+		w.roads.post(w, l)
+		return
 	}
 	w.bag = append(w.bag, l)
 	if !w.calm && w.chance(6) {
@@ -229,10 +241,14 @@ func (w *world) step() {
 	case k < 962:
 		a, b := w.rng.IntN(simReplicas), w.rng.IntN(simReplicas)
 		w.cut[a][b] = w.chance(30)
+		w.connect(a, b)
 		if w.chance(60) {
 			w.cut[b][a] = w.cut[a][b]
+			w.connect(b, a)
 		}
-		w.event(a, active.Lost{Peer: name(b)})
+		if w.roads == nil {
+			w.event(a, active.Lost{Peer: name(b)})
+		}
 	case k < 968:
 		w.crash(w.rng.IntN(simReplicas))
 	case k < 985:
@@ -247,6 +263,10 @@ func (w *world) step() {
 }
 
 func (w *world) deliver() {
+	if w.roads != nil {
+		w.roads.deliver(w)
+		return
+	}
 	if len(w.bag) == 0 {
 		return
 	}
@@ -380,7 +400,15 @@ func (w *world) client(k int) {
 // rest lets everything come to its end: every client is answered, and all replicas agree.
 func (w *world) rest() {
 	w.calm = true
+	was := w.cut
 	w.cut = [simReplicas][simReplicas]bool{}
+	for a := range was {
+		for b, cut := range was[a] {
+			if cut {
+				w.connect(a, b)
+			}
+		}
+	}
 	for i := range w.replicas {
 		if w.replicas[i] == nil {
 			w.start(i)
@@ -388,7 +416,7 @@ func (w *world) rest() {
 	}
 	for range 1500 {
 		w.now++
-		for range len(w.bag) + 5 {
+		for range w.under() + 5 {
 			w.deliver()
 			w.store()
 		}
@@ -468,8 +496,8 @@ func (w *world) String() string {
 }
 
 // schedule runs one seed and says what is wrong.
-func schedule(t *testing.T, seed uint64, f fault, check bool) (*world, string) {
-	w := newWorld(t, seed, f)
+func schedule(t *testing.T, seed uint64, f fault, lines, check bool) (*world, string) {
+	w := newWorld(t, seed, f, lines)
 	for range simSteps {
 		if w.broken == "" {
 			w.step()
@@ -484,14 +512,16 @@ func schedule(t *testing.T, seed uint64, f fault, check bool) (*world, string) {
 	return w, w.broken
 }
 
-func TestRandomSchedulesLoseAndDoubleNothing(t *testing.T) {
+func TestRandomSchedulesLoseAndDoubleNothing(t *testing.T) { runSchedules(t, false) }
+
+func runSchedules(t *testing.T, lines bool) {
 	n := *schedules
 	if testing.Short() || raceEnabled {
 		n = 200
 	}
 	var answers, deaths, flips, odd, images int
 	for seed := range n {
-		w, broken := schedule(t, seed, none, seed < *histories)
+		w, broken := schedule(t, seed, none, lines, seed < *histories)
 		if broken != "" {
 			t.Fatalf("seed %d: %s", seed, broken)
 		}
@@ -506,7 +536,7 @@ func TestRandomSchedulesLoseAndDoubleNothing(t *testing.T) {
 // An image that is lost with its connection is sent again when there is another, however patient the sender is.
 func TestAnImageThatIsLostIsSentAgain(t *testing.T) {
 	for seed := range uint64(20) {
-		w := newWorld(t, seed, brokenLine)
+		w := newWorld(t, seed, brokenLine, false)
 		w.rest()
 		if w.broken != "" || len(w.lost) == 0 {
 			t.Fatalf("seed %d, %d images lost: %s", seed, len(w.lost), w.broken)
@@ -534,6 +564,6 @@ func TestPlantedFaultsAreFound(t *testing.T) {
 // found tells whether a schedule fails; a replica that panics on nonsense has noticed it too.
 func found(t *testing.T, seed uint64, f fault) (yes bool) {
 	defer func() { yes = yes || recover() != nil }()
-	_, broken := schedule(t, seed, f, true)
+	_, broken := schedule(t, seed, f, false, true)
 	return broken != ""
 }

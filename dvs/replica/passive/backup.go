@@ -80,10 +80,18 @@ func (r *Replica) apply(seq uint64) {
 func (r *Replica) take(m Message) {
 	needed := r.role == Joining || !r.valid || r.diverged
 	if !needed || m.Life != r.life || r.restoring || r.attempt != nil { // an attempt: this state may be about to become the primary's
+		r.leave(m)
 		return
 	}
 	r.valid, r.restoring, r.image, r.committed = false, true, m.Image, m.Committed
 	r.act(Restore{Machine: m.Image.Machine})
+}
+
+// leave throws an image away. It begins another life too: in that it may be believed again what it says, and needs no patience to get the next image.
+func (r *Replica) leave(m Message) {
+	if m.Life == r.life && !r.restoring {
+		r.life++
+	}
 }
 
 // restored begins a new history where the image is.

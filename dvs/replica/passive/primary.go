@@ -306,7 +306,7 @@ func (r *Replica) feed(p *peer) {
 
 // enlist asks the store to list a replica that has caught up.
 func (r *Replica) enlist(p *peer) {
-	if r.attempt != nil || r.record.Has(p.member) || p.match < r.committed || !p.valid {
+	if r.attempt != nil || r.record.Has(p.member) || p.match < r.committed || !p.valid || p.imaged != 0 {
 		return
 	}
 	if r.history.last().Seq-p.match > 64 {
@@ -341,7 +341,7 @@ func (r *Replica) beat() {
 		if p == nil {
 			continue
 		}
-		if !r.needed(p.member) && r.now-p.heard > r.o.Patience {
+		if !r.needed(p.member) && r.now-p.heard > r.o.Patience && p.imaged == 0 { // else the image may still come, and take it back behind what it says
 			delete(r.peers, name)
 			continue
 		}

@@ -43,7 +43,7 @@ type Replica struct {
 	committed uint64 // with all who are needed
 	table     state.Table
 	image     state.Image // under way to the machine
-	life      uint64      // images taken
+	life      uint64      // images that came, taken or not
 
 	lead // of a primary
 }
@@ -135,7 +135,7 @@ func (r *Replica) receive(m Message) {
 	if m.Record.Epoch > r.record.Epoch {
 		r.adopt(m.Record)
 	}
-	if m.Record.Epoch < r.record.Epoch && m.Kind != Ping && m.Kind != Ack {
+	if m.Record.Epoch < r.record.Epoch && r.outdated(m) {
 		r.ping(m.From.Name) // so that it learns the record
 		return
 	}
@@ -146,6 +146,22 @@ func (r *Replica) receive(m Message) {
 		r.ship(m)
 	case r.role != Primary && m.From == r.record.Primary && m.Kind == Image:
 		r.take(m)
+	}
+}
+
+// outdated tells whether a message of an older epoch is of no use any more. What a replica has always is; and others may have been listed while an image was
+// under way, which is taken by one that has nothing: it has acknowledged nothing that the image could take back.
+func (r *Replica) outdated(m Message) bool {
+	switch {
+	case m.Kind == Ping, m.Kind == Ack:
+		return false
+	case m.Kind != Image:
+		return true
+	case r.valid || m.From != r.record.Primary:
+		r.leave(m)
+		return true
+	default:
+		return false
 	}
 }
 

@@ -77,6 +77,7 @@ type world struct {
 	cut       [simReplicas][simReplicas]bool
 	offStore  [simReplicas]bool
 	bag       []letter
+	roads     *roads // unless nil, letters go there
 	errands   []errand
 	record    state.Record
 	clients   []*client
@@ -91,8 +92,11 @@ type world struct {
 
 func name(i int) string { return string(rune('a' + i)) }
 
-func newWorld(seed uint64, f fault) *world {
+func newWorld(seed uint64, f fault, lines bool) *world {
 	w := &world{rng: rand.New(rand.NewPCG(seed, 2)), fault: f, primaries: map[uint64]state.Member{}}
+	if lines {
+		w.roads = &roads{}
+	}
 	for i := range simReplicas {
 		w.start(i)
 	}
@@ -114,8 +118,15 @@ func (w *world) start(i int) {
 			o.Peers = append(o.Peers, name(j))
 		}
 	}
+	if w.roads != nil {
+		o.ImagePatience = forever
+	}
 	p.Replica = passive.New(o)
 	w.replicas[i] = p
+	for j := range simReplicas {
+		w.connect(i, j)
+		w.connect(j, i)
+	}
 }
 
 func (w *world) chance(percent int) bool { return w.rng.IntN(100) < percent }
@@ -173,8 +184,13 @@ func (w *world) post(l letter) {
 		l.m.Updates = us
 		l.m.Image.Table = state.Table{}
 	}
+	l.m.Image.Table = l.m.Image.Table.Clone() // what is sent is encoded: nobody shares it
 	if w.fault == earlyJoin && l.m.Kind == passive.Ack {
 		l.m.OK, l.m.Last.Seq = true, l.m.Last.Seq+3 // an acknowledgement of what has not come
+	}
+	if w.roads != nil {
+		w.roads.post(w, l)
+		return
 	}
 	if w.cut[l.from][l.to] || !w.calm && w.chance(5) {
 		return
@@ -220,8 +236,10 @@ func (w *world) step() {
 	case k < 980:
 		a, b := w.rng.IntN(simReplicas), w.rng.IntN(simReplicas)
 		w.cut[a][b] = w.chance(40) // one direction alone, often
+		w.connect(a, b)
 		if w.chance(60) {
 			w.cut[b][a] = w.cut[a][b]
+			w.connect(b, a)
 		}
 	case k < 985:
 		w.offStore[w.rng.IntN(simReplicas)] = w.chance(40)
@@ -239,6 +257,10 @@ func (w *world) step() {
 }
 
 func (w *world) deliver() {
+	if w.roads != nil {
+		w.roads.deliver(w)
+		return
+	}
 	if len(w.bag) == 0 {
 		return
 	}
@@ -359,7 +381,15 @@ func (w *world) client(k int) {
 // rest lets everything come to its end: every client is answered, and all replicas agree.
 func (w *world) rest() {
 	w.calm = true
+	was := w.cut
 	w.cut, w.offStore = [simReplicas][simReplicas]bool{}, [simReplicas]bool{}
+	for a := range was {
+		for b, cut := range was[a] {
+			if cut {
+				w.connect(a, b)
+			}
+		}
+	}
 	for i := range w.replicas {
 		if w.replicas[i] == nil {
 			w.start(i)
@@ -367,7 +397,7 @@ func (w *world) rest() {
 	}
 	for round := range 600 {
 		w.now += 5
-		for range 2*len(w.bag) + 5 {
+		for range 2*w.under() + 5 {
 			w.deliver()
 			w.store()
 		}
@@ -449,8 +479,8 @@ func (w *world) String() string {
 }
 
 // schedule runs one seed and says what is wrong.
-func schedule(seed uint64, f fault, check bool) (*world, string) {
-	w := newWorld(seed, f)
+func schedule(seed uint64, f fault, lines, check bool) (*world, string) {
+	w := newWorld(seed, f, lines)
 	for range simSteps {
 		if w.broken == "" {
 			w.step()
@@ -465,14 +495,16 @@ func schedule(seed uint64, f fault, check bool) (*world, string) {
 	return w, w.broken
 }
 
-func TestRandomSchedulesLoseAndDoubleNothing(t *testing.T) {
+func TestRandomSchedulesLoseAndDoubleNothing(t *testing.T) { runSchedules(t, false) }
+
+func runSchedules(t *testing.T, lines bool) {
 	n := *schedules
 	if testing.Short() || raceEnabled {
 		n = 500
 	}
 	var answers, promotions, images, deaths, joins int
 	for seed := range n {
-		w, broken := schedule(seed, none, seed < *histories)
+		w, broken := schedule(seed, none, lines, seed < *histories)
 		if broken != "" {
 			t.Fatalf("seed %d: %s", seed, broken)
 		}
@@ -505,6 +537,6 @@ func TestPlantedFaultsAreFound(t *testing.T) {
 // found tells whether a schedule fails; a replica that panics on nonsense has noticed it too.
 func found(seed uint64, f fault) (yes bool) {
 	defer func() { yes = yes || recover() != nil }()
-	_, broken := schedule(seed, f, true)
+	_, broken := schedule(seed, f, false, true)
 	return broken != ""
 }
