@@ -110,6 +110,7 @@ type group struct {
 	addr  map[string]string
 	alive map[string]*replica.Replica
 	cut   map[[2]string]bool
+	slow  map[[2]string]bool
 	conns map[net.Conn][2]string
 	stop  map[string]func()
 }
@@ -119,7 +120,7 @@ func newGroup(t testing.TB, kind replica.Kind) *group { return newGroupOn(t, kin
 // newGroupOn is newGroup with what happens in the store.
 func newGroupOn(t testing.TB, kind replica.Kind, swapped func(ctx context.Context, held state.Record)) *group {
 	g := &group{
-		t: t, kind: kind, store: memoryStore{swapped: swapped}, addr: map[string]string{}, alive: map[string]*replica.Replica{}, cut: map[[2]string]bool{},
+		t: t, kind: kind, store: memoryStore{swapped: swapped}, addr: map[string]string{}, alive: map[string]*replica.Replica{}, cut: map[[2]string]bool{}, slow: map[[2]string]bool{},
 		conns: map[net.Conn][2]string{}, stop: map[string]func(){},
 	}
 	for _, n := range names {
@@ -194,10 +195,21 @@ func (g *group) dial(ctx context.Context, from, to string) (net.Conn, error) {
 	c, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
 	if err == nil {
 		g.mu.Lock()
+		defer g.mu.Unlock()
 		g.conns[c] = [2]string{from, to}
-		g.mu.Unlock()
+		if g.slow[[2]string{from, to}] {
+			return slowConn{c}, nil
+		}
 	}
 	return c, err
+}
+
+// slowConn is a line on which an image of some megabytes takes a second.
+type slowConn struct{ net.Conn }
+
+func (c slowConn) Write(b []byte) (int, error) {
+	time.Sleep(time.Duration(len(b)/2048) * time.Millisecond)
+	return c.Conn.Write(b)
 }
 
 // kill ends a replica as a crash would, as far as the others can see.

@@ -155,9 +155,9 @@ func (l *link) write(c net.Conn) error {
 	defer c.Close()
 	r.events.put(func() { r.engine.lost(l.peer) })
 	b := appendFrame(nil, frameHello, hello{wireVersion, r.o.Kind, r.o.Group, r.self, l.peer}.encode())
+	out := moving{c, 4 * r.o.Patience}
 	for {
-		_ = c.SetWriteDeadline(time.Now().Add(4 * r.o.Patience))
-		if _, err := c.Write(b); err != nil {
+		if _, err := out.Write(b); err != nil {
 			return err
 		}
 		if cap(b) > 4*partSize {
@@ -168,6 +168,31 @@ func (l *link) write(c net.Conn) error {
 			return net.ErrClosed
 		}
 	}
+}
+
+// movedBytes is how much is read or written at once; that has to pass a connection within its limit.
+const movedBytes = 64 << 10
+
+// moving is a connection that is given up when nothing passes it any more. However long a message is, and however slow the line: what
+// still passes is not given up.
+type moving struct {
+	c     net.Conn
+	limit time.Duration
+}
+
+func (m moving) Read(b []byte) (int, error) {
+	_ = m.c.SetReadDeadline(time.Now().Add(m.limit)) // a closed connection says so below
+	return m.c.Read(b)
+}
+
+func (m moving) Write(b []byte) (done int, err error) {
+	for done < len(b) && err == nil {
+		_ = m.c.SetWriteDeadline(time.Now().Add(m.limit))
+		var n int
+		n, err = m.c.Write(b[done:min(len(b), done+movedBytes)])
+		done += n
+	}
+	return done, err
 }
 
 // keep notes a connection so that the end of the replica ends it.
@@ -196,8 +221,7 @@ func (r *Replica) Accept(c net.Conn, name string) error {
 		return ErrClosed
 	}
 	defer r.unkeep(c)
-	in := reader{r: bufio.NewReaderSize(c, 64<<10)}
-	_ = c.SetReadDeadline(time.Now().Add(4 * r.o.Patience))
+	in := reader{r: bufio.NewReaderSize(moving{c, 4 * r.o.Patience}, movedBytes)}
 	kind, body, err := in.frame()
 	if err != nil {
 		return err
@@ -210,9 +234,6 @@ func (r *Replica) Accept(c net.Conn, name string) error {
 		return fmt.Errorf("replica %s of group %s: %s replica %q of group %q, version %d, was not expected", r.o.Self, r.o.Group, h.kind, h.from.Name, h.group, h.version)
 	}
 	for {
-		if in.r.Buffered() == 0 {
-			_ = c.SetReadDeadline(time.Now().Add(4 * r.o.Patience))
-		}
 		m, err := in.message()
 		if err != nil {
 			if r.ctx.Err() != nil {

@@ -70,6 +70,43 @@ func TestAPersonIsToldWhatAGroupWaitsFor(t *testing.T) {
 	})
 }
 
+// Two join, one over a slow line: the image is still on that when the other is listed. It joins nevertheless, and soon.
+func TestAnImageThatTheRecordOvertakes(t *testing.T) {
+	t.Parallel()
+	g := newGroup(t, replica.Passive)
+	g.full()
+	l := &load{g: g}
+	if _, err := l.ask(state.Request{Caller: 9, Seq: 1, Payload: replicatest.Request(1, strings.Repeat("x", 2<<20))}); err != nil {
+		t.Fatal(err)
+	}
+	var others []string
+	for _, n := range names {
+		if n != g.serving() {
+			others = append(others, n)
+		}
+	}
+	for _, n := range others {
+		g.kill(n)
+	}
+	eventually(t, "the primary to go on alone", func() bool {
+		r := g.replica(g.serving())
+		return r != nil && len(r.Members()) == 1
+	})
+	g.mu.Lock()
+	for _, n := range names {
+		g.slow[[2]string{n, others[0]}] = true
+	}
+	g.mu.Unlock()
+	began := time.Now()
+	for _, n := range others {
+		g.start(n)
+	}
+	g.full()
+	if took := time.Since(began); took > 30*time.Second { // half of what an image may take
+		t.Errorf("it took %v", took)
+	}
+}
+
 func TestAPartitionedReplicaAnswersNothingThatIsWrong(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, kind replica.Kind) {
