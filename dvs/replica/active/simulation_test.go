@@ -517,7 +517,7 @@ func TestRandomSchedulesLoseAndDoubleNothing(t *testing.T) { runSchedules(t, fal
 func runSchedules(t *testing.T, lines bool) {
 	n := *schedules
 	if testing.Short() || raceEnabled {
-		n = 200
+		n = 500
 	}
 	var answers, deaths, flips, odd, images int
 	for seed := range n {
