@@ -211,7 +211,8 @@ func (h *Host) commit(ctx context.Context, k key, r StepRequest, d *desk) error 
 	staged := p != nil && p.epoch == r.Epoch && p.staged.Load() || p == nil && h.waits(k)
 	j := h.o.book.get(k).Journal
 	fate := j.Fate(r.Epoch, prepareStandby, commitStandby, staged)
-	if r.Memory != h.o.book.id && fate != migration.Over {
+	forgot := r.Memory != h.o.book.id
+	if forgot && fate != migration.Over {
 		fate = migration.Gone
 	}
 	switch fate {
@@ -223,7 +224,10 @@ func (h *Host) commit(ctx context.Context, k key, r StepRequest, d *desk) error 
 		if h.owns(k, r.Epoch) { // its answer was lost
 			return h.recordStep(k, r)
 		}
-		return refused(fate, "the node has begun again, or the process has ended here: it may have been the owner")
+		if forgot {
+			return refused(fate, "the node has begun again, and remembers nothing of it: it may have been the owner")
+		}
+		return refused(fate, "the node, or the process here, has ended within the commit: it may have been the owner")
 	case migration.Unborn:
 		never := r
 		never.Step = abortStandby
