@@ -101,6 +101,7 @@ func TestAVolumeOutlivesTheServicesThatUseIt(t *testing.T) {
 		t.Errorf("it is in use: %v", r)
 	}
 	w.migrate(t, "east")
+	w.ownedOnce(t) // what the old host held is told of until its next heartbeat
 	w.verify(t, seen)
 	seen = w.acked(t)
 	w.must(t, "delete", "service", service)
