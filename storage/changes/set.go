@@ -41,35 +41,48 @@ func (s *Set) Count() int64 { return s.count }
 
 // Mark marks every block that the range touches.
 func (s *Set) Mark(off, length int64) {
-	s.each(off, length, func(index int64, word int, mask uint64) {
-		p := s.pages[index]
+	for w, last := s.words(off, length); w <= last; w++ {
+		p := s.pages[w/pageWords]
 		if p == nil {
-			p = s.addPage(index)
+			p = s.addPage(w / pageWords)
 		}
-		s.put(p, word, p.words[word]|mask)
-	})
+		if mask := s.mask(w, off, length); p.words[w%pageWords]&mask != mask {
+			s.put(p, w%pageWords, p.words[w%pageWords]|mask)
+		}
+	}
 }
 
 // Clear unmarks every block that the range touches.
 func (s *Set) Clear(off, length int64) {
-	s.each(off, length, func(index int64, word int, mask uint64) {
-		p := s.pages[index]
+	for w, last := s.words(off, length); w <= last; w++ {
+		p := s.pages[w/pageWords]
 		if p == nil {
-			return
+			w |= pageWords - 1
+			continue
 		}
-		s.put(p, word, p.words[word]&^mask)
+		s.put(p, w%pageWords, p.words[w%pageWords]&^s.mask(w, off, length))
 		if p.count == 0 {
-			s.dropPage(index)
+			s.dropPage(w / pageWords)
 		}
-	})
+	}
 }
 
 // Any says whether a block that the range touches is marked.
 func (s *Set) Any(off, length int64) bool {
-	if s.count == 0 || length <= 0 {
+	if s.count == 0 {
 		return false
 	}
-	return s.find(off/BlockSize, true) <= (off+length-1)/BlockSize
+	for w, last := s.words(off, length); w <= last; w++ {
+		p := s.pages[w/pageWords]
+		if p == nil {
+			w |= pageWords - 1
+			continue
+		}
+		if p.words[w%pageWords]&s.mask(w, off, length) != 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // Merge marks what is marked in the other set, which has the same size.
@@ -80,7 +93,7 @@ func (s *Set) Merge(other *Set) {
 			p = s.addPage(i)
 		}
 		for w, bits := range other.pages[i].words {
-			s.put(p, w, p.words[w]|bits)
+			s.put(p, int64(w), p.words[w]|bits)
 		}
 	}
 }
@@ -98,7 +111,7 @@ func (s *Set) Drop(gone *Set, kept ...*Set) {
 					bits &^= other.words[w]
 				}
 			}
-			s.put(p, w, p.words[w]&^bits)
+			s.put(p, int64(w), p.words[w]&^bits)
 		}
 		if p.count == 0 {
 			s.dropPage(i)
@@ -128,25 +141,28 @@ func (s *Set) Next(from, most int64) (off, length int64) {
 	return start * BlockSize, (end - start) * BlockSize
 }
 
-// each visits the words that the range touches.
-func (s *Set) each(off, length int64, visit func(index int64, word int, mask uint64)) {
+// words are the first and the last word that the range touches; the last comes before the first where there is none.
+func (s *Set) words(off, length int64) (first, last int64) {
 	if length <= 0 {
-		return
+		return 0, -1
 	}
-	first, last := off/BlockSize, min((off+length-1)/BlockSize, s.blocks-1)
-	for w := first / 64; w <= last/64; w++ {
-		mask := ^uint64(0)
-		if w == first/64 {
-			mask <<= uint(first % 64)
-		}
-		if w == last/64 {
-			mask &= ^uint64(0) >> uint(63-last%64)
-		}
-		visit(w/pageWords, int(w%pageWords), mask)
-	}
+	return off / BlockSize / 64, min((off+length-1)/BlockSize, s.blocks-1) / 64
 }
 
-func (s *Set) put(p *page, word int, value uint64) {
+// mask has the blocks of a word that the range touches.
+func (s *Set) mask(w, off, length int64) uint64 {
+	first, last := off/BlockSize, min((off+length-1)/BlockSize, s.blocks-1)
+	mask := ^uint64(0)
+	if w == first/64 {
+		mask <<= uint(first % 64)
+	}
+	if w == last/64 {
+		mask &= ^uint64(0) >> uint(63-last%64)
+	}
+	return mask
+}
+
+func (s *Set) put(p *page, word int64, value uint64) {
 	change := bits.OnesCount64(value) - bits.OnesCount64(p.words[word])
 	p.words[word] = value
 	p.count += change
