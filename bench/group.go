@@ -21,7 +21,7 @@ const (
 	groupRTT    = 20 * time.Millisecond
 	groupRounds = 5
 	// longTime is for what is shipped later than it is written: several epochs.
-	longTime = 10 * time.Second
+	longTime = 25 * time.Second
 	lookTime = 200 * time.Millisecond
 
 	manyVolumes = 10

@@ -131,7 +131,7 @@ func (c countedClient) TryReadAt(p []byte, off int64) (done bool, err error) {
 
 func (c countedClient) TryWriteAt(p []byte, off int64) (done bool, err error) {
 	began := time.Now()
-	if done, err = c.client.TryWriteAt(p, off); done {
+	if done, err = c.client.tryWriteAt(began, p, off); done {
 		c.counts.writes.add(began, int64(len(p)), err)
 	}
 	return done, err

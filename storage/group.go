@@ -34,7 +34,8 @@ type Limits struct {
 	Bytes int64
 	Lag   time.Duration
 	// Interval is how long after the first write an epoch is cut when nobody waits for it; 100 ms when zero. While writers are busy it
-	// is longer, up to an eighth of Lag, as long as Bytes are far: what is written over meanwhile is shipped once.
+	// is longer, up to an eighth of Lag, in async mode up to a third where they write much over, as long as Bytes are far: what is written over
+	// meanwhile is shipped once.
 	Interval time.Duration
 	// Overflow is how long the link may be down before writers are not slowed any more, and only what changed is
 	// remembered; 30 s when zero.
@@ -76,6 +77,7 @@ type Group struct {
 	pace        pace
 	keeps       []*keep // cuts to be named
 	firstWrite  time.Time
+	written     int64      // bytes since the last cut, as often as they were written
 	cuts        []cutEpoch // on their way, oldest first
 	downSince   time.Time
 	overflown   bool

@@ -14,7 +14,7 @@ import (
 // answers is how many questions may be under way.
 const answers = 32
 
-// groupLink is one connection of a group. out, seq, frames, content, began, stalled and rested are the sender's; the rest is under Group.mu.
+// groupLink is one connection of a group. out, seq, frames, content, began, stalled, rested and rewritten are the sender's; the rest is under Group.mu.
 type groupLink struct {
 	conn    net.Conn
 	out     []byte // frames that are yet to be sent
@@ -24,6 +24,9 @@ type groupLink struct {
 	began   time.Time     // to hand the epoch over
 	stalled time.Duration // … and waited for the link since
 	rested  time.Duration // before it, unless somebody waits for it
+	// rewritten says that a third at least of what was written to it was written over before it was cut.
+	rewritten bool
+
 	answers chan []byte
 	wants   []*fetch // to be fetched
 	asked   []*fetch // … and under way, in their order

@@ -17,6 +17,7 @@ const (
 // markLocked records a change that is about to be made.
 func (g *Group) markLocked(index int, off, length int64) uint64 {
 	number := g.tracker.Mark(index, off, length)
+	g.written += length
 	if g.firstWrite.IsZero() {
 		g.firstWrite = time.Now()
 		g.work.Signal()

@@ -56,6 +56,27 @@ func TestAnEpochIsCutBeforeTheBoundIsNear(t *testing.T) {
 	}
 }
 
+func TestTheSenderRestsLongerWhereMostIsWrittenOver(t *testing.T) {
+	for name, c := range map[string]struct {
+		mode       string
+		work, took time.Duration
+		over       bool
+		want       time.Duration
+	}{
+		"little work":                       {ModeAsync, 10 * time.Millisecond, 20 * time.Millisecond, true, time.Second},
+		"much work":                         {ModeAsync, time.Second, time.Second, false, 3750 * time.Millisecond},
+		"much work, written over":           {ModeAsync, time.Second, time.Second, true, 10 * time.Second},
+		"a slow link":                       {ModeAsync, time.Second, 9 * time.Second, true, 6 * time.Second},
+		"a link that takes half of the lag": {ModeAsync, time.Second, 15 * time.Second, true, 3750 * time.Millisecond},
+		"somebody may come to wait":         {ModeFlush, time.Second, time.Second, true, 3750 * time.Millisecond},
+	} {
+		g := writing(1<<30, 1<<20, c.mode, time.Now())
+		if got := g.restLocked(c.work, c.took, c.over); got != c.want {
+			t.Errorf("%s: it rests for %v instead of %v", name, got, c.want)
+		}
+	}
+}
+
 func TestThePaceIsThatOfTheSlowOnes(t *testing.T) {
 	var p pace
 	p.shipped(100<<10, time.Hour) // says nothing

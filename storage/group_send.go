@@ -61,7 +61,8 @@ func (g *Group) send(l *groupLink) error {
 			return err
 		}
 		g.mu.Lock()
-		g.pause = min(restFor*(time.Since(l.began)-l.stalled), g.limits.Lag/8)
+		took := time.Since(l.began)
+		g.pause = g.restLocked(took-l.stalled, took, l.rewritten)
 		g.mu.Unlock()
 	}
 }
@@ -106,7 +107,8 @@ func (g *Group) nextCut(l *groupLink) (number uint64, cut time.Time, keeps []*ke
 	if first.IsZero() {
 		first = cut
 	}
-	g.firstWrite = time.Time{}
+	l.rewritten = bytes > 0 && g.written-bytes >= bytes/2
+	g.firstWrite, g.written = time.Time{}, 0
 	g.cuts = append(g.cuts, cutEpoch{internal, first, cut, bytes})
 	return g.base + internal, cut, g.unsentLocked(), nil
 }

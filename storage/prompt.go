@@ -22,6 +22,11 @@ func (c client) TryReadAt(p []byte, off int64) (done bool, err error) {
 // TryWriteAt is WriteAt if nobody is in the way, here or elsewhere: the gate is open, the range is free, and no other end has to
 // have the write before it is answered.
 func (c client) TryWriteAt(p []byte, off int64) (done bool, err error) {
+	return c.tryWriteAt(time.Now(), p, off)
+}
+
+// tryWriteAt is TryWriteAt for who has looked at the clock already.
+func (c client) tryWriteAt(now time.Time, p []byte, off int64) (done bool, err error) {
 	v, n := c.v, int64(len(p))
 	if n == 0 || !v.wholeAt(off, n) || !v.gate.tryEnter() { // a part of a block may have to be read first
 		return false, nil
@@ -37,7 +42,7 @@ func (c client) TryWriteAt(p []byte, off int64) (done bool, err error) {
 	}
 	defer v.ranges.unlock(held)
 	src, m := v.source.Load(), v.member.Load()
-	if src != nil && src.mirrors() || m != nil && !m.tryBegin(off, n) {
+	if src != nil && src.mirrors() || m != nil && !m.tryBegin(now, off, n) {
 		return false, nil
 	}
 	done, err = v.disk.TryWriteAt(p, off)
@@ -61,14 +66,14 @@ func (v *Volume) wholeAt(off, n int64) bool {
 
 // tryBegin is begin for a write that will wait for nobody; false if it has to. What must be put aside before is, if it is in the page
 // cache: in memory if there is room, else in the file, which takes it into the page cache as well.
-func (m *member) tryBegin(off, length int64) bool {
+func (m *member) tryBegin(now time.Time, off, length int64) bool {
 	g := m.group
 	if g == nil {
 		m.marks.Mark(off, length)
 		return true
 	}
 	g.mu.Lock()
-	if g.waiting && g.mode == ModeSync || g.exceededLocked(time.Now()) {
+	if g.waiting && g.mode == ModeSync || g.exceededLocked(now) {
 		g.mu.Unlock()
 		return false
 	}

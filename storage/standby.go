@@ -21,8 +21,10 @@ const (
 	standbyPrefix = ".standby-"
 	standbyName   = "standby.json"
 	standbyFormat = 1
-	// applyPause is how long the standby waits for more before it syncs its disks and gives log files back.
+	// applyPause is how long the standby waits for more before it syncs its disks and gives log files back. A source may rest for longer
+	// between two large epochs; what keeps a log file quick to write again is given back after idlePauses of them.
 	applyPause = 5 * time.Second
+	idlePauses = 12
 	// maxBacklog bounds what is committed and not applied, in bytes: beyond it no more is taken from the source.
 	maxBacklog = 1 << 30
 )
@@ -238,6 +240,7 @@ func (s *Store) Standby(name string) (*Standby, error) {
 
 // apply carries what is committed over to the disks, and gives expired cuts up, until the standby is closed.
 func (b *Standby) apply() {
+	pauses := 0
 	for {
 		more, err := b.journal.Apply()
 		b.note(err)
@@ -250,14 +253,22 @@ func (b *Standby) apply() {
 			}
 			continue
 		}
-		if !b.idle() {
+		switch paused, open := b.idle(); {
+		case !open:
 			return
+		case !paused:
+			pauses = 0
+		default:
+			if pauses++; pauses == idlePauses {
+				b.note(b.journal.Trim())
+			}
 		}
 	}
 }
 
-// idle waits for something to apply; after a while it makes durable what there is. It says false when the standby is closed.
-func (b *Standby) idle() bool {
+// idle waits for something to apply; when nothing has come for a pause it makes durable what there is. It says whether there was such a
+// pause, and whether the standby is still open.
+func (b *Standby) idle() (paused, open bool) {
 	timer := time.AfterFunc(applyPause, func() {
 		b.mu.Lock()
 		defer b.mu.Unlock()
@@ -272,13 +283,13 @@ func (b *Standby) idle() bool {
 	closed := b.closed
 	b.mu.Unlock()
 	if closed {
-		return false
+		return false, false
 	}
-	if time.Since(start) >= applyPause {
+	if paused = time.Since(start) >= applyPause; paused {
 		_, err := b.journal.Expire(time.Now())
 		b.note(errors.Join(err, b.journal.Checkpoint()))
 	}
-	return true
+	return paused, true
 }
 
 // note remembers the last trouble.

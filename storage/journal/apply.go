@@ -143,17 +143,16 @@ func (j *Journal) Settle() error {
 	}
 }
 
-// Checkpoint makes what is applied durable on the disks and gives back what the log needs no longer; more of it if there was nothing
-// to make durable.
+// Checkpoint makes what is applied durable on the disks and gives back what the log needs no longer, but for what is worth keeping while
+// epochs come.
 func (j *Journal) Checkpoint() error {
 	j.applying.Lock()
 	defer j.applying.Unlock()
-	j.mu.Lock()
-	idle := j.unsynced == 0 && j.errLocked() == nil
-	j.mu.Unlock()
-	if !idle {
-		return j.checkpoint()
-	}
+	return j.checkpoint()
+}
+
+// Trim gives back most of what Checkpoint keeps. It is for when nothing comes.
+func (j *Journal) Trim() error {
 	j.writing.Lock()
 	defer j.writing.Unlock()
 	return j.log.trim()

@@ -118,7 +118,10 @@ func (m *model) act() error {
 		_, err := m.j.Apply()
 		return err
 	case k == 34:
-		return m.j.Checkpoint()
+		if err := m.j.Checkpoint(); err != nil || m.rng.IntN(2) == 0 {
+			return err
+		}
+		return m.j.Trim()
 	case k == 35 && m.j.Point().Complete:
 		m.names++
 		name := fmt.Sprint("cut", m.names)
