@@ -117,10 +117,11 @@ func Run(ctx context.Context, o Options) (err error) {
 
 	var background sync.WaitGroup
 	defer background.Wait()
-	a := newAgents(store, o.Logger)
+	led := &ledger{Store: store, guard: lead.Guard()}
+	a := newAgents(led, o.Logger)
 	b := &blobs{dir: uploads, logger: o.Logger}
-	s := newServices(ctx, &background, store, lead.Guard(), a, b, o.Logger)
-	m := &migrations{store: store, agents: a, services: s, guard: lead.Guard(), logger: o.Logger, work: ctx, wg: &background}
+	s := newServices(ctx, &background, led, a, b, o.Logger)
+	m := &migrations{store: led, agents: a, services: s, logger: o.Logger, work: ctx, wg: &background}
 	m.mu.runners = make(map[string]*runner)
 	w := &watchman{agents: a, services: s, migrations: m, logger: o.Logger}
 	a.connected, a.noticed = w.connected, w.noticed

@@ -305,7 +305,7 @@ func TestAControllerThatLeadsNoMoreNotesNoStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	starting.wait(t)
-	w.services.guard = cluster.Compare{Key: "/nobody/leads", Revision: 1}
+	w.depose()
 	close(starting.open)
 	w.until("the turn to be over", func() bool {
 		w.services.turns.mu.Lock()

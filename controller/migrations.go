@@ -18,10 +18,9 @@ import (
 
 // migrations starts migrations, finds again those that a dead controller left, and knows the runner of each.
 type migrations struct {
-	store    *cluster.Store
+	store    *ledger
 	agents   *agents
 	services *services
-	guard    cluster.Compare // of our leadership: in every transaction that decides something
 	ended    func(migrationRecord)
 	logger   *slog.Logger
 
@@ -112,7 +111,7 @@ func (m *migrations) claim(ctx context.Context, rec *migrationRecord, unchanged 
 			return "", err
 		}
 		_, err = m.store.Txn(ctx,
-			append([]cluster.Compare{m.guard, last, {Key: activePrefix + spec.Service}}, unchanged...),
+			append([]cluster.Compare{last, {Key: activePrefix + spec.Service}}, unchanged...),
 			[]cluster.Op{{Key: migrationPrefix + spec.Name, Value: value}, {Key: activePrefix + spec.Service, Value: []byte(spec.Name)}})
 		var conflict *cluster.ConflictError
 		switch {

@@ -238,10 +238,11 @@ func (s *services) unreplicate(ctx context.Context, name string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, replicateTimeout)
 	defer cancel()
-	if err := s.endReplication(ctx, spec, owner.Host, r.Replica, "the service was migrated"); err != nil {
+	err = s.endReplication(ctx, spec, owner.Host, r.Replica, "the service was migrated")
+	if err != nil && !errors.Is(err, errDeposed) {
 		return precondition("%s\nhint: a planned migration ends the standing replication first, and needs the agent of %s for that", err, owner.Host)
 	}
-	return nil
+	return err
 }
 
 // replicaConcerns says whether an agent that has connected has a part in the standing replication of a service, or may have.

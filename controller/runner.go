@@ -276,7 +276,7 @@ func (r *runner) persist(ctx context.Context, before, after migration.State) err
 		return err
 	}
 	key, service := migrationPrefix+r.name, after.Spec.Service
-	compares := []cluster.Compare{r.m.guard, {Key: key, Revision: r.rev}}
+	compares := []cluster.Compare{{Key: key, Revision: r.rev}}
 	ops := []cluster.Op{{Key: key, Value: value}}
 	if after.Decision == migration.DecisionCommit && before.Decision != migration.DecisionCommit {
 		owner, rev, err := r.m.store.Owner(ctx, service)

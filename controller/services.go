@@ -27,12 +27,11 @@ const startTimeout = 10 * time.Minute
 // services creates, starts and deletes services. What is wanted stands in the store; reconcile makes it true, and may be
 // repeated at any time, by any controller.
 type services struct {
-	store   *cluster.Store
+	store   *ledger
 	agents  *agents
 	blobs   *blobs
 	volumes *volumes
 	logger  *slog.Logger
-	guard   cluster.Compare // of our leadership
 
 	work  context.Context // ends with the controller
 	wg    *sync.WaitGroup
@@ -40,8 +39,8 @@ type services struct {
 }
 
 // newServices wires them to the volumes that stand alone.
-func newServices(work context.Context, wg *sync.WaitGroup, store *cluster.Store, guard cluster.Compare, a *agents, b *blobs, logger *slog.Logger) *services {
-	s := &services{store: store, guard: guard, agents: a, blobs: b, logger: logger, work: work, wg: wg}
+func newServices(work context.Context, wg *sync.WaitGroup, store *ledger, a *agents, b *blobs, logger *slog.Logger) *services {
+	s := &services{store: store, agents: a, blobs: b, logger: logger, work: work, wg: wg}
 	s.turns = &turns{settle: s.settle, kind: "service", logger: logger, work: work, wg: wg}
 	s.volumes = &volumes{store: store, agents: a, blobs: b, logger: logger}
 	s.volumes.turns = &turns{settle: s.volumes.settle, kind: "volume", logger: logger, work: work, wg: wg}
@@ -395,9 +394,9 @@ func (s *services) restart(ctx context.Context, name, why string) error {
 			r.Phase, r.Message = serviceStarting, why
 		}
 		return nil
-	}, s.guard, cluster.Compare{Key: activePrefix + name})
+	}, cluster.Compare{Key: activePrefix + name})
 	if errors.Is(err, cluster.ErrConflict) {
-		return nil // a migration has it now, and deals with what is dead; or another controller, which would not know of it
+		return nil // a migration has it now, and deals with what is dead
 	}
 	if err != nil {
 		return err

@@ -72,10 +72,11 @@ func (w *world) live() {
 		w.t.Fatal(err)
 	}
 	background := new(sync.WaitGroup)
-	a := newAgents(w.store, w.logger)
+	led := &ledger{Store: w.store, guard: lead.Guard()}
+	a := newAgents(led, w.logger)
 	b := &blobs{dir: w.t.TempDir(), logger: w.logger}
-	s := newServices(ctx, background, w.store, lead.Guard(), a, b, w.logger)
-	m := &migrations{store: w.store, agents: a, services: s, guard: lead.Guard(), logger: w.logger, work: ctx, wg: background}
+	s := newServices(ctx, background, led, a, b, w.logger)
+	m := &migrations{store: led, agents: a, services: s, logger: w.logger, work: ctx, wg: background}
 	m.mu.runners = make(map[string]*runner)
 	watch := &watchman{agents: a, services: s, migrations: m, logger: w.logger}
 	a.connected, a.noticed = watch.connected, watch.noticed
@@ -109,6 +110,14 @@ func (w *world) kill() {
 	w.life = nil
 	for _, a := range w.agents {
 		a.disconnect() // they notice at their own pace; the test needs to know
+	}
+}
+
+// depose has another controller lead; the one of this life does not know that yet.
+func (w *world) depose() {
+	w.t.Helper()
+	if _, err := w.store.Lead(w.ctx(), "mms", "test"); err != nil {
+		w.t.Fatal(err)
 	}
 }
 
