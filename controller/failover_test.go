@@ -309,12 +309,7 @@ func TestAControllerThatLeadsNoMoreNotesNoStart(t *testing.T) {
 	starting.wait(t)
 	w.depose()
 	close(starting.open)
-	w.until("the turn to be over", func() bool {
-		w.services.turns.mu.Lock()
-		defer w.services.turns.mu.Unlock()
-		_, busy := w.services.turns.busy["shop"]
-		return !busy
-	})
+	w.atRest("shop")
 	var r serviceRecord
 	if _, err := load(t.Context(), w.store, servicePrefix+"shop", &r); err != nil || r.Phase != serviceStarting {
 		t.Errorf("the service is %s, %v", r.Phase, err)

@@ -52,16 +52,16 @@ func TestAControllerThatLeadsNoMoreWritesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.hostB.failAt(toStandby, "its disk is full")
-	owner, ownerRev, err := w.store.Owner(ctx, "shop")
+	o, _, err := s.withOwner(ctx, "shop")
 	if err != nil {
 		t.Fatal(err)
 	}
 	w.depose()
 	before := w.storedObjects()
 	for what, write := range map[string]func() error{
-		"where a replica is":                      func() error { return s.recordReplica(ctx, "shop", replicaRecord{Site: "b", Host: "another"}) },
-		"that a replica is given up":              func() error { return s.leaveReplica(ctx, left) },
-		"what is wrong with a replication":        func() error { return s.replicate(ctx, "shop", spec, record.Replica) },
+		"where a replica is":                      func() error { return s.recordReplica(ctx, o, replicaRecord{Site: "b", Host: "another"}) },
+		"that a replica is given up":              func() error { return s.leaveReplica(ctx, o, left) },
+		"what is wrong with a replication":        func() error { return s.replicate(ctx, "shop") },
 		"how volumes are to be replicated":        func() error { return s.changeStorage(ctx, "shop", "a", nil) },
 		"a leftover anew":                         func() error { _, err := s.renew(ctx, left); return err },
 		"that a service has to be started again":  func() error { return s.restart(ctx, "shop", "it was found dead") },
@@ -92,8 +92,8 @@ func TestAControllerThatLeadsNoMoreWritesNothing(t *testing.T) {
 	if after := w.storedObjects(); !reflect.DeepEqual(before, after) {
 		t.Errorf("the store has changed, from\n%v to\n%v", before, after)
 	}
-	if o, now, err := w.store.Owner(ctx, "shop"); err != nil || now != ownerRev || o != owner {
-		t.Errorf("the owner is %+v, %v", o, err)
+	if err := s.stillOwned(ctx, o); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -102,11 +102,14 @@ func TestAControllerThatLeadsNoMoreWritesNothing(t *testing.T) {
 func TestAControllerThatLeadsNoMoreRemovesNothing(t *testing.T) {
 	w := newPair(t)
 	w.depose()
-	spec := specOf("shop", "a")
-	if err := w.services.remove(w.ctx(), spec, serviceRecord{Phase: serviceDeleting}); !errors.Is(err, errDeposed) {
+	o, have, err := w.services.withOwner(w.ctx(), "shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.services.remove(w.ctx(), o.spec, serviceRecord{Phase: serviceDeleting}); !errors.Is(err, errDeposed) {
 		t.Errorf("it removes a service: %v", err)
 	}
-	if err := w.services.endReplication(w.ctx(), spec, "host-a", replicaRecord{Site: "b", Host: "host-b"}, "the test says so"); !errors.Is(err, errDeposed) {
+	if err := w.services.endReplication(w.ctx(), o, have, "the test says so"); !errors.Is(err, errDeposed) {
 		t.Errorf("it ends a replication: %v", err)
 	}
 	for _, a := range w.agents {

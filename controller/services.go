@@ -36,6 +36,8 @@ type services struct {
 	work  context.Context // ends with the controller
 	wg    *sync.WaitGroup
 	turns *turns
+	// replicas is entered by who tells agents of the replication of a service.
+	replicas oneByOne
 }
 
 // newServices wires them to the volumes that stand alone.

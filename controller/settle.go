@@ -173,7 +173,7 @@ func (s *services) noteStart(ctx context.Context, name string, c failover.Comman
 func (s *services) settled(ctx context.Context, name string, now standing) error {
 	switch now.Phase {
 	case serviceRunning:
-		return s.replicate(ctx, name, now.spec, now.record.Replica)
+		return s.replicate(ctx, name)
 	case serviceDeleting:
 		return s.remove(ctx, now.spec, now.record)
 	}

@@ -113,6 +113,17 @@ func (w *world) kill() {
 	}
 }
 
+// atRest waits until nobody works on making the service what the store says.
+func (w *world) atRest(service string) {
+	w.t.Helper()
+	w.until("the turn to be over", func() bool {
+		w.services.turns.mu.Lock()
+		defer w.services.turns.mu.Unlock()
+		_, busy := w.services.turns.busy[service]
+		return !busy
+	})
+}
+
 // depose has another controller lead; the one of this life does not know that yet.
 func (w *world) depose() {
 	w.t.Helper()
