@@ -37,7 +37,7 @@ type message struct {
 type runner struct {
 	m     *migrations
 	name  string
-	spec  *pb.ServiceSpec
+	spec  *pb.ServiceSpec // the goroutine's own
 	inbox chan message
 	ended chan struct{}             // closed when nobody reads inbox any more
 	sent  map[migration.StepID]bool // given to an agent, and not answered
@@ -67,10 +67,19 @@ func (r *runner) load(ctx context.Context) error {
 	return nil
 }
 
-// post hands a message to the runner.
+// service is whose migration it is.
+func (r *runner) service() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.rec.State.Spec.Service
+}
+
+// post hands a message to the runner. One that has ended is not waited for.
 func (r *runner) post(ctx context.Context, m message) error {
 	select {
 	case r.inbox <- m:
+		return nil
+	case <-r.ended:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()

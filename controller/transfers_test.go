@@ -2,6 +2,7 @@ package controller
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"log/slog"
@@ -9,6 +10,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 )
 
 // broken ends before its time.
@@ -150,5 +152,50 @@ func TestATransferMayBeAConversation(t *testing.T) {
 		_, _ = io.ReadAll(userHears)
 		_, _ = io.ReadAll(agentHears)
 		_, _ = userSays.Close(), agentSays.Close()
+	}
+}
+
+// TestATransferIsTakenByOneUserAndSentByOneAgent: two would have each a part, and take it for the whole.
+func TestATransferIsTakenByOneUserAndSentByOneAgent(t *testing.T) {
+	url := transferServer(t) + strings.Repeat("0f", 16)
+	reader, writer := io.Pipe()
+	sent := make(chan int, 1)
+	go func() {
+		code, _, err := exchange(t, http.MethodPut, asAgent, url, reader)
+		if err != nil {
+			t.Error(err)
+		}
+		sent <- code
+	}()
+	taken := make(chan []byte, 1)
+	go func() {
+		_, got, err := exchange(t, http.MethodGet, asOperator, url, nil)
+		if err != nil {
+			t.Error(err)
+		}
+		taken <- got
+	}()
+	if _, err := writer.Write([]byte("all")); err != nil { // is read only when both are there
+		t.Fatal(err)
+	}
+	for method, who := range map[string]string{http.MethodGet: asOperator, http.MethodPut: asAgent} {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		req, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader("more"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set(callerHeader, who)
+		if res, err := http.DefaultTransport.RoundTrip(req); err != nil || res.StatusCode != http.StatusConflict {
+			t.Errorf("another %s: %v, %v", method, res, err)
+		} else if err := res.Body.Close(); err != nil {
+			t.Error(err)
+		}
+		cancel()
+	}
+	if err := writer.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if code, got := <-sent, <-taken; code != http.StatusOK || string(got) != "all" {
+		t.Errorf("the agent is told %d, the user has %q", code, got)
 	}
 }

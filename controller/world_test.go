@@ -268,12 +268,20 @@ func specOf(name, site string) *pb.ServiceSpec {
 	return &pb.ServiceSpec{Name: name, Site: site, Server: &pb.ServerSpec{Memory: 64 * mib}, Volumes: []*pb.VolumeSpec{{Name: "root", Size: 128 * mib}}}
 }
 
+// applied applies a service and returns what came of that.
+func (w *world) applied(spec *pb.ServiceSpec) (outcome string) {
+	w.t.Helper()
+	res, err := w.as(asOperator).Apply(w.ctx(), connect.NewRequest(&pb.ApplyRequest{Service: spec}))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return res.Msg.GetOutcome()
+}
+
 // running applies a service and waits until it runs.
 func (w *world) running(spec *pb.ServiceSpec) {
 	w.t.Helper()
-	if _, err := w.as(asOperator).Apply(w.ctx(), connect.NewRequest(&pb.ApplyRequest{Service: spec})); err != nil {
-		w.t.Fatal(err)
-	}
+	w.applied(spec)
 	w.inPhase(spec.GetName(), serviceRunning)
 }
 
