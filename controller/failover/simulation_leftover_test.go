@@ -14,9 +14,9 @@ func (c *controller) finish(w *world, j *job, l failover.Leftover) error {
 	fate, err := c.askLeftover(w, j, l)
 	if fate == failover.Renew {
 		w.count.renewed++
-		fresh, err := c.epoch(w, j)
-		if err != nil {
-			return err
+		fresh, over := c.epoch(w, j)
+		if over != nil {
+			return over
 		}
 		j.pause()
 		at := w.leftover(l)
