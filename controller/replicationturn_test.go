@@ -2,12 +2,14 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"time"
 
 	"connectrpc.com/connect"
 
 	pb "github.com/godwit-project/godwit/api/godwit/v1"
+	"github.com/godwit-project/godwit/cluster"
 )
 
 func nothing() error { return nil }
@@ -83,4 +85,23 @@ func TestNothingIsMadeOfAReplicationWhoseServiceIsBeingMigrated(t *testing.T) {
 		t.Errorf("the owner was told %q", came[before:])
 	}
 	close(converging.open)
+}
+
+// TestAFormerOwnerIsNotToldToEndAReplication: it is the replica by now, and would remove itself, with what it kept of its own.
+func TestAFormerOwnerIsNotToldToEndAReplication(t *testing.T) {
+	w := newPair(t)
+	before, have, err := w.services.withOwner(w.ctx(), "shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.failover(&pb.FailoverRequest{Service: "shop", Force: true}); err != nil {
+		t.Fatal(err)
+	}
+	w.inPhase("shop", serviceRunning)
+	if err := w.services.endReplication(w.ctx(), before, have, "the test says so"); !errors.Is(err, cluster.ErrConflict) {
+		t.Errorf("the replication is ended: %v", err)
+	}
+	if w.hostA.count(toNothing)+w.hostB.count(toNothing) > 0 {
+		t.Errorf("the replica was told %q, the owner %q", w.hostA.came(), w.hostB.came())
+	}
 }
