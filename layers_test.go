@@ -35,8 +35,10 @@ var rooms = map[string]room{
 	"": {why: "the root holds no code of the program, only the tests that keep the house in order"},
 
 	// The cores: pure, so that a test can run thousands of schedules through them.
-	"migration":  {why: "the heart: a state machine without I/O, clock or goroutine; whoever drives it imports it, never the reverse"},
+	"migration":  {tests: "simulation", why: "the heart: a state machine without I/O, clock or goroutine; whoever drives it imports it, never the reverse"},
 	"protection": {planned: true, why: "like migration: recovery points and failover as a state machine"},
+
+	"simulation": {why: "what simulations of the cores share: schedules, and how one is replayed; for tests alone, and no world of theirs may enter"},
 
 	// The participants: they know neither each other nor who drives them, so that each can be replaced alone.
 	"server":                {may: "server/memcheck", why: "what a platform of virtual servers must do"},
@@ -94,7 +96,7 @@ var rooms = map[string]room{
 		may: "migration protection cluster cluster/identity controller/failover api api/godwit/v1 api/godwit/v1/godwitv1connect",
 		why: "runs the engine; it reaches participants by way of agents only, so that they may be anywhere",
 	},
-	"controller/failover": {why: "what is decided of a failover, pure: simulated with crashes at every step"},
+	"controller/failover": {tests: "simulation", why: "what is decided of a failover, pure: simulated with crashes at every step"},
 
 	"agent/dvshost/balance": {why: "which process leaves a node that has too much to do: pure, so that it can be simulated"},
 	"agent/dvshost/policy":  {may: "dvs/node dvs/wire", why: "who may do what in which container: a file in, answers out"},

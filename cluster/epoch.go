@@ -66,9 +66,11 @@ func (s *Store) Owner(ctx context.Context, service string) (Owner, int64, error)
 
 // NextEpoch allocates an epoch: greater than every one before, never given out
 // twice, on stable storage before it is returned. A failed call may waste a
-// number; it never repeats one. The first is 1.
-func (s *Store) NextEpoch(ctx context.Context) (uint64, error) {
-	return s.advanceEpoch(ctx, func(last uint64) uint64 { return last + 1 })
+// number; it never repeats one. The first is 1. It is ErrConflict, and nothing is
+// given out, when one of the conditions does not hold: that of a leadership, for
+// what only a leader may begin.
+func (s *Store) NextEpoch(ctx context.Context, conditions ...Compare) (uint64, error) {
+	return s.advanceEpoch(ctx, func(last uint64) uint64 { return last + 1 }, conditions...)
 }
 
 // EpochGuard is the condition that epoch is the last one given out. It belongs into the transaction that stores a new
@@ -94,7 +96,7 @@ func (s *Store) RaiseEpoch(ctx context.Context, seen uint64) error {
 	return err
 }
 
-func (s *Store) advanceEpoch(ctx context.Context, next func(uint64) uint64) (uint64, error) {
+func (s *Store) advanceEpoch(ctx context.Context, next func(uint64) uint64, conditions ...Compare) (uint64, error) {
 	for {
 		last, rev, err := s.lastEpoch(ctx)
 		if err != nil {
@@ -104,11 +106,13 @@ func (s *Store) advanceEpoch(ctx context.Context, next func(uint64) uint64) (uin
 		if n == last {
 			return n, nil
 		}
-		_, err = s.Put(ctx, epochKey, strconv.AppendUint(nil, n, 10), rev)
+		compares := append([]Compare{{Key: epochKey, Revision: rev}}, conditions...)
+		_, err = s.Txn(ctx, compares, []Op{{Key: epochKey, Value: strconv.AppendUint(nil, n, 10)}})
 		if err == nil {
 			return n, nil
 		}
-		if !errors.Is(err, ErrConflict) {
+		var conflict *ConflictError
+		if !errors.As(err, &conflict) || conflict.Key != epochKey {
 			return 0, fmt.Errorf("allocate epoch: %w", err)
 		}
 	}

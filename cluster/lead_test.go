@@ -91,3 +91,19 @@ func TestLeadershipsEndWithTheStore(t *testing.T) {
 	}
 	lost(t, l)
 }
+
+// TestALeaderThatLeadsNoMoreGetsNoEpoch: what it asks for is then older than whatever its successor does.
+func TestALeaderThatLeadsNoMoreGetsNoEpoch(t *testing.T) {
+	s, ctx := open(t, t.TempDir()), t.Context()
+	before := lead(t, s, "west")
+	first, err := s.NextEpoch(ctx, before.Guard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := lead(t, s, "west")
+	_, err = s.NextEpoch(ctx, before.Guard())
+	wantErr(t, err, ErrConflict)
+	if next, err := s.NextEpoch(ctx, now.Guard()); err != nil || next != first+1 {
+		t.Fatalf("the next epoch is %d, %v, after %d", next, err, first)
+	}
+}

@@ -37,7 +37,7 @@ type outcome func(*pb.TaskResult)
 
 // agents holds the sessions. Tasks are given to an agent by name, and answered by callback, exactly once each.
 type agents struct {
-	store  *cluster.Store
+	store  *ledger
 	logger *slog.Logger
 
 	// began is when this controller did; for so long after that, an agent that it has not seen yet may be about to come back.
@@ -76,7 +76,7 @@ type task struct {
 	progress func(*pb.TaskProgress)
 }
 
-func newAgents(store *cluster.Store, logger *slog.Logger) *agents {
+func newAgents(store *ledger, logger *slog.Logger) *agents {
 	a := &agents{store: store, logger: logger, began: time.Now(), rejoin: rejoinWithin}
 	a.mu.sessions, a.mu.seen, a.mu.gone = make(map[string]*session), make(map[string]bool), make(map[string]time.Time)
 	// Ids differ between two lives of a controller, so that a late result is not taken for another task's.
@@ -204,7 +204,7 @@ func (a *agents) remember(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
-	_, err = a.store.Put(ctx, agentPrefix+r.Name, b, -1)
+	_, err = a.store.Put(ctx, agentPrefix+r.Name, b, cluster.Any)
 	return err
 }
 

@@ -117,10 +117,11 @@ func Run(ctx context.Context, o Options) (err error) {
 
 	var background sync.WaitGroup
 	defer background.Wait()
-	a := newAgents(store, o.Logger)
+	led := &ledger{Store: store, guard: lead.Guard()}
+	a := newAgents(led, o.Logger)
 	b := &blobs{dir: uploads, logger: o.Logger}
-	s := newServices(ctx, &background, store, lead.Guard(), a, b, o.Logger)
-	m := &migrations{store: store, agents: a, services: s, guard: lead.Guard(), logger: o.Logger, work: ctx, wg: &background}
+	s := newServices(ctx, &background, led, a, b, o.Logger)
+	m := &migrations{store: led, agents: a, services: s, logger: o.Logger, work: ctx, wg: &background}
 	m.mu.runners = make(map[string]*runner)
 	w := &watchman{agents: a, services: s, migrations: m, logger: o.Logger}
 	a.connected, a.noticed = w.connected, w.noticed
@@ -128,11 +129,12 @@ func Run(ctx context.Context, o Options) (err error) {
 	f := &front{services: s, migrations: m, joiner: j}
 	measured := newMetrics(f)
 	m.ended = measured.observe
-	if err := m.resume(ctx); err != nil {
-		return err
+	err = m.resume(ctx)
+	if err == nil {
+		err = s.resume(ctx)
 	}
-	if err := s.resume(ctx); err != nil {
-		return err
+	if err != nil {
+		return abandon(g, err)
 	}
 
 	mux := http.NewServeMux()
@@ -144,23 +146,23 @@ func Run(ctx context.Context, o Options) (err error) {
 	mux.Handle("GET /metrics", measured.handler())
 	if o.Listen != "" {
 		if err := serveTLS(ctx, g, o, tlsConfig, mux); err != nil {
-			return errors.Join(err, cancelAndWait(g, err))
+			return abandon(g, err)
 		}
 	}
 	if o.Socket != "" {
 		if err := serveSocket(ctx, g, o, mux); err != nil {
-			return errors.Join(err, cancelAndWait(g, err))
+			return abandon(g, err)
 		}
 	}
 	o.Logger.Info("controller serves", "name", o.Name, "listen", o.Listen, "socket", o.Socket, "ca", authority.Fingerprint().String())
 	return g.Wait()
 }
 
-// cancelAndWait ends what has been started when the rest could not be.
-func cancelAndWait(g *errgroup.Group, cause error) error {
+// abandon ends what has been started when the rest could not be.
+func abandon(g *errgroup.Group, cause error) error {
 	g.Go(func() error { return cause })
-	_ = g.Wait()
-	return nil
+	_ = g.Wait() // what others say is a consequence
+	return cause
 }
 
 func serveTLS(ctx context.Context, g *errgroup.Group, o Options, conf *tls.Config, mux http.Handler) error {
@@ -243,7 +245,7 @@ func (w *watchman) noticed(agent string, n *pb.Notice) {
 	w.logger.Warn("agent reports", "agent", agent, "service", n.GetService(), "epoch", n.GetEpoch(), "what", n.GetParticipant(), "reason", n.GetReason())
 	found := false
 	w.migrations.each(func(r *runner) {
-		if r.spec.GetName() != n.GetService() {
+		if r.service() != n.GetService() {
 			return
 		}
 		found = true

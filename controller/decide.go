@@ -50,7 +50,7 @@ func (m *migrations) owned(ctx context.Context, name string, rev int64) (cluster
 // decide stores what is decided of a service, if it is still not being migrated and the conditions hold. Who can plan anew calls it
 // within agree.
 func (m *migrations) decide(ctx context.Context, name string, unchanged []cluster.Compare, ops []cluster.Op) error {
-	_, err := m.store.Txn(ctx, append([]cluster.Compare{m.guard, {Key: activePrefix + name}}, unchanged...), ops)
+	_, err := m.store.Txn(ctx, append([]cluster.Compare{{Key: activePrefix + name}}, unchanged...), ops)
 	if errors.Is(err, cluster.ErrConflict) {
 		return changedMeanwhile("service", name)
 	}

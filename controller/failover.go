@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"time"
@@ -209,13 +210,8 @@ func (m *migrations) decideFailover(ctx context.Context, t takeover) error {
 		ops = append(ops, op)
 	}
 	r := t.record
-	if len(r.Failover) > 0 {
-		r.Earlier = append(slices.Clone(r.Earlier), r.Failover)
-		r.Earlier = r.Earlier[max(0, len(r.Earlier)+1-failover.Remembered):]
-	}
-	var err error
-	if r.Failover, err = protojson.Marshal(f); err != nil {
-		return fmt.Errorf("encode failover of service %s: %w", name, err)
+	if err := r.remember(f, len(next.Requests)); err != nil {
+		return err
 	}
 	r.Phase, r.Message, r.Promote, r.Restore = next.Phase, next.Message, next.Promote, next.Restore
 	if next.Promote {
@@ -233,13 +229,29 @@ func (m *migrations) decideFailover(ctx context.Context, t takeover) error {
 	return m.decide(ctx, name, t.unchanged, ops)
 }
 
+// remember stores a failover as the newest, and of those before as many as make most together: package failover decides how many are.
+func (r *serviceRecord) remember(f *pb.Failover, most int) error {
+	raw, err := protojson.Marshal(f)
+	if err != nil {
+		return fmt.Errorf("encode failover to %s: %w", f.GetToHost(), err)
+	}
+	before := r.remembered()
+	r.Failover, r.Earlier = raw, before[max(0, len(before)+1-most):]
+	return nil
+}
+
+// remembered are the failovers as they are stored, the newest last.
+func (r serviceRecord) remembered() []json.RawMessage {
+	if len(r.Failover) == 0 {
+		return nil
+	}
+	return append(slices.Clone(r.Earlier), r.Failover)
+}
+
 // failovers are those that are remembered, the newest last.
 func (r serviceRecord) failovers() ([]*pb.Failover, error) {
 	var all []*pb.Failover
-	for _, raw := range append(slices.Clone(r.Earlier), r.Failover) {
-		if len(raw) == 0 {
-			continue
-		}
+	for _, raw := range r.remembered() {
 		f := new(pb.Failover)
 		if err := protojson.Unmarshal(raw, f); err != nil {
 			return nil, fmt.Errorf("read stored failover: %w", err)

@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 
@@ -8,6 +9,7 @@ import (
 
 	pb "github.com/godwit-project/godwit/api/godwit/v1"
 	"github.com/godwit-project/godwit/cluster"
+	"github.com/godwit-project/godwit/controller/failover"
 	"github.com/godwit-project/godwit/migration"
 )
 
@@ -305,16 +307,32 @@ func TestAControllerThatLeadsNoMoreNotesNoStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	starting.wait(t)
-	w.services.guard = cluster.Compare{Key: "/nobody/leads", Revision: 1}
+	w.depose()
 	close(starting.open)
-	w.until("the turn to be over", func() bool {
-		w.services.turns.mu.Lock()
-		defer w.services.turns.mu.Unlock()
-		_, busy := w.services.turns.busy["shop"]
-		return !busy
-	})
+	w.atRest("shop")
 	var r serviceRecord
 	if _, err := load(t.Context(), w.store, servicePrefix+"shop", &r); err != nil || r.Phase != serviceStarting {
 		t.Errorf("the service is %s, %v", r.Phase, err)
+	}
+}
+
+// TestAsManyFailoversAreStoredAsWishesAreRemembered: a wish is answered with what is stored of it.
+func TestAsManyFailoversAreStoredAsWishesAreRemembered(t *testing.T) {
+	var r serviceRecord
+	var s failover.State
+	for n := range 2 * failover.Remembered {
+		request := fmt.Sprint("wish ", n)
+		s = s.Decide(failover.Attempt{Epoch: uint64(n + 1), Request: request})
+		if err := r.remember(&pb.Failover{Request: request}, len(s.Requests)); err != nil {
+			t.Fatal(err)
+		}
+		var stored []string
+		all, err := r.failovers()
+		for _, f := range all {
+			stored = append(stored, f.GetRequest())
+		}
+		if err != nil || !slices.Equal(stored, s.Requests) {
+			t.Fatalf("%q are stored, %v; %q are remembered", stored, err, s.Requests)
+		}
 	}
 }

@@ -77,10 +77,13 @@ type inventory struct {
 	front *front
 }
 
+// volumeLabels tell copies apart: two hosts of a site may have a volume, one of which was to remove it and has not yet.
+var volumeLabels = []string{"volume", "site", "host", "role", "mode"}
+
 var (
 	agentUp = prometheus.NewDesc("godwit_agent_up", "1 while the agent has a session.", []string{"agent", "kind", "site"}, nil)
 	service = prometheus.NewDesc("godwit_service_info", "1 for each service, with where and how it is.", []string{"service", "site", "host", "phase"}, nil)
-	lag     = prometheus.NewDesc("godwit_volume_lag_bytes", "What the replica of a volume does not have yet.", []string{"volume", "site", "role", "mode"}, nil)
+	lag     = prometheus.NewDesc("godwit_volume_lag_bytes", "What the replica of a volume does not have yet.", volumeLabels, nil)
 
 	lagSeconds  = volumeGauge("lag_seconds", "Age of the oldest write that the standing replica does not have.")
 	volumePoint = volumeGauge("point_timestamp_seconds", "When the primary was where its standing replica is; 0 while there is no such point.")
@@ -95,11 +98,11 @@ var (
 )
 
 func volumeGauge(name, help string) *prometheus.Desc {
-	return prometheus.NewDesc("godwit_volume_"+name, help, []string{"volume", "site", "role", "mode"}, nil)
+	return prometheus.NewDesc("godwit_volume_"+name, help, volumeLabels, nil)
 }
 
 // collectVolume reports every figure of a volume's replication.
-func collectVolume(ch chan<- prometheus.Metric, v *pb.Volume, site string) {
+func collectVolume(ch chan<- prometheus.Metric, v *pb.Volume, at agentState) {
 	point := 0.0
 	if v.GetPointTime() != nil {
 		point = float64(v.GetPointTime().AsTime().UnixMilli()) / 1000
@@ -109,7 +112,7 @@ func collectVolume(ch chan<- prometheus.Metric, v *pb.Volume, site string) {
 		throttled: float64(v.GetThrottled()), slowed: v.GetSlowedMs() / 1000, overflow: truth(v.GetOverflow()),
 		resyncing: truth(v.GetResyncing()), alerted: truth(v.GetAlert() != ""), shipped: float64(v.GetShipped()), backlog: float64(v.GetBacklog()),
 	} {
-		ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, v.GetName(), site, v.GetRole(), v.GetMode())
+		ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, v.GetName(), at.Site, at.Name, v.GetRole(), v.GetMode())
 	}
 }
 
@@ -147,7 +150,7 @@ func (i *inventory) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(agentUp, prometheus.GaugeValue, up, a.Name, a.Kind, a.Site)
 		for _, h := range a.Holdings {
 			for _, v := range h.GetVolumes() {
-				collectVolume(ch, v, a.Site)
+				collectVolume(ch, v, a)
 			}
 		}
 	}

@@ -18,10 +18,9 @@ import (
 
 // migrations starts migrations, finds again those that a dead controller left, and knows the runner of each.
 type migrations struct {
-	store    *cluster.Store
+	store    *ledger
 	agents   *agents
 	services *services
-	guard    cluster.Compare // of our leadership: in every transaction that decides something
 	ended    func(migrationRecord)
 	logger   *slog.Logger
 
@@ -63,28 +62,42 @@ func (m *migrations) start(ctx context.Context, req *pb.MigrateRequest) (*pb.Mig
 	if req.GetDryRun() {
 		return viewMigration(rec, nil, time.Now())
 	}
-	if err := m.services.unreplicate(ctx, req.GetService()); err != nil {
-		return nil, err
-	}
-	if err := m.services.sweepAt(ctx, req.GetService(), rec.Destination.Host, rec.Destination.Edge); err != nil {
-		m.services.reconcile(req.GetService())
-		return nil, precondition("%s\nhint: that has to go before the service can come; try again", err)
-	}
-	// With its replication a record changes, and with the replica the room at a host.
-	rec, unchanged, err := m.plan(ctx, req)
+	var name string
+	to := rec.Destination
+	err = agree(func() error {
+		return m.services.unreplicated(ctx, req.GetService(), func() (err error) {
+			rec, name, err = m.decideMigration(ctx, req, to)
+			return err
+		})
+	})
 	if err != nil {
-		m.services.reconcile(req.GetService())
-		return nil, err
-	}
-	name, err := m.claim(ctx, &rec, unchanged)
-	if err != nil {
-		m.services.reconcile(req.GetService())
+		m.services.reconcile(req.GetService()) // its replication may have ended
 		return nil, err
 	}
 	if err := m.run(ctx, name, false); err != nil {
 		return nil, err
 	}
 	return viewMigration(rec, nil, time.Now())
+}
+
+// decideMigration stores a migration of a service that is not replicated any more, to there or where there is room by now. Before, what is left
+// at its destination is done away with.
+func (m *migrations) decideMigration(ctx context.Context, req *pb.MigrateRequest, to place) (rec migrationRecord, name string, err error) {
+	for {
+		if err := m.services.sweepAt(ctx, req.GetService(), to.Host, to.Edge); err != nil {
+			return rec, "", precondition("%s\nhint: that has to go before the service can come; try again", err)
+		}
+		// With its replication a record changes, and with the replica the room at a host.
+		rec, unchanged, err := m.plan(ctx, req)
+		if err != nil {
+			return rec, "", err
+		}
+		if rec.Destination == to {
+			name, err = m.claim(ctx, &rec, unchanged)
+			return rec, name, err
+		}
+		to = rec.Destination
+	}
 }
 
 // claim allocates an epoch and stores the migration under it, in one transaction with the claim on the service. Somebody
@@ -112,7 +125,7 @@ func (m *migrations) claim(ctx context.Context, rec *migrationRecord, unchanged 
 			return "", err
 		}
 		_, err = m.store.Txn(ctx,
-			append([]cluster.Compare{m.guard, last, {Key: activePrefix + spec.Service}}, unchanged...),
+			append([]cluster.Compare{last, {Key: activePrefix + spec.Service}}, unchanged...),
 			[]cluster.Op{{Key: migrationPrefix + spec.Name, Value: value}, {Key: activePrefix + spec.Service, Value: []byte(spec.Name)}})
 		var conflict *cluster.ConflictError
 		switch {

@@ -119,8 +119,15 @@ func encode(v any) ([]byte, error) {
 	return b, nil
 }
 
+// keeper is where records are read and written: a ledger, but in tests that write behind a controller's back.
+type keeper interface {
+	Get(ctx context.Context, key string) (cluster.Object, error)
+	List(ctx context.Context, prefix string) ([]cluster.Object, int64, error)
+	Txn(ctx context.Context, compares []cluster.Compare, ops []cluster.Op) (int64, error)
+}
+
 // load reads the record at key into v and returns its revision.
-func load(ctx context.Context, s *cluster.Store, key string, v any) (int64, error) {
+func load(ctx context.Context, s keeper, key string, v any) (int64, error) {
 	o, err := s.Get(ctx, key)
 	if err != nil {
 		return 0, err
@@ -133,7 +140,7 @@ func load(ctx context.Context, s *cluster.Store, key string, v any) (int64, erro
 
 // update changes the record at key by f, again if somebody else was faster. f may return an error to leave it. It fails
 // with cluster.ErrConflict when one of the other conditions does not hold.
-func update[T any](ctx context.Context, s *cluster.Store, key string, f func(*T) error, conditions ...cluster.Compare) error {
+func update[T any](ctx context.Context, s keeper, key string, f func(*T) error, conditions ...cluster.Compare) error {
 	for {
 		var v T
 		rev, err := load(ctx, s, key, &v)
@@ -157,7 +164,7 @@ func update[T any](ctx context.Context, s *cluster.Store, key string, f func(*T)
 }
 
 // list reads all records below prefix, in the order of their keys.
-func list[T any](ctx context.Context, s *cluster.Store, prefix string) ([]T, error) {
+func list[T any](ctx context.Context, s keeper, prefix string) ([]T, error) {
 	objects, _, err := s.List(ctx, prefix)
 	if err != nil {
 		return nil, err

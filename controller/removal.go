@@ -31,7 +31,7 @@ func (s *services) delete(ctx context.Context, name string, volumes bool) error 
 }
 
 // awaitGone returns when there is no record any more, and has somebody work on that meanwhile.
-func awaitGone(ctx context.Context, store *cluster.Store, key string, work func()) error {
+func awaitGone(ctx context.Context, store *ledger, key string, work func()) error {
 	changes := store.Watch(ctx, key, 0)
 	work()
 	for {

@@ -74,20 +74,22 @@ func replicaSite(spec *pb.ServiceSpec, at string) string {
 
 // replicate makes the standing replication of a service that runs what the store says that it should be. Its trouble is told in
 // the service's status and is no trouble of the service. It leaves a service alone that is being migrated.
-func (s *services) replicate(ctx context.Context, name string, spec *pb.ServiceSpec, have replicaRecord) error {
-	if spec.GetStorage() == nil && have.Host == "" {
-		return nil
-	}
-	if _, err := s.store.Get(ctx, activePrefix+name); err == nil {
-		return nil
-	}
+func (s *services) replicate(ctx context.Context, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, replicateTimeout)
 	defer cancel()
-	owner, _, err := s.store.Owner(ctx, name)
+	leave, err := s.replicas.enter(ctx, name)
 	if err != nil {
 		return err
 	}
-	err = s.replicateTo(ctx, spec, owner, have)
+	defer leave()
+	o, have, err := s.withOwner(ctx, name)
+	if err != nil || o.spec.GetStorage() == nil && have.Host == "" {
+		return err
+	}
+	if _, err := s.store.Get(ctx, activePrefix+name); !errors.Is(err, cluster.ErrNotFound) {
+		return err // nil: it is being migrated
+	}
+	err = s.replicateTo(ctx, o, have)
 	if err == nil && have.Error == "" {
 		return nil // nothing to note: a record that does not change stands in nobody's way
 	}
@@ -100,10 +102,11 @@ func (s *services) replicate(ctx context.Context, name string, spec *pb.ServiceS
 	}))
 }
 
-func (s *services) replicateTo(ctx context.Context, spec *pb.ServiceSpec, owner cluster.Owner, have replicaRecord) error {
+func (s *services) replicateTo(ctx context.Context, o ownedService, have replicaRecord) error {
+	spec, owner := o.spec, o.owner
 	site := replicaSite(spec, owner.Site)
 	if have.Host != "" && have.Site != site {
-		if err := s.endReplication(ctx, spec, owner.Host, have, "the replica was given up, or is elsewhere"); err != nil {
+		if err := s.endReplication(ctx, o, have, "the replica was given up, or is elsewhere"); err != nil {
 			return err
 		}
 		have = replicaRecord{}
@@ -118,7 +121,7 @@ func (s *services) replicateTo(ctx context.Context, spec *pb.ServiceSpec, owner 
 		}
 		have = replicaRecord{Site: site, Host: host.Name}
 		// What is about to be made is known first, so that it can be removed.
-		if err := s.recordReplica(ctx, spec.GetName(), have); err != nil {
+		if err := s.recordReplica(ctx, o, have); err != nil {
 			return err
 		}
 	}
@@ -160,32 +163,38 @@ func (s *services) replicateFrom(ctx context.Context, spec *pb.ServiceSpec, owne
 	return nil
 }
 
-// recordReplica notes where the replica is, unless a migration has begun.
-func (s *services) recordReplica(ctx context.Context, name string, where replicaRecord) error {
+// recordReplica notes where the replica of a service is that has none, unless a migration has begun, or somebody else owns it.
+func (s *services) recordReplica(ctx context.Context, o ownedService, where replicaRecord) error {
+	name := o.owner.Service
 	return update(ctx, s.store, servicePrefix+name, func(r *serviceRecord) error {
-		if r.Phase == serviceDeleting && where.Host != "" {
+		if r.Phase == serviceDeleting {
 			return fmt.Errorf("service %s is being deleted", name)
 		}
 		r.Replica = where
 		return nil
-	}, cluster.Compare{Key: activePrefix + name})
+	}, o.unmoved()...)
 }
 
 // endReplication removes the replica, the primary's end first, so that nothing is shipped to what is going away. A replica that is
 // out of reach is remembered, and removed when its host is back: nobody waits for it.
-func (s *services) endReplication(ctx context.Context, spec *pb.ServiceSpec, owner string, have replicaRecord, why string) error {
+func (s *services) endReplication(ctx context.Context, o ownedService, have replicaRecord, why string) error {
+	spec := o.spec
 	serial, err := s.store.NextEpoch(ctx)
+	if err == nil {
+		// A former owner is the replica by now, and would obey: the wish is newer than the one that made it that.
+		err = s.stillOwned(ctx, o)
+	}
 	if err != nil {
 		return err
 	}
-	if err := s.agents.call(ctx, owner, replicateTask(&pb.ReplicateService{Service: spec, Epoch: serial, Serial: serial})); err != nil {
+	if err := s.agents.call(ctx, o.owner.Host, replicateTask(&pb.ReplicateService{Service: spec, Epoch: serial, Serial: serial})); err != nil {
 		return fmt.Errorf("end the replication of service %s: %w", spec.GetName(), err)
 	}
 	left, err := s.leave(ctx, spec, have.Host, have.Site, endStandby, why)
 	if err != nil {
 		return err
 	}
-	if err := s.leaveReplica(ctx, left); err != nil {
+	if err := s.leaveReplica(ctx, o, left); err != nil {
 		return err
 	}
 	if err := s.sweepAt(ctx, spec.GetName(), have.Host); err != nil {
@@ -194,8 +203,9 @@ func (s *services) endReplication(ctx context.Context, spec *pb.ServiceSpec, own
 	return nil
 }
 
-// leaveReplica turns the replica of a service into a leftover, in one step, unless a migration has begun.
-func (s *services) leaveReplica(ctx context.Context, left leftoverRecord) error {
+// leaveReplica turns the replica of a service into a leftover, in one step, unless a migration has begun, or somebody else owns it: after a
+// failover that is the host of the replica, and what it was to remove is the only copy.
+func (s *services) leaveReplica(ctx context.Context, o ownedService, left leftoverRecord) error {
 	op, err := left.op()
 	if err != nil {
 		return err
@@ -212,7 +222,7 @@ func (s *services) leaveReplica(ctx context.Context, left leftoverRecord) error 
 			return err
 		}
 		key := servicePrefix + left.Service
-		compares := []cluster.Compare{{Key: key, Revision: rev}, {Key: activePrefix + left.Service}}
+		compares := append([]cluster.Compare{{Key: key, Revision: rev}}, o.unmoved()...)
 		_, err = s.store.Txn(ctx, compares, []cluster.Op{{Key: key, Value: value}, op})
 		var conflict *cluster.ConflictError
 		if !errors.As(err, &conflict) || conflict.Key != key {
@@ -221,27 +231,30 @@ func (s *services) leaveReplica(ctx context.Context, left leftoverRecord) error 
 	}
 }
 
-// unreplicate ends the standing replication before a migration, whose session takes the volumes over. It is made again, towards
-// the other side, when the migration has ended.
-func (s *services) unreplicate(ctx context.Context, name string) error {
-	var r serviceRecord
-	if _, err := load(ctx, s.store, servicePrefix+name, &r); err != nil || r.Replica.Host == "" {
-		return err
-	}
-	spec, err := r.spec()
-	if err != nil {
-		return err
-	}
-	owner, _, err := s.store.Owner(ctx, name)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, replicateTimeout)
+// unreplicated ends the standing replication before a migration, whose session takes the volumes over, and decides on that, in decide, before
+// anybody can make it again. It is made again, towards the other side, when the migration has ended.
+func (s *services) unreplicated(ctx context.Context, name string, decide func() error) error {
+	ending, cancel := context.WithTimeout(ctx, replicateTimeout)
 	defer cancel()
-	if err := s.endReplication(ctx, spec, owner.Host, r.Replica, "the service was migrated"); err != nil {
-		return precondition("%s\nhint: a planned migration ends the standing replication first, and needs the agent of %s for that", err, owner.Host)
+	leave, err := s.replicas.enter(ending, name)
+	if err != nil {
+		return precondition("the replication of service %s is being made at this moment: %s\nhint: try again", name, err)
 	}
-	return nil
+	defer leave()
+	o, have, err := s.withOwner(ending, name)
+	if err == nil && have.Host != "" {
+		err = s.endReplication(ending, o, have, "the service was migrated")
+		switch {
+		case errors.Is(err, cluster.ErrConflict):
+			return changedMeanwhile("service", name)
+		case err != nil && !errors.Is(err, errDeposed):
+			return precondition("%s\nhint: a planned migration ends the standing replication first, and needs the agent of %s for that", err, o.owner.Host)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return decide()
 }
 
 // replicaConcerns says whether an agent that has connected has a part in the standing replication of a service, or may have.

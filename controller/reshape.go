@@ -47,15 +47,13 @@ func (m *migrations) changeVolume(ctx context.Context, req *pb.ChangeVolumeReque
 	defer m.services.reconcile(name)
 	return false, agree(func() error {
 		// The replica has the old size, or follows writes: it is made anew afterwards, by comparing what can be.
-		err := m.services.unreplicate(ctx, name)
-		if err != nil {
-			return err
-		}
-		c, err := m.planChange(ctx, req)
-		if err != nil {
-			return err
-		}
-		return m.decideChange(ctx, req, c)
+		return m.services.unreplicated(ctx, name, func() error {
+			c, err := m.planChange(ctx, req)
+			if err != nil {
+				return err
+			}
+			return m.decideChange(ctx, req, c)
+		})
 	})
 }
 

@@ -37,7 +37,7 @@ type message struct {
 type runner struct {
 	m     *migrations
 	name  string
-	spec  *pb.ServiceSpec
+	spec  *pb.ServiceSpec // the goroutine's own
 	inbox chan message
 	ended chan struct{}             // closed when nobody reads inbox any more
 	sent  map[migration.StepID]bool // given to an agent, and not answered
@@ -67,10 +67,19 @@ func (r *runner) load(ctx context.Context) error {
 	return nil
 }
 
-// post hands a message to the runner.
+// service is whose migration it is.
+func (r *runner) service() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.rec.State.Spec.Service
+}
+
+// post hands a message to the runner. One that has ended is not waited for.
 func (r *runner) post(ctx context.Context, m message) error {
 	select {
 	case r.inbox <- m:
+		return nil
+	case <-r.ended:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
@@ -276,7 +285,7 @@ func (r *runner) persist(ctx context.Context, before, after migration.State) err
 		return err
 	}
 	key, service := migrationPrefix+r.name, after.Spec.Service
-	compares := []cluster.Compare{r.m.guard, {Key: key, Revision: r.rev}}
+	compares := []cluster.Compare{{Key: key, Revision: r.rev}}
 	ops := []cluster.Op{{Key: key, Value: value}}
 	if after.Decision == migration.DecisionCommit && before.Decision != migration.DecisionCommit {
 		owner, rev, err := r.m.store.Owner(ctx, service)

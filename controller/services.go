@@ -27,21 +27,22 @@ const startTimeout = 10 * time.Minute
 // services creates, starts and deletes services. What is wanted stands in the store; reconcile makes it true, and may be
 // repeated at any time, by any controller.
 type services struct {
-	store   *cluster.Store
+	store   *ledger
 	agents  *agents
 	blobs   *blobs
 	volumes *volumes
 	logger  *slog.Logger
-	guard   cluster.Compare // of our leadership
 
 	work  context.Context // ends with the controller
 	wg    *sync.WaitGroup
 	turns *turns
+	// replicas is entered by who tells agents of the replication of a service.
+	replicas oneByOne
 }
 
 // newServices wires them to the volumes that stand alone.
-func newServices(work context.Context, wg *sync.WaitGroup, store *cluster.Store, guard cluster.Compare, a *agents, b *blobs, logger *slog.Logger) *services {
-	s := &services{store: store, guard: guard, agents: a, blobs: b, logger: logger, work: work, wg: wg}
+func newServices(work context.Context, wg *sync.WaitGroup, store *ledger, a *agents, b *blobs, logger *slog.Logger) *services {
+	s := &services{store: store, agents: a, blobs: b, logger: logger, work: work, wg: wg}
 	s.turns = &turns{settle: s.settle, kind: "service", logger: logger, work: work, wg: wg}
 	s.volumes = &volumes{store: store, agents: a, blobs: b, logger: logger}
 	s.volumes.turns = &turns{settle: s.volumes.settle, kind: "volume", logger: logger, work: work, wg: wg}
@@ -289,121 +290,6 @@ func (s *services) resume(ctx context.Context) error {
 		}
 	}
 	return s.volumes.resume(ctx, "")
-}
-
-// look compares, in the background, what an agent runs with what its host owns, and starts what is missing. Services
-// that are being migrated are left to their migration.
-func (s *services) look(agent string) {
-	if s.work.Err() != nil {
-		return
-	}
-	s.wg.Add(1)
-	go func() {
-		defer s.wg.Done()
-		if err := s.lookAt(s.work, agent); err != nil && s.work.Err() == nil {
-			s.logger.Error("services of an agent could not be checked", "agent", agent, "err", err)
-		}
-	}()
-}
-
-// lookAgain is look, at the agent's next heartbeat: what it told before may be older than what has just been done. Without
-// a session there is nothing to wait for: the next one begins with a look.
-func (s *services) lookAgain(agent string) {
-	if s.work.Err() != nil {
-		return
-	}
-	s.wg.Add(1)
-	go func() {
-		defer s.wg.Done()
-		if s.agents.awaitBeat(s.work, agent) {
-			s.look(agent)
-		}
-	}()
-}
-
-func (s *services) lookAt(ctx context.Context, agent string) error {
-	all, err := s.agents.all(ctx)
-	if err != nil {
-		return err
-	}
-	alive := make(map[string]bool)
-	for _, a := range all {
-		if a.Name != agent {
-			continue
-		}
-		for _, h := range a.Holdings {
-			alive[h.GetService()] = h.GetServer() != "absent" && h.GetServer() != "dead" && h.GetServer() != ""
-		}
-	}
-	if err := s.volumes.resume(ctx, agent); err != nil {
-		return err
-	}
-	left, err := s.leftovers(ctx, "")
-	if err != nil {
-		return err
-	}
-	for _, l := range left {
-		if l.Agent != agent {
-			continue
-		}
-		if l.What == demote {
-			// Now, not when the service's turn comes: until then two may run.
-			if err := s.finish(ctx, l); err != nil {
-				s.logger.Error("a former owner is not fenced yet", "service", l.Service, "host", agent, "err", err)
-			}
-		}
-		s.reconcile(l.Service)
-	}
-	records, err := list[serviceRecord](ctx, s.store, servicePrefix)
-	if err != nil {
-		return err
-	}
-	for _, r := range records {
-		spec, err := r.spec()
-		if err != nil {
-			return err
-		}
-		name := spec.GetName()
-		owner, _, err := s.store.Owner(ctx, name)
-		if errors.Is(err, cluster.ErrNotFound) {
-			continue // deleted meanwhile
-		}
-		if err != nil {
-			return err
-		}
-		if owner.Host == agent && r.Phase != serviceRunning || s.replicaConcerns(spec, owner, r.Replica, all, agent) {
-			s.reconcile(name)
-		}
-		if owner.Host != agent || r.Phase != serviceRunning || alive[name] {
-			continue
-		}
-		if _, err := s.store.Get(ctx, activePrefix+name); err == nil {
-			continue
-		}
-		s.logger.Warn("virtual server is not there, starting it again", "service", name, "host", agent)
-		if err := s.restart(ctx, name, "its virtual server was found dead"); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// restart is called when the virtual server of a service was found dead at its owner's host.
-func (s *services) restart(ctx context.Context, name, why string) error {
-	err := update(ctx, s.store, servicePrefix+name, func(r *serviceRecord) error {
-		if r.Phase == serviceRunning {
-			r.Phase, r.Message = serviceStarting, why
-		}
-		return nil
-	}, s.guard, cluster.Compare{Key: activePrefix + name})
-	if errors.Is(err, cluster.ErrConflict) {
-		return nil // a migration has it now, and deals with what is dead; or another controller, which would not know of it
-	}
-	if err != nil {
-		return err
-	}
-	s.reconcile(name)
-	return nil
 }
 
 func notFound(kind, name string) error {

@@ -141,8 +141,8 @@ func pause(ctx context.Context, why error) error {
 	}
 }
 
-// noteStart stores what became of a start, unless the service has another owner by now, or we lead no more: the leader may know that what
-// was started is dead already.
+// noteStart stores what became of a start, unless the service has another owner by now. A controller that leads no more cannot: the leader
+// may know that what was started is dead already.
 func (s *services) noteStart(ctx context.Context, name string, c failover.Command) error {
 	owner, rev, err := s.store.Owner(ctx, name)
 	if err != nil {
@@ -159,7 +159,7 @@ func (s *services) noteStart(ctx context.Context, name string, c failover.Comman
 			r.Restart, r.Refill = false, nil
 		}
 		return nil
-	}, s.guard, cluster.Compare{Key: cluster.OwnerKey(name), Revision: rev})
+	}, cluster.Compare{Key: cluster.OwnerKey(name), Revision: rev})
 	switch {
 	case errors.Is(err, cluster.ErrConflict):
 		return nil
@@ -173,7 +173,7 @@ func (s *services) noteStart(ctx context.Context, name string, c failover.Comman
 func (s *services) settled(ctx context.Context, name string, now standing) error {
 	switch now.Phase {
 	case serviceRunning:
-		return s.replicate(ctx, name, now.spec, now.record.Replica)
+		return s.replicate(ctx, name)
 	case serviceDeleting:
 		return s.remove(ctx, now.spec, now.record)
 	}

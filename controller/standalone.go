@@ -50,7 +50,7 @@ func (r *volumeRecord) spec() *pb.VolumeSpec {
 
 // volumes are those that stand alone.
 type volumes struct {
-	store  *cluster.Store
+	store  *ledger
 	agents *agents
 	blobs  *blobs
 	logger *slog.Logger

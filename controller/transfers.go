@@ -29,8 +29,9 @@ type transfer struct {
 	writer *io.PipeWriter
 	back   *io.PipeReader // what a user who POSTs says; nil until taken, or where nothing is said
 	taken  chan struct{}  // closed when the user is there
-	once   sync.Once
 	users  int
+
+	user, agent sync.Once // there is one of each
 }
 
 // takenWithin is how long an agent waits for the user, who asked for it a moment ago.
@@ -81,6 +82,15 @@ func (t *transfers) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	x, leave := t.enter(name)
 	defer leave()
+	var back *io.PipeReader // what a user who POSTs says, and said, where he says it
+	var said *io.PipeWriter
+	if r.Method == http.MethodPost {
+		back, said = io.Pipe()
+	}
+	if !x.begin(r.Method == http.MethodPut, back) {
+		http.Error(w, "somebody has this transfer already", http.StatusConflict)
+		return
+	}
 	switch r.Method {
 	case http.MethodPut:
 		if err := x.put(w, r); err != nil {
@@ -88,22 +98,25 @@ func (t *transfers) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			http.Error(w, err.Error(), http.StatusBadGateway)
 		}
 	case http.MethodPost:
-		back, said := io.Pipe()
-		first := false
-		x.once.Do(func() {
-			first, x.back = true, back
-			close(x.taken)
-		})
-		if !first {
-			http.Error(w, "somebody has this transfer already", http.StatusConflict)
-			return
-		}
 		converse(w, r, x.reader, said)
 	default:
 		if err := x.get(w, r); err != nil {
 			panic(http.ErrAbortHandler) // so that the user does not take a half for the whole
 		}
 	}
+}
+
+// begin says whether nobody has come before as what the caller is: two would have a part each, and take it for the whole.
+func (x *transfer) begin(agent bool, back *io.PipeReader) (first bool) {
+	if agent {
+		x.agent.Do(func() { first = true })
+		return first
+	}
+	x.user.Do(func() {
+		first, x.back = true, back
+		close(x.taken)
+	})
+	return first
 }
 
 // put copies the agent's stream, once somebody takes it.
@@ -128,7 +141,6 @@ func (x *transfer) put(w http.ResponseWriter, r *http.Request) (err error) {
 
 // get passes it on to the user.
 func (x *transfer) get(w io.Writer, r *http.Request) error {
-	x.once.Do(func() { close(x.taken) })
 	stop := context.AfterFunc(r.Context(), func() { _ = x.reader.CloseWithError(errHalf) })
 	defer stop()
 	_, err := io.Copy(w, x.reader)

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"log/slog"
@@ -151,4 +152,62 @@ func TestATransferMayBeAConversation(t *testing.T) {
 		_, _ = io.ReadAll(agentHears)
 		_, _ = userSays.Close(), agentSays.Close()
 	}
+}
+
+// TestATransferIsTakenByOneUserAndSentByOneAgent: two would have each a part, and take it for the whole.
+func TestATransferIsTakenByOneUserAndSentByOneAgent(t *testing.T) {
+	url := transferServer(t) + strings.Repeat("0f", 16)
+	content := bytes.Repeat([]byte("godwit"), 1<<14) // more than anybody buffers, so that it comes when both are there
+	reader, writer := io.Pipe()
+	sent := make(chan int, 1)
+	go func() {
+		code, _, err := exchange(t, http.MethodPut, asAgent, url, reader)
+		if err != nil {
+			t.Error(err)
+		}
+		sent <- code
+	}()
+	writing := make(chan error, 1)
+	go func() {
+		_, err := writer.Write(content)
+		writing <- err
+	}()
+	taken, err := http.DefaultTransport.RoundTrip(asked(t, http.MethodGet, asOperator, url))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Body.Close()
+	for method, who := range map[string]string{http.MethodGet: asOperator, http.MethodPut: asAgent} {
+		if res, err := http.DefaultTransport.RoundTrip(asked(t, method, who, url)); err != nil || res.StatusCode != http.StatusConflict {
+			t.Errorf("another %s: %v, %v", method, res, err)
+		} else if err := res.Body.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	got := make([]byte, len(content))
+	if _, err := io.ReadFull(taken.Body, got); err != nil || !bytes.Equal(got, content) {
+		t.Errorf("the user has something else: %v", err)
+	}
+	if err := errors.Join(<-writing, writer.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if more, err := io.ReadAll(taken.Body); err != nil || len(more) > 0 {
+		t.Errorf("and %q, %v", more, err)
+	}
+	if code := <-sent; code != http.StatusOK {
+		t.Errorf("the agent is told %d", code)
+	}
+}
+
+// asked is a request of somebody, with something to say.
+func asked(t *testing.T, method, who, url string) *http.Request {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), soon)
+	t.Cleanup(cancel)
+	req, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader("more"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set(callerHeader, who)
+	return req
 }

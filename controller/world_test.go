@@ -72,10 +72,11 @@ func (w *world) live() {
 		w.t.Fatal(err)
 	}
 	background := new(sync.WaitGroup)
-	a := newAgents(w.store, w.logger)
+	led := &ledger{Store: w.store, guard: lead.Guard()}
+	a := newAgents(led, w.logger)
 	b := &blobs{dir: w.t.TempDir(), logger: w.logger}
-	s := newServices(ctx, background, w.store, lead.Guard(), a, b, w.logger)
-	m := &migrations{store: w.store, agents: a, services: s, guard: lead.Guard(), logger: w.logger, work: ctx, wg: background}
+	s := newServices(ctx, background, led, a, b, w.logger)
+	m := &migrations{store: led, agents: a, services: s, logger: w.logger, work: ctx, wg: background}
 	m.mu.runners = make(map[string]*runner)
 	watch := &watchman{agents: a, services: s, migrations: m, logger: w.logger}
 	a.connected, a.noticed = watch.connected, watch.noticed
@@ -109,6 +110,25 @@ func (w *world) kill() {
 	w.life = nil
 	for _, a := range w.agents {
 		a.disconnect() // they notice at their own pace; the test needs to know
+	}
+}
+
+// atRest waits until nobody works on making the service what the store says.
+func (w *world) atRest(service string) {
+	w.t.Helper()
+	w.until("the turn to be over", func() bool {
+		w.services.turns.mu.Lock()
+		defer w.services.turns.mu.Unlock()
+		_, busy := w.services.turns.busy[service]
+		return !busy
+	})
+}
+
+// depose has another controller lead; the one of this life does not know that yet.
+func (w *world) depose() {
+	w.t.Helper()
+	if _, err := w.store.Lead(w.ctx(), "mms", "test"); err != nil {
+		w.t.Fatal(err)
 	}
 }
 
@@ -248,12 +268,20 @@ func specOf(name, site string) *pb.ServiceSpec {
 	return &pb.ServiceSpec{Name: name, Site: site, Server: &pb.ServerSpec{Memory: 64 * mib}, Volumes: []*pb.VolumeSpec{{Name: "root", Size: 128 * mib}}}
 }
 
+// applied applies a service and returns what came of that.
+func (w *world) applied(spec *pb.ServiceSpec) (outcome string) {
+	w.t.Helper()
+	res, err := w.as(asOperator).Apply(w.ctx(), connect.NewRequest(&pb.ApplyRequest{Service: spec}))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return res.Msg.GetOutcome()
+}
+
 // running applies a service and waits until it runs.
 func (w *world) running(spec *pb.ServiceSpec) {
 	w.t.Helper()
-	if _, err := w.as(asOperator).Apply(w.ctx(), connect.NewRequest(&pb.ApplyRequest{Service: spec})); err != nil {
-		w.t.Fatal(err)
-	}
+	w.applied(spec)
 	w.inPhase(spec.GetName(), serviceRunning)
 }
 

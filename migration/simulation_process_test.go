@@ -2,11 +2,9 @@ package migration_test
 
 import (
 	"fmt"
-	"runtime"
-	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
+
+	"github.com/godwit-project/godwit/simulation"
 )
 
 // The plan of a process, simulated: three nodes, each with a runner and an agent in one, which die together with what is in their memory. What a
@@ -23,69 +21,29 @@ type processBreakage struct {
 	lateEpoch    bool // an epoch is used again
 }
 
-func processSchedules(s uint64, broken processBreakage, n int) (schedule int, total processCounters, why error) {
-	var (
-		wg     sync.WaitGroup
-		mu     sync.Mutex
-		next   atomic.Int64
-		failed = -1
-	)
-	for range runtime.GOMAXPROCS(0) {
-		wg.Go(func() {
-			for {
-				i := int(next.Add(1)) - 1 + *simFirst
-				mu.Lock()
-				over := i >= *simFirst+n || failed >= 0 && i > failed
-				mu.Unlock()
-				if over {
-					return
-				}
-				w := newProcessWorld(s, uint64(i), broken)
-				err := w.live()
-				mu.Lock()
-				if total.add(w.count); err != nil && (failed < 0 || i < failed) {
-					failed, why = i, err
-				}
-				mu.Unlock()
-			}
-		})
-	}
-	wg.Wait()
-	return failed, total, why
+var simulatedProcess = simulation.Core[processBreakage, processCounters]{
+	Flags: simFlags,
+	Live: func(seed, schedule uint64, broken processBreakage, traced bool) (processCounters, []string, error) {
+		w := newProcessWorld(seed, schedule, broken)
+		w.tracing = traced
+		err := w.live()
+		return w.count, w.trace, err
+	},
+	Add: (*processCounters).add,
 }
 
 // Ten thousand random schedules of moves of a process: never two owners, no acknowledged write lost but with the node that had the only copy,
 // and when the faults stop, one owner and nothing left behind.
 func TestProcessScheduleIsSafe(t *testing.T) {
-	s, n := seed(t), schedules()
-	failed, c, why := processSchedules(s, processBreakage{}, n)
-	if failed >= 0 {
-		w := newProcessWorld(s, uint64(failed), processBreakage{})
-		w.tracing = true
-		_ = w.live()
-		trace := w.trace
-		if len(trace) > 200 {
-			trace = trace[len(trace)-200:]
-		}
-		t.Fatalf("seed %d, schedule %d: %v\n%s", s, failed, why, strings.Join(trace, "\n"))
-	}
-	t.Logf("%d schedules: %+v", n, c)
-	if n < 1000 {
-		return
-	}
-	for what, got := range map[string]int{
+	c, n := simulatedProcess.Holds(t)
+	simulation.Visited(t, n, n/200, map[string]int{
 		"commits": c.commits, "aborts": c.aborts, "crashes": c.crashes, "unborn": c.unborn, "gone": c.gone, "adopted": c.adopted,
 		"processes saved from a node that died": c.saved, "processes that died": c.deaths,
-	} {
-		if got < n/200 {
-			t.Errorf("only %d %s: the simulation does not go where bugs are", got, what)
-		}
-	}
+	})
 }
 
 func TestABrokenMachineForProcessesIsCaught(t *testing.T) {
-	s, n := seed(t), *simSchedules // few are needed, rarely many
-	for name, broken := range map[string]processBreakage{
+	simulatedProcess.Catches(t, 1, map[string]processBreakage{
 		"whose source leaves before the destination owns":     {leaveFirst: true},
 		"whose source goes on though the destination may own": {resumeOnGone: true},
 		"whose agents run verbs of an aborted epoch":          {noTombstone: true},
@@ -93,15 +51,7 @@ func TestABrokenMachineForProcessesIsCaught(t *testing.T) {
 		"whose destination writes its journal after it owns":  {journalAfter: true},
 		"whose standbys wait for ever":                        {noAdoption: true},
 		"that uses an epoch again":                            {lateEpoch: true},
-	} {
-		t.Run(name, func(t *testing.T) {
-			schedule, _, why := processSchedules(s, broken, n)
-			if schedule < 0 {
-				t.Fatalf("nothing found in %d schedules", n)
-			}
-			t.Logf("schedule %d: %v", schedule, why)
-		})
-	}
+	})
 }
 
 // processCounters prove that a run went where bugs are.

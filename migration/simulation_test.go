@@ -1,105 +1,36 @@
 package migration_test
 
 import (
-	"flag"
-	"fmt"
-	"runtime"
-	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
-	"time"
+
+	"github.com/godwit-project/godwit/simulation"
 )
 
-var (
-	simSeed      = flag.Uint64("sim.seed", 0, "seed of the simulation; 0 takes one from the clock")
-	simSchedules = flag.Int("sim.schedules", 10000, "number of random schedules")
-	simFirst     = flag.Int("sim.first", 0, "number of the first schedule, to replay one")
-)
+var simFlags = simulation.Register()
 
-func schedules() int {
-	if *simSchedules <= scheduleShare {
-		return *simSchedules
-	}
-	return *simSchedules / scheduleShare
-}
-
-func seed(t *testing.T) uint64 {
-	t.Helper()
-	s := *simSeed
-	if s == 0 {
-		s = uint64(time.Now().UnixNano())
-	}
-	t.Logf("replay with -sim.seed=%d -sim.schedules=%d -sim.first=%d", s, schedules(), *simFirst)
-	return s
-}
-
-// simulate runs schedules on all processors until one is violated. It returns that one's number, or -1.
-func simulate(seed uint64, broken breakage, first, n int) (int, counters) {
-	var (
-		wg    sync.WaitGroup
-		next  atomic.Int64
-		found atomic.Int64
-		mu    sync.Mutex
-		sum   counters
-	)
-	found.Store(-1)
-	for range runtime.GOMAXPROCS(0) {
-		wg.Go(func() {
-			var mine counters
-			for found.Load() < 0 {
-				i := int(next.Add(1)) - 1
-				if i >= n {
-					break
-				}
-				w := newWorld(seed, uint64(first+i), broken)
-				if w.live() != nil {
-					found.Store(int64(first + i))
-				}
-				mine.add(w.count)
-			}
-			mu.Lock()
-			sum.add(mine)
-			mu.Unlock()
-		})
-	}
-	wg.Wait()
-	return int(found.Load()), sum
-}
-
-// story replays a schedule and returns how it went wrong.
-func story(seed uint64, schedule int, broken breakage) (string, string) {
-	w := newWorld(seed, uint64(schedule), broken)
-	w.tracing = true
-	err := w.live()
-	return fmt.Sprint(err), strings.Join(w.trace[max(0, len(w.trace)-150):], "\n")
+// simulated is the plan of a virtual server.
+var simulated = simulation.Core[breakage, counters]{
+	Flags: simFlags,
+	Live: func(seed, schedule uint64, broken breakage, traced bool) (counters, []string, error) {
+		w := newWorld(seed, schedule, broken)
+		w.tracing = traced
+		err := w.live()
+		return w.count, w.trace, err
+	},
+	Add: (*counters).add,
 }
 
 func TestNoScheduleBreaksASafetyRuleAndAllComeToRest(t *testing.T) {
-	s, n := seed(t), schedules()
-	schedule, c := simulate(s, breakage{}, *simFirst, n)
-	if schedule >= 0 {
-		why, trace := story(s, schedule, breakage{})
-		t.Fatalf("schedule %d (-sim.seed=%d -sim.first=%d -sim.schedules=1): %s\n%s", schedule, s, schedule, why, trace)
-	}
-	t.Logf("%d schedules: %+v", n, c)
-	if n < 1000 {
-		return
-	}
-	for what, got := range map[string]int{
+	c, n := simulated.Holds(t)
+	simulation.Visited(t, n, n/100, map[string]int{
 		"commits": c.commits, "aborts": c.aborts, "lost swaps": c.swapsLost, "refused commands": c.refused,
 		"doubled commands": c.doubled, "crashes": c.crashes, "unasked resumes": c.resumes, "dead QEMUs": c.deaths,
 		"holds": c.held, "events ahead of a runner": c.ahead,
-	} {
-		if got < n/100 {
-			t.Errorf("only %d %s: the simulation does not go where bugs are", got, what)
-		}
-	}
+	})
 }
 
 func TestABrokenMachineIsCaught(t *testing.T) {
-	s, n := seed(t), *simSchedules // few are needed, rarely many
-	for name, broken := range map[string]breakage{
+	simulated.Catches(t, 1, map[string]breakage{
 		"that commits before the destination has loaded":     {commitBeforeLoaded: true},
 		"that uses an epoch twice":                           {epochTwice: true},
 		"that uses an epoch after a newer one was given out": {lateEpoch: true},
@@ -112,14 +43,5 @@ func TestABrokenMachineIsCaught(t *testing.T) {
 		"whose agents run verbs of an older epoch":           {oldEpochs: true},
 		"whose agents keep no journal":                       {noJournal: true},
 		"that stores too late which ends it has reached":     {lazyReach: true},
-	} {
-		t.Run(name, func(t *testing.T) {
-			schedule, _ := simulate(s, broken, *simFirst, n)
-			if schedule < 0 {
-				t.Fatalf("nothing found in %d schedules", n)
-			}
-			why, _ := story(s, schedule, broken)
-			t.Logf("schedule %d: %s", schedule, why)
-		})
-	}
+	})
 }

@@ -62,7 +62,8 @@ type State struct {
 	// Promote says that the owner's volumes are there as a standing replica, Restore to which snapshot they go back first.
 	Promote bool
 	Restore string
-	// Requests are the names of the last failovers that were decided, at most Remembered, the newest last.
+	// Requests are the names of the last failovers that were decided, at most Remembered, the newest last. Whoever stores something of
+	// each stores it of as many as Decide leaves here: nowhere else is one forgotten.
 	Requests []string
 	// External says that it has external disks: two hosts that write to them ruin them.
 	External bool

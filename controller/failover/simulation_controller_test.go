@@ -81,11 +81,14 @@ func (c *controller) there(w *world) func(string) bool {
 	}
 }
 
-// epoch gives one out.
-func (c *controller) epoch(w *world, j *job) uint64 {
+// epoch gives one out, to who leads.
+func (c *controller) epoch(w *world, j *job) (uint64, error) {
 	j.pause()
+	if !w.broken.noGuard && !c.leads(w) {
+		return 0, errDeposed
+	}
 	w.store.counter++
-	return w.store.counter
+	return w.store.counter, nil
 }
 
 // ask hands a task to an agent and waits for the answer, as long as the session lasts.
@@ -112,7 +115,7 @@ func (c *controller) failover(w *world, o *operator) *job {
 	return c.spawn(func(j *job) {
 		err := c.decide(w, j, wish)
 		w.note("%s to %q, force %v: %v", wish.Request, wish.To, wish.Force, err)
-		if errors.Is(err, errConflict) {
+		if errors.Is(err, errConflict) || errors.Is(err, errDeposed) {
 			w.count.conflicts++
 			o.job = nil // asked again
 			return
@@ -129,7 +132,10 @@ func (c *controller) failover(w *world, o *operator) *job {
 	})
 }
 
-var errConflict = errors.New("changed by somebody else")
+var (
+	errConflict = errors.New("changed by somebody else")
+	errDeposed  = errors.New("it leads no more")
+)
 
 func (c *controller) decide(w *world, j *job, wish failover.Wish) error {
 	j.pause()
@@ -162,7 +168,12 @@ func (c *controller) decide(w *world, j *job, wish failover.Wish) error {
 		}
 	}
 	a := failover.Attempt{To: to, Edge: "edge-" + s.Owner.Site, Request: wish.Request, Snapshot: wish.Snapshot}
-	a.HostLeft, a.EdgeLeft, a.Epoch = c.epoch(w, j), c.epoch(w, j), c.epoch(w, j)
+	for _, epoch := range []*uint64{&a.HostLeft, &a.EdgeLeft, &a.Epoch} {
+		var err error
+		if *epoch, err = c.epoch(w, j); err != nil {
+			return err
+		}
+	}
 	if w.broken.epochTwice {
 		a.Epoch = s.Owner.Epoch
 	}
@@ -170,7 +181,7 @@ func (c *controller) decide(w *world, j *job, wish failover.Wish) error {
 	next := s.Decide(a)
 	j.pause()
 	if !w.broken.noGuard && !c.leads(w) {
-		return errConflict
+		return errDeposed
 	}
 	if (w.store.record != record || w.store.owner != owner) && !w.broken.noCAS {
 		return errConflict
@@ -252,8 +263,7 @@ func (c *controller) settle(w *world, j *job) {
 				continue
 			}
 		case failover.Note:
-			c.noteStart(w, j, do)
-			if do.Err != nil {
+			if c.noteStart(w, j, do) != nil || do.Err != nil {
 				return
 			}
 		case failover.Look:
@@ -292,7 +302,7 @@ func (c *controller) standing(w *world, j *job) failover.State {
 	}
 }
 
-func (c *controller) noteStart(w *world, j *job, do failover.Command) {
+func (c *controller) noteStart(w *world, j *job, do failover.Command) error {
 	j.pause()
 	owner := w.store.owner
 	epoch := do.Epoch
@@ -305,98 +315,24 @@ func (c *controller) noteStart(w *world, j *job, do failover.Command) {
 		next, ended := read.Ended(epoch, do.Err)
 		if !ended {
 			w.count.overtaken++
-			return
+			return nil
 		}
 		j.pause()
-		if w.store.owner != owner && !w.broken.staleNote || !c.leads(w) {
+		if !c.leads(w) {
 			w.count.overtaken++
-			return
+			return errDeposed
+		}
+		if w.store.owner != owner && !w.broken.staleNote {
+			w.count.overtaken++
+			return nil
 		}
 		if w.store.record == record {
 			next.Left = w.store.state.Left
 			w.store.state = next
 			w.store.record++
 			w.note("the service is %s: %s", next.Phase, next.Message)
-			return
+			return nil
 		}
-	}
-}
-
-// finish is services.finish.
-func (c *controller) finish(w *world, j *job, l failover.Leftover) error {
-	fate, err := c.askLeftover(w, j, l)
-	if fate == failover.Renew {
-		w.count.renewed++
-		fresh := c.epoch(w, j)
-		j.pause()
-		at := w.leftover(l)
-		if at < 0 {
-			return errConflict
-		}
-		left := slices.Clone(w.store.state.Left)
-		left[at].Epoch, l.Epoch = fresh, fresh
-		w.store.state.Left = left
-		fate, err = c.askLeftover(w, j, l)
-	}
-	if fate != failover.Forget {
-		return err
-	}
-	w.hot = true
-	j.pause()
-	if at := w.leftover(l); at >= 0 {
-		w.store.state.Left = slices.Delete(slices.Clone(w.store.state.Left), at, at+1)
-		w.note("forgotten: %v", l)
-	}
-	return nil
-}
-
-func (w *world) leftover(l failover.Leftover) int {
-	return slices.IndexFunc(w.store.state.Left, func(o failover.Leftover) bool { return o.Agent == l.Agent && o.Epoch == l.Epoch })
-}
-
-func (c *controller) askLeftover(w *world, j *job, l failover.Leftover) (failover.Fate, error) {
-	j.pause()
-	s := w.store.state
-	if s.Outdated(l) {
-		w.count.outdated++
-		return failover.Forget, nil
-	}
-	j.pause()
-	t := call{agent: w.agent(l.Agent), kind: stopTask, epoch: l.Epoch}
-	if l.What == failover.Demote {
-		t = call{agent: t.agent, kind: standbyTask, epoch: s.Owner.Epoch, serial: l.Epoch}
-	}
-	err := c.ask(w, j, t)
-	outcome := failover.Unknown
-	switch {
-	case err == nil || w.broken.forgetsUnstopped:
-		outcome = failover.Done
-	case errors.Is(err, errRefused):
-		if outcome = failover.Refused; w.broken.refusedIsDone {
-			outcome = failover.Done
-		}
-	}
-	return l.Answered(outcome), err
-}
-
-// replicate is services.replicate, of a service whose replica is known.
-func (c *controller) replicate(w *world, j *job) {
-	j.pause()
-	owner, have := w.store.state.Owner, w.store.state.Replica
-	if !c.there(w)(have.Host) {
-		serial := c.epoch(w, j)
-		_ = c.ask(w, j, call{agent: w.agent(owner.Host), kind: sourceTask, epoch: owner.Epoch, serial: serial})
-		return
-	}
-	j.pause()
-	for _, l := range w.store.state.Left {
-		if l.Agent == have.Host && c.finish(w, j, l) != nil {
-			return
-		}
-	}
-	serial := c.epoch(w, j)
-	if c.ask(w, j, call{agent: w.agent(have.Host), kind: standbyTask, epoch: owner.Epoch, serial: serial}) == nil {
-		_ = c.ask(w, j, call{agent: w.agent(owner.Host), kind: sourceTask, epoch: owner.Epoch, serial: serial})
 	}
 }
 

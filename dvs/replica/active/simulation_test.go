@@ -83,7 +83,7 @@ type world struct {
 	replicas [simReplicas]*process
 	cut      [simReplicas][simReplicas]bool
 	bag      []letter
-	roads    *roads // unless nil, letters go there
+	roads    *replicatest.Roads[active.Message] // unless nil, letters go there
 	errands  []errand
 	record   state.Record
 	clients  []*client
@@ -104,7 +104,9 @@ func newWorld(t *testing.T, seed uint64, f fault, lines bool) *world {
 	cryptotest.SetGlobalRandom(t, seed)
 	w := &world{rng: rand.New(rand.NewPCG(seed, 3)), fault: f, leaders: map[uint64]state.Member{}, lost: map[[2]int]bool{}}
 	if lines {
-		w.roads = &roads{}
+		w.roads = replicatest.NewRoads(simReplicas, func(m active.Message) bool {
+			return m.Kind == active.Image || m.Raft.GetType() == raftpb.MsgSnap
+		})
 	}
 	for i := range simReplicas {
 		w.start(i)
@@ -204,7 +206,7 @@ func (w *world) post(l letter) {
 		l.m.Raft.Snapshot.Data = active.WithoutTable(l.m.Raft.Snapshot.Data)
 	}
 	if w.roads != nil {
-		w.roads.post(w, l)
+		w.roads.Post(l.from, l.to, l.m)
 		return
 	}
 	w.bag = append(w.bag, l)
@@ -264,7 +266,9 @@ func (w *world) step() {
 
 func (w *world) deliver() {
 	if w.roads != nil {
-		w.roads.deliver(w)
+		if to, m, ok := w.roads.Take(w.rng); ok {
+			w.receive(to, m)
+		}
 		return
 	}
 	if len(w.bag) == 0 {
@@ -279,10 +283,15 @@ func (w *world) deliver() {
 	if w.cut[l.from][l.to] {
 		return
 	}
-	if l.m.Raft != nil {
-		l.m.Raft = proto.Clone(l.m.Raft).(*raftpb.Message)
+	w.receive(l.to, l.m)
+}
+
+// receive has a message arrive; raft keeps what it is given, and the message may come again.
+func (w *world) receive(to int, m active.Message) {
+	if m.Raft != nil {
+		m.Raft = proto.Clone(m.Raft).(*raftpb.Message)
 	}
-	w.event(l.to, active.Receive{Message: l.m})
+	w.event(to, active.Receive{Message: m})
 }
 
 // job has a machine do what it was given first.

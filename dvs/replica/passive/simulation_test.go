@@ -77,7 +77,7 @@ type world struct {
 	cut       [simReplicas][simReplicas]bool
 	offStore  [simReplicas]bool
 	bag       []letter
-	roads     *roads // unless nil, letters go there
+	roads     *replicatest.Roads[passive.Message] // unless nil, letters go there
 	errands   []errand
 	record    state.Record
 	clients   []*client
@@ -95,7 +95,7 @@ func name(i int) string { return string(rune('a' + i)) }
 func newWorld(seed uint64, f fault, lines bool) *world {
 	w := &world{rng: rand.New(rand.NewPCG(seed, 2)), fault: f, primaries: map[uint64]state.Member{}}
 	if lines {
-		w.roads = &roads{}
+		w.roads = replicatest.NewRoads(simReplicas, func(m passive.Message) bool { return m.Kind == passive.Image })
 	}
 	for i := range simReplicas {
 		w.start(i)
@@ -189,7 +189,9 @@ func (w *world) post(l letter) {
 		l.m.OK, l.m.Last.Seq = true, l.m.Last.Seq+3 // an acknowledgement of what has not come
 	}
 	if w.roads != nil {
-		w.roads.post(w, l)
+		if !w.cut[l.from][l.to] {
+			w.roads.Post(l.from, l.to, l.m)
+		}
 		return
 	}
 	if w.cut[l.from][l.to] || !w.calm && w.chance(5) {
@@ -258,7 +260,9 @@ func (w *world) step() {
 
 func (w *world) deliver() {
 	if w.roads != nil {
-		w.roads.deliver(w)
+		if to, m, ok := w.roads.Take(w.rng); ok {
+			w.event(to, passive.Receive{Message: m})
+		}
 		return
 	}
 	if len(w.bag) == 0 {

@@ -1,5 +1,5 @@
-// Package replicatest has what tests of replication share: a key-value machine with pages, and the check of what its clients saw. Only tests
-// import it.
+// Package replicatest has what tests of replication share: a key-value machine with pages, the check of what its clients saw, and the
+// connections between replicas. Only tests import it.
 package replicatest
 
 import (

@@ -1,6 +1,0 @@
-//go:build !race
-
-package migration_test
-
-// scheduleShare is the part of the schedules that is run: all.
-const scheduleShare = 1
