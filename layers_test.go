@@ -48,7 +48,7 @@ var rooms = map[string]room{
 	"server/qemu/qmp":       {why: "a client for QEMU's protocol; of use to anybody"},
 	"server/process":        {tests: "examples", why: "runs WebAssembly processes; it knows neither endpoints nor who hosts them"},
 	"server/native":         {may: "server/oomscore", why: "runs any program and moves it as a whole, by CRIU; it knows neither endpoints nor who hosts them"},
-	"storage":               {may: "storage/changes storage/disk storage/disk/vfs storage/journal storage/nbd storage/wire", tests: "storage/disk/disktest", why: "volumes: the agent gives them their connections"},
+	"storage":               {may: "storage/changes storage/disk storage/disk/vfs storage/journal storage/nbd storage/wire unixsocket", tests: "storage/disk/disktest", why: "volumes: the agent gives them their connections"},
 	"storage/changes":       {why: "what the other end lacks, cut into epochs: pure, so that it can be simulated"},
 	"storage/journal":       {may: "storage/changes", why: "the replica's epochs on disk, over a file system that it declares itself"},
 	"storage/nbd":           {why: "an NBD server over an interface that it declares itself"},
@@ -76,6 +76,8 @@ var rooms = map[string]room{
 	"dvs/replica/state":       {may: "dvs/replica/coding", why: "what both kinds replicate, as values"},
 	"dvs/replica/watch":       {may: "dvs/replica/state", why: "whether a primary is dead, pure"},
 
+	"unixsocket": {why: "listens where a dead program may have left its socket; it knows nothing of what is said there"},
+
 	// What is shared by those who drive them.
 	"wan":              {why: "connections between sites: it carries bytes and does not know whose"},
 	"wan/delta":        {planned: true, why: "the codec: bytes in, bytes out"},
@@ -93,7 +95,7 @@ var rooms = map[string]room{
 		why: "wires the participants to the controllers; of migration it takes the names of steps; the store is the controllers' alone",
 	},
 	"controller": {
-		may: "migration protection cluster cluster/identity controller/failover api api/godwit/v1 api/godwit/v1/godwitv1connect",
+		may: "migration protection cluster cluster/identity controller/failover unixsocket api api/godwit/v1 api/godwit/v1/godwitv1connect",
 		why: "runs the engine; it reaches participants by way of agents only, so that they may be anywhere",
 	},
 	"controller/failover": {tests: "simulation", why: "what is decided of a failover, pure: simulated with crashes at every step"},
@@ -101,7 +103,7 @@ var rooms = map[string]room{
 	"agent/dvshost/balance": {why: "which process leaves a node that has too much to do: pure, so that it can be simulated"},
 	"agent/dvshost/policy":  {may: "dvs/node dvs/wire", why: "who may do what in which container: a file in, answers out"},
 	"agent/dvshost": {
-		may: "agent/dvshost/balance agent/dvshost/policy dvs dvs/endpoint dvs/node dvs/replica dvs/replica/coding dvs/replica/register dvs/replica/state dvs/wire migration server/native server/process", tests: "examples",
+		may: "agent/dvshost/balance agent/dvshost/policy dvs dvs/endpoint dvs/node dvs/replica dvs/replica/coding dvs/replica/register dvs/replica/state dvs/wire migration server/native server/process unixsocket", tests: "examples",
 		why: "hosts WebAssembly processes on a node of the DVS, also without an agent around it: it runs the engine for moves between nodes without a controller, and knows neither controllers nor the store",
 	},
 
@@ -128,7 +130,7 @@ var rooms = map[string]room{
 	"examples/tally": {may: "dvs", why: "a customer's program: of Godwit it has the library"},
 
 	"cmd/godwit": {
-		may:   "agent agent/dvshost agent/dvshost/balance agent/dvshost/policy api api/godwit/v1 cluster cluster/identity controller demo dvs dvs/web lab lab/probe server/native storage/disk storage/disk/vfs storage/nbd wan",
+		may:   "agent agent/dvshost agent/dvshost/balance agent/dvshost/policy api api/godwit/v1 cluster cluster/identity controller demo dvs dvs/web lab lab/probe server/native storage/disk storage/disk/vfs storage/nbd unixsocket wan",
 		why:   "parses, constructs, prints: no logic; of the participants it serves a file alone, for other people's tools, and runs the adapter for HTTP, a program of the DVS like any other",
 		tests: "api/godwit/v1/godwitv1connect examples",
 	},

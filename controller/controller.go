@@ -22,6 +22,7 @@ import (
 	"github.com/godwit-project/godwit/cluster"
 	"github.com/godwit-project/godwit/cluster/identity"
 	"github.com/godwit-project/godwit/migration"
+	"github.com/godwit-project/godwit/unixsocket"
 )
 
 // Options of a controller.
@@ -179,13 +180,9 @@ func serveSocket(ctx context.Context, g *errgroup.Group, o Options, mux http.Han
 	if err := os.MkdirAll(filepath.Dir(o.Socket), 0o755); err != nil {
 		return fmt.Errorf("directory of the socket: %w", err)
 	}
-	// A socket that a dead predecessor left is in the way. That it is dead is known: the store was ours to open.
-	if err := os.Remove(o.Socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("old socket: %w", err)
-	}
-	l, err := net.Listen("unix", o.Socket)
+	l, err := unixsocket.Listen(o.Socket)
 	if err != nil {
-		return fmt.Errorf("listen for users: %w", err)
+		return fmt.Errorf("socket for users: %w", err)
 	}
 	if err := os.Chmod(o.Socket, 0o600); err != nil {
 		return errors.Join(fmt.Errorf("protect socket: %w", err), l.Close())

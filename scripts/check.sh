@@ -8,7 +8,7 @@ source scripts/lib.sh
 race=
 [[ ${1:-} != --race ]] || race=-race
 [[ -z $race ]] || have gcc || { step "no gcc, which links the race detector: the tests run without it" && race=; }
-concurrent='^(agent|cluster|controller|dvs|lab/link|network|server|storage|wan)(/|$)'
+concurrent='^(agent|cluster|controller|dvs|lab/link|network|server|storage|unixsocket|wan)(/|$)'
 test_packages() {
 	local module
 	module=$(go list -m)

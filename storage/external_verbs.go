@@ -10,6 +10,7 @@ import (
 	"github.com/godwit-project/godwit/storage/disk"
 	"github.com/godwit-project/godwit/storage/disk/vfs"
 	"github.com/godwit-project/godwit/storage/nbd"
+	"github.com/godwit-project/godwit/unixsocket"
 )
 
 // tryAgain is the pause before a disk is tried that could not be opened.
@@ -330,8 +331,8 @@ func (x *External) Serve(socket string) error {
 	switch {
 	case x.closed:
 		return fmt.Errorf("serve external disk %s: %w", x.name, ErrClosed)
-	case len(socket) > maxSocket || !filepath.IsAbs(socket):
-		return fmt.Errorf("serve external disk %s: socket %q must be an absolute path of at most %d characters", x.name, socket, maxSocket)
+	case len(socket) > unixsocket.Longest || !filepath.IsAbs(socket):
+		return fmt.Errorf("serve external disk %s: socket %q must be an absolute path of at most %d characters", x.name, socket, unixsocket.Longest)
 	case x.export != nil && x.meta.Socket == socket:
 		return nil
 	}

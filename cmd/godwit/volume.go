@@ -7,19 +7,15 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
-	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/godwit-project/godwit/storage/disk"
 	"github.com/godwit-project/godwit/storage/disk/vfs"
 	"github.com/godwit-project/godwit/storage/nbd"
+	"github.com/godwit-project/godwit/unixsocket"
 )
-
-// longestSocket is what a unix socket's address may be, in bytes.
-const longestSocket = 107
 
 func (a *app) volumeCommand() *cobra.Command {
 	return group(&cobra.Command{
@@ -127,28 +123,14 @@ func servable(d *disk.Disk) error {
 
 // listenUnix makes the socket, in place of one that nobody listens on any more.
 func listenUnix(path string) (net.Listener, error) {
-	if len(path) > longestSocket {
-		return nil, &hintedError{
-			fmt.Errorf("the path of the socket has %d bytes; the system allows %d", len(path), longestSocket),
-			"take a shorter one, in /tmp or /run",
-		}
-	}
-	info, err := os.Lstat(path)
+	l, err := unixsocket.Listen(path)
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
-	case err != nil:
-		return nil, err
-	case info.Mode()&fs.ModeSocket == 0:
-		return nil, fmt.Errorf("listen on %s: there is a file of that name, which is no socket", path)
-	default:
-		if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
-			return nil, errors.Join(fmt.Errorf("listen on %s: another program does so already", path), c.Close())
-		}
-		if err := os.Remove(path); err != nil {
-			return nil, err
-		}
+	case err == nil:
+		return l, nil // not a nil pointer that is no nil interface
+	case errors.Is(err, unixsocket.ErrTooLong):
+		return nil, &hintedError{err, "take a shorter one, in /tmp or /run"}
 	}
-	return net.Listen("unix", path)
+	return nil, err
 }
 
 // sizeText is a size as people write it.
