@@ -3,18 +3,20 @@ package dvshost_test
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/godwit-project/godwit/agent/dvshost"
+	"github.com/godwit-project/godwit/dvs"
 )
 
-// The node that decides of a move is killed in each of its phases, and begins again: before the commit all is put back, and the process has ended
+// Line 18: the node that decides of a move, which is its source, is killed in each of its phases, and begins again: before the commit all is put back, and the process has ended
 // with its node; after it the process goes on at the destination with all that was acknowledged. Without a directory the node remembers nothing:
-// then nothing that nobody owns is left either.
-func TestTheNodeThatDecidesIsKilled(t *testing.T) {
+// then nothing that nobody owns is left either. No client waits beyond its time.
+func TestLine18TheNodeThatDecidesIsKilledProcesses(t *testing.T) {
 	step := func(name string) string { return `"step":"` + name + `"` }
 	for _, c := range []struct {
 		name   string
@@ -68,6 +70,7 @@ func TestTheNodeThatDecidesIsKilled(t *testing.T) {
 				a.ask(t, "shop", "counter", fmt.Sprint("fill ", size))
 				a.ask(t, "shop", "counter", "41")
 				b.ask(t, "shop", "counter", "1") // b knows where it is
+				clients := startLoadHere(t, b, loadSpec{Container: "shop", To: "counter", Name: "b", Count: 2, Request: "0", Limit: 10 * time.Second})
 				mu.Lock()
 				armed, carried = true, 0
 				mu.Unlock()
@@ -89,11 +92,55 @@ func TestTheNodeThatDecidesIsKilled(t *testing.T) {
 						t.Errorf("the new counter is %s", got)
 					}
 				}
+				comeBack(t, clients)
 				if t.Failed() {
 					t.Logf("a:\n%s\nb:\n%s", &a.log, &b.log)
 				}
 			})
 		}
+	}
+}
+
+// startLoadHere runs closed-loop clients in this process, which outlives all nodes, and waits until each has been answered.
+func startLoadHere(t *testing.T, n *killable, spec loadSpec) *load {
+	t.Helper()
+	spec.At = n.socket
+	l, err := startLoad(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.rest() })
+	eventually(t, "the clients to be answered", func() string {
+		y := l.tally()
+		for c, steps := range y.Steps {
+			if steps < 3 {
+				return fmt.Sprintf("%s has made %d calls: %v", c, steps, y.Errors)
+			}
+		}
+		return ""
+	})
+	return l
+}
+
+// comeBack ends clients whose calls have a limit: whatever has happened, none hangs, and each knows why its last call has failed.
+func comeBack(t *testing.T, l *load) tally {
+	t.Helper()
+	ended := make(chan tally, 1)
+	go func() { ended <- l.rest() }()
+	select {
+	case y := <-ended:
+		for _, s := range y.Errors {
+			if !slices.ContainsFunc([]error{dvs.ErrOutcomeUnknown, dvs.ErrTimeout, dvs.ErrNotConnected}, func(e error) bool { return strings.Contains(s, e.Error()) }) {
+				t.Error(s)
+			}
+		}
+		for _, s := range y.Faults {
+			t.Error(s)
+		}
+		return y
+	case <-time.After(time.Minute):
+		t.Fatal("a client hangs")
+		return tally{}
 	}
 }
 
