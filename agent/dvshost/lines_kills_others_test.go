@@ -126,7 +126,12 @@ func (x *accident) settle() {
 func (x *accident) check() {
 	x.Helper()
 	if x.owner == "" {
-		x.nodes["a"].run(x, x.container, "counter", module(x.T, built.counter)) // the name is free
+		eventually(x.T, "a free name", func() string { // once a has heard of the end
+			if err := x.nodes["a"].Run(patient(x), x.container, "counter", module(x.T, built.counter), "", "1m"); err != nil {
+				return err.Error()
+			}
+			return ""
+		})
 	}
 	atA, atC := comeBack(x.T, x.atA), comeBack(x.T, x.atC)
 	if len(atA.Errors) > 0 && !x.died {
