@@ -78,10 +78,10 @@ func TestLine11TheThreeScenariosProcesses(t *testing.T) {
 	nodes := threeProcesses(t)
 	for _, c := range []struct{ what, at string }{{"to the clients", "b"}, {"away from the clients", "a"}, {"of three nodes", "c"}} {
 		program := "program " + c.what
-		server := startPuppet(t, nodes["a"], program).keep("s", 100_000)
+		startPuppet(t, nodes["a"], program).keep("s", 100_000)
 		clients := startLoadAt(t, nodes[c.at], loadSpec{Container: program, To: "s", Name: "client", Count: 4})
 		advance(t, 20, clients)
-		server = moveLedger(t, nodes["a"], nodes["b"], program, "s")
+		server := moveLedger(t, nodes["a"], nodes["b"], program, "s")
 		advance(t, 20, clients)
 		settleLedger(t, server, "s", clients)
 
