@@ -83,6 +83,20 @@ type line struct {
 	conns map[net.Conn]bool
 }
 
+// startLine begins a way to an address, and returns the address at which it begins.
+func startLine(t *testing.T, to string) (*line, string) {
+	t.Helper()
+	in, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	l := &line{conns: map[net.Conn]bool{}}
+	t.Cleanup(func() { _ = in.Close(); l.set(true); wg.Wait() })
+	wg.Go(func() { l.carry(in, to, &wg) })
+	return l, in.Addr().String()
+}
+
 func (l *line) set(cut bool) {
 	l.cut.Store(cut)
 	l.mu.Lock()
@@ -134,22 +148,12 @@ func (l *line) carry(in net.Listener, to string, wg *sync.WaitGroup) {
 
 func startShaken(t *testing.T) *shaken {
 	s := &shaken{options: map[string]dvshost.NodeOptions{}, lines: map[string]*line{}}
-	var wg sync.WaitGroup
-	t.Cleanup(wg.Wait)
 	directory := t.TempDir()
 	s.nodes = startNodes(t, func(o *dvshost.NodeOptions) {
 		o.PeerTimeout = 250 * time.Millisecond
 		o.State = filepath.Join(directory, o.Name+".state")
 		for other, address := range o.Peers {
-			in, err := net.Listen("tcp", "127.0.0.1:0")
-			if err != nil {
-				t.Fatal(err)
-			}
-			l := &line{conns: map[net.Conn]bool{}}
-			t.Cleanup(func() { _ = in.Close(); l.set(true) })
-			wg.Go(func() { l.carry(in, address, &wg) })
-			s.lines[o.Name+" "+other] = l
-			o.Peers[other] = in.Addr().String()
+			s.lines[o.Name+" "+other], o.Peers[other] = startLine(t, address)
 		}
 		s.options[o.Name] = *o
 	}, "a", "b", "c")

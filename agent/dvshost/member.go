@@ -217,6 +217,7 @@ func (m *member) send(p *Peer) error {
 func (m *member) changed(c replica.Change) {
 	<-m.ready
 	if c.Verdict != "" {
+		m.h.o.Log.Info("DVS replica watches who answers", "endpoint", m.spec.key(), "verdict", c.Verdict, "primary", c.Primary)
 		return
 	}
 	if !c.Serving || m.bound {

@@ -49,20 +49,10 @@ type wholeMove struct {
 // startWholeMove runs nodes a and b, each of which reaches the other by way of a relay, and a tally of 42 at a.
 func startWholeMove(t *testing.T, kept bool) *wholeMove {
 	t.Helper()
-	m := &wholeMove{t: t, container: "shop-" + filepath.Base(t.TempDir()) + strconv.Itoa(os.Getpid()), nodes: map[string]*killable{}}
+	m := &wholeMove{t: t, container: "shop-" + filepath.Base(t.TempDir()) + strconv.Itoa(os.Getpid())}
 	m.container = strings.ReplaceAll(m.container+"-"+t.Name(), "/", "-")
-	directory := t.TempDir()
-	for _, name := range []string{"a", "b"} {
-		n := &killable{testNode: &testNode{name: name, socket: filepath.Join(directory, name)}}
-		n.Client = dvshost.NewClient(n.socket)
-		n.o = processOptions{Name: name, Socket: n.socket, Listen: freeAddress(t), Cache: built.cache, Peers: map[string]string{}, Native: true}
-		if kept {
-			n.o.State = filepath.Join(directory, name+".state")
-		}
-		m.nodes[name] = n
-	}
-	for from, to := range map[string]string{"a": "b", "b": "a"} {
-		m.nodes[from].o.Peers[to] = startRelay(t, m.nodes[to].o.Listen, func(said []byte) verdict {
+	m.nodes = startProcesses(t, kept, []string{"a", "b"}, func(from, _, address string) string {
+		return startRelay(t, address, func(said []byte) verdict {
 			m.mu.Lock()
 			watch := m.watch
 			m.mu.Unlock()
@@ -71,10 +61,7 @@ func startWholeMove(t *testing.T, kept bool) *wholeMove {
 			}
 			return watch(from, said)
 		})
-	}
-	for _, n := range m.nodes {
-		n.begin(t)
-	}
+	}, func(o *processOptions) { o.Native = true })
 	program, err := examples.Tally(t.Context(), t.TempDir())
 	if err != nil {
 		t.Fatal(err)

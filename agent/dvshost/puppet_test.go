@@ -2,10 +2,7 @@ package dvshost_test
 
 import (
 	"bufio"
-	"context"
 	"encoding/json"
-	"errors"
-	"hash/crc32"
 	"os"
 	"os/exec"
 	"strings"
@@ -15,7 +12,6 @@ import (
 	"time"
 
 	"github.com/godwit-project/godwit/dvs"
-	"github.com/godwit-project/godwit/dvs/endpoint"
 )
 
 // puppetEnv is the environment variable that makes this test a program of the DVS that does what it is told.
@@ -37,6 +33,7 @@ type order struct {
 	Queue    int
 	Size     int
 	Dst, Src dvs.Place
+	Load     *loadSpec
 }
 
 // told is what came of it.
@@ -47,6 +44,7 @@ type told struct {
 	Data       string
 	Ref        int
 	Sum        uint32
+	Tally      *tally
 }
 
 // puppet is a program in a process of its own.
@@ -81,7 +79,7 @@ func newPuppet(t *testing.T) *puppet {
 func newPuppetAs(t *testing.T, who *syscall.Credential) *puppet {
 	t.Helper()
 	p := &puppet{t: t, cmd: exec.Command(os.Args[0]), waiting: map[int]chan told{}}
-	p.cmd.Env, p.cmd.Stderr = append(os.Environ(), puppetEnv+"=1"), os.Stderr
+	p.cmd.Env, p.cmd.Stderr = append(os.Environ(), puppetEnv+"=1", endOnRace), os.Stderr
 	if who != nil {
 		p.cmd.Path = "/proc/self/exe" // whoever may not pass the directory of it
 		p.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: who}
@@ -126,6 +124,9 @@ func newPuppetAs(t *testing.T, who *syscall.Credential) *puppet {
 func (p *puppet) kill() {
 	_ = p.cmd.Process.Kill()
 	_ = p.cmd.Wait() // killed, it always says that it failed; a second time that it has been waited for
+	if raced(p.cmd) {
+		p.t.Error("a program has ended with a race")
+	}
 }
 
 // begin has it make a call; what comes of it comes by the channel.
@@ -187,187 +188,3 @@ func (p *puppet) bind(name string) *puppet {
 
 // echo has it answer all requests of a name, until that ends, with its own data and theirs.
 func (p *puppet) echo(name, data string) { p.begin(order{Op: "echo", As: name, Data: data}) }
-
-// obedient is the puppet's own side.
-type obedient struct {
-	session *dvs.Session
-	say     func(told)
-
-	mu        sync.Mutex
-	endpoints map[string]*dvs.Endpoint
-	messages  []dvs.Message
-	buffers   map[string][]byte
-	state     string
-}
-
-func runPuppet() {
-	out := json.NewEncoder(os.Stdout)
-	var mu sync.Mutex
-	o := &obedient{endpoints: map[string]*dvs.Endpoint{}, buffers: map[string][]byte{}, say: func(a told) {
-		mu.Lock()
-		defer mu.Unlock()
-		_ = out.Encode(a)
-	}}
-	for lines := json.NewDecoder(bufio.NewReader(os.Stdin)); ; {
-		var q order
-		if lines.Decode(&q) != nil {
-			os.Exit(0)
-		}
-		go func() {
-			a, err := o.obey(q)
-			a.ID = q.ID
-			if err != nil {
-				a.Err = err.Error()
-			}
-			o.say(a)
-		}()
-	}
-}
-
-// caller is what a session and an endpoint have in common.
-type caller interface {
-	Send(ctx context.Context, to string, payload []byte) error
-	SendRec(ctx context.Context, to string, payload []byte) ([]byte, error)
-	Notify(to string) error
-	Copy(ctx context.Context, to, from dvs.Place, n uint64) error
-}
-
-func (o *obedient) obey(q order) (a told, err error) {
-	ctx := context.Background()
-	switch {
-	case q.Wait > 0:
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, q.Wait)
-		defer cancel()
-	case q.Wait < 0:
-		ctx = dvs.NoWait(ctx)
-	}
-	if q.Op == "connect" {
-		o.session, err = dvs.Connect(ctx, q.At, dvs.Options{Container: q.To, Program: "puppet"})
-		return a, err
-	}
-	if q.Op == "bind" {
-		return a, o.bind(ctx, q)
-	}
-	o.mu.Lock()
-	e := o.endpoints[q.As]
-	o.mu.Unlock()
-	var c caller = o.session
-	if e != nil {
-		c = e
-	}
-	switch q.Op {
-	case "send":
-		return a, c.Send(ctx, q.To, []byte(q.Data))
-	case "sendrec":
-		reply, err := c.SendRec(ctx, q.To, []byte(q.Data))
-		a.Data = string(reply)
-		return a, err
-	case "notify":
-		return a, c.Notify(q.To)
-	case "copy":
-		return a, c.Copy(ctx, q.Dst, q.Src, uint64(q.Size))
-	}
-	if e == nil {
-		return a, errors.New("it has no endpoint " + q.As)
-	}
-	switch q.Op {
-	case "receive", "request":
-		return o.receive(ctx, e, q)
-	case "reply", "refuse":
-		o.mu.Lock()
-		m := o.messages[q.Ref]
-		o.mu.Unlock()
-		if q.Op == "refuse" {
-			return a, e.Refuse(m, q.Data)
-		}
-		return a, e.Reply(m, []byte(q.Data))
-	case "echo":
-		for {
-			m, err := e.ReceiveRequest(ctx)
-			if err != nil {
-				return a, err
-			}
-			o.mu.Lock()
-			o.state += "."
-			o.mu.Unlock()
-			_ = e.Reply(m, append([]byte(q.Data), m.Payload...))
-		}
-	case "register":
-		b := make([]byte, q.Size)
-		for i := range b {
-			b[i] = byte(i * len(q.Data) >> 3)
-		}
-		o.buffers[q.Data] = b
-		e.Register(q.Data, b, dvs.Access{Read: true, Write: true})
-		return told{Sum: crc32.ChecksumIEEE(b)}, nil
-	case "sum":
-		return told{Sum: crc32.ChecksumIEEE(o.buffers[q.Data][:q.Size])}, nil
-	case "state":
-		o.mu.Lock()
-		defer o.mu.Unlock()
-		if q.Data != "" {
-			o.state = q.Data
-		}
-		return told{Data: o.state}, nil
-	case "unbind":
-		return a, e.Unbind(ctx)
-	default:
-		return a, errors.New("it does not know how to " + q.Op)
-	}
-}
-
-func (o *obedient) bind(ctx context.Context, q order) error {
-	e, err := o.session.Bind(ctx, q.As, dvs.BindOptions{
-		Standby: q.Standby, Queue: q.Queue,
-		Snapshot: func() ([]byte, error) {
-			o.mu.Lock()
-			defer o.mu.Unlock()
-			return []byte(o.state), nil
-		},
-		Restore: func(b []byte) error {
-			time.Sleep(q.Slow) // a state that takes long to take in
-			if q.Failing {
-				return errors.New("no room for it")
-			}
-			o.mu.Lock()
-			defer o.mu.Unlock()
-			o.state = string(b)
-			return nil
-		},
-	})
-	if err != nil {
-		return err
-	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.endpoints[q.As] = e
-	return nil
-}
-
-func kindName(k endpoint.Kind) string {
-	switch k {
-	case endpoint.Send:
-		return "send"
-	case endpoint.SendRec:
-		return "sendrec"
-	case endpoint.Notify:
-		return "notify"
-	default:
-		return "none"
-	}
-}
-
-func (o *obedient) receive(ctx context.Context, e *dvs.Endpoint, q order) (told, error) {
-	var m dvs.Message
-	var err error
-	if q.Op == "request" {
-		m, err = e.ReceiveRequest(ctx)
-	} else {
-		m, err = e.Receive(ctx, q.To)
-	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.messages = append(o.messages, m)
-	return told{Kind: kindName(m.Kind), From: m.From, Data: string(m.Payload), Ref: len(o.messages) - 1}, err
-}

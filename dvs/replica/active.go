@@ -73,7 +73,7 @@ func (e *activeEngine) lost(peer string)     { e.step(active.Lost{Peer: peer}) }
 
 func (e *activeEngine) regular(peer string) bool { return e.core.Beats(peer) }
 
-func (e *activeEngine) members() []string { return e.core.Voters() }
+func (e *activeEngine) members() []string { return e.core.Present() }
 
 func (e *activeEngine) stored(c state.Record) {
 	e.step(active.Stored{Record: c})

@@ -249,7 +249,7 @@ func (r *Replica) unwait(caller uint64, w *waiter) {
 func (r *Replica) Gone(caller uint64) { r.events.put(func() { r.engine.forget(caller) }) }
 
 // Members returns who could take over without loss now, this one included, as far as it knows: the synced of a passive group, the voters of an
-// active one.
+// active one that were heard lately.
 func (r *Replica) Members() []string {
 	got := make(chan []string, 1)
 	r.events.put(func() { got <- r.engine.members() })

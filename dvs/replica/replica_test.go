@@ -70,6 +70,24 @@ func TestAPersonIsToldWhatAGroupWaitsFor(t *testing.T) {
 	})
 }
 
+// One that is dead is no member, though the others of an active group need not notice; when it has begun again and joined it is one. So who looks at that
+// knows when the next may end.
+func TestADeadReplicaIsNoMember(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, kind replica.Kind) {
+		g := newGroup(t, kind)
+		g.full()
+		dead := others(g.serving())[0]
+		g.kill(dead)
+		eventually(t, "a member less", func() bool {
+			r := g.replica(g.serving())
+			return r != nil && len(r.Members()) == len(names)-1
+		})
+		g.start(dead)
+		g.full()
+	})
+}
+
 // Two join, one over a slow line: the image is still on that when the other is listed. It joins nevertheless, and soon.
 func TestAnImageThatTheRecordOvertakes(t *testing.T) {
 	t.Parallel()

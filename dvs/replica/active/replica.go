@@ -38,6 +38,7 @@ type Replica struct {
 	conf   *raftpb.ConfState
 	names  map[uint64]string // of members, by number
 	lives  map[string]uint64 // who was last heard, by name
+	heard  map[string]int    // when, by name
 	fresh  map[string]stamp  // who wants to join, by name
 	asked  int               // when a change of the configuration was proposed
 	imaged map[uint64]int    // when an image was sent, by member
@@ -73,7 +74,7 @@ func New(o Options) *Replica {
 		o.Retry = max(o.Election/2, 1)
 	}
 	return &Replica{
-		o: o, role: Joining, conf: &raftpb.ConfState{}, names: map[uint64]string{o.Self.Incarnation: o.Self.Name}, fresh: map[string]stamp{}, lives: map[string]uint64{}, imaged: map[uint64]int{},
+		o: o, role: Joining, conf: &raftpb.ConfState{}, names: map[uint64]string{o.Self.Incarnation: o.Self.Name}, fresh: map[string]stamp{}, lives: map[string]uint64{}, heard: map[string]int{}, imaged: map[uint64]int{},
 		waiting: map[uint64]waiter{}, work: work{table: state.Table{}, checks: map[uint64]*check{}},
 	}
 }
@@ -96,6 +97,13 @@ func (r *Replica) Voters() (names []string) {
 		}
 	}
 	return names
+}
+
+// Present returns those of the voters that were heard lately, itself among them: the log does not notice a dead one, nor does it need to.
+func (r *Replica) Present() []string {
+	return slices.DeleteFunc(r.Voters(), func(name string) bool {
+		return name != r.o.Self.Name && r.ticks-r.heard[name] > 2*r.o.Election
+	})
 }
 
 // Configured tells whether it knows of a configuration.
@@ -250,7 +258,7 @@ func (r *Replica) remindLeader() {
 
 func (r *Replica) receive(m Message) {
 	id := m.From.Incarnation
-	r.lives[m.From.Name] = id
+	r.lives[m.From.Name], r.heard[m.From.Name] = id, r.ticks
 	switch m.Kind {
 	case Ping:
 		if !m.Joined {
