@@ -13,6 +13,7 @@ import (
 	"strconv"
 
 	"github.com/godwit-project/godwit/dvs/node"
+	"github.com/godwit-project/godwit/unixsocket"
 )
 
 // ErrNotShared refuses to move a process to a node that may not know of its container, or to take one from it.
@@ -74,15 +75,12 @@ func listenUnix(path, group string) (*net.UnixListener, error) {
 	if err := os.MkdirAll(directory, mode); err != nil {
 		return nil, fmt.Errorf("make room for the socket: %w", err)
 	}
-	if c, err := net.Dial("unix", path); err == nil {
-		return nil, errors.Join(fmt.Errorf("a node runs at %s already", path), c.Close())
+	l, err := unixsocket.Listen(path)
+	if errors.Is(err, unixsocket.ErrInUse) {
+		err = fmt.Errorf("a node runs already: %w", err)
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
-		return nil, fmt.Errorf("listen at %s: %w", path, err)
+		return nil, err
 	}
 	if err := os.Chmod(path, 0o600); err != nil {
 		return nil, errors.Join(err, l.Close())
