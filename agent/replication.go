@@ -20,6 +20,9 @@ import (
 // replicate makes, changes or ends this end of the standing replication of a service's volumes, which has the service's name.
 // What it wishes is in the book before it is acted on, so that an agent that comes back goes on with it.
 func (h *host) replicate(ctx context.Context, r *pb.ReplicateService) error {
+	if err := h.mayReplicate(r); err != nil {
+		return err
+	}
 	raw, err := protojson.Marshal(r)
 	if err != nil {
 		return fmt.Errorf("replicate %s: %w", r.GetService().GetName(), err)
@@ -39,10 +42,23 @@ func (h *host) replicate(ctx context.Context, r *pb.ReplicateService) error {
 	case pb.ReplicaRole_REPLICA_ROLE_STANDBY:
 		return h.standBy(ctx, r)
 	}
-	return h.endReplication(ctx, r.GetService().GetName(), r.GetSerial())
+	return h.endReplication(ctx, r.GetService().GetName(), r.GetEpoch())
 }
 
-// endReplication removes both ends of a standing replication, whichever is here. The epoch is a fresh one.
+// mayReplicate refuses to end what was made under a newer owner than whom that was decided under. Its serial does not tell: it may be
+// newer than the wish of a failover that made a replica of what is here.
+func (h *host) mayReplicate(r *pb.ReplicateService) error {
+	if r.GetRole() != pb.ReplicaRole_REPLICA_ROLE_UNSPECIFIED {
+		return nil
+	}
+	name := r.GetService().GetName()
+	if b, err := h.store.Standby(name); err == nil && b.Status().Epoch > r.GetEpoch() {
+		return fmt.Errorf("end the replication of %s: %w: its replica is here under epoch %d, newer than %d", name, storage.ErrStale, b.Status().Epoch, r.GetEpoch())
+	}
+	return nil
+}
+
+// endReplication removes both ends of a standing replication, whichever is here, up to that epoch.
 func (h *host) endReplication(ctx context.Context, service string, epoch uint64) error {
 	return errors.Join(h.store.Unprotect(ctx, service, epoch), h.store.DeleteStandby(ctx, service, epoch))
 }

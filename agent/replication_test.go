@@ -330,3 +330,28 @@ func TestAnImageIsNotImportedOverAVolumeThatCameFromElsewhere(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// The end of a replication may be on its way when a failover makes the replica the owner, and the old owner the replica: with a serial
+// that is newer than that wish's.
+func TestTheReplicaOfANewerOwnerIsNotEnded(t *testing.T) {
+	p := newPair(t)
+	p.protected(p.here, p.there, 7)
+	ended := pb.ReplicaRole_REPLICA_ROLE_UNSPECIFIED
+	if err := p.there.replicate(t.Context(), wish(p.service, 5, 9, ended)); !errors.Is(err, storage.ErrStale) || !refuses(err) {
+		t.Errorf("under epoch 5: %v", err)
+	}
+	if p.there.volumeOf("shop.log").GetEpoch() != 7 {
+		t.Error("the replica is another one")
+	}
+	p.there.book.view("shop", func(e entry) {
+		if e.Replication == nil {
+			t.Error("what was wished of it is forgotten")
+		}
+	})
+	if err := p.there.replicate(t.Context(), wish(p.service, 7, 9, ended)); err != nil {
+		t.Errorf("under its own epoch: %v", err)
+	}
+	if left := p.there.volumes("shop"); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+}

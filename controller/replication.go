@@ -181,13 +181,12 @@ func (s *services) endReplication(ctx context.Context, o ownedService, have repl
 	spec := o.spec
 	serial, err := s.store.NextEpoch(ctx)
 	if err == nil {
-		// A former owner is the replica by now, and would obey: the wish is newer than the one that made it that.
-		err = s.stillOwned(ctx, o)
+		err = s.stillOwned(ctx, o) // a former owner is the replica by now
 	}
 	if err != nil {
 		return err
 	}
-	if err := s.agents.call(ctx, o.owner.Host, replicateTask(&pb.ReplicateService{Service: spec, Epoch: serial, Serial: serial})); err != nil {
+	if err := s.agents.call(ctx, o.owner.Host, replicateTask(&pb.ReplicateService{Service: spec, Epoch: o.owner.Epoch, Serial: serial})); err != nil {
 		return fmt.Errorf("end the replication of service %s: %w", spec.GetName(), err)
 	}
 	left, err := s.leave(ctx, spec, have.Host, have.Site, endStandby, why)

@@ -1422,7 +1422,7 @@ func (x *PlaceVolume) GetDevice() string {
 type ReplicateService struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Service *ServiceSpec           `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
-	// The owner's.
+	// The owner's under whom it was decided. To end the replica of a newer owner is refused.
 	Epoch  uint64      `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	Serial uint64      `protobuf:"varint,3,opt,name=serial,proto3" json:"serial,omitempty"`
 	Role   ReplicaRole `protobuf:"varint,4,opt,name=role,proto3,enum=godwit.v1.ReplicaRole" json:"role,omitempty"`
