@@ -204,11 +204,11 @@ func TestTheSitesAreARoundTripApartUntilALinkIsCut(t *testing.T) {
 	l := up(t, Config{Name: "t-link", RTT: 20 * time.Millisecond})
 	ping := func() (float64, bool) {
 		var out bytes.Buffer
-		code, err := l.Exec(t.Context(), "west-edge", []string{"busybox", "ping", "-c", "5", "-i", "0.1", "-W", "1", "192.0.2.6"}, Stdio{Out: &out, Err: &out})
+		code, err := l.Exec(t.Context(), "west-edge", []string{"ping", "-n", "-c", "5", "-i", "0.2", "-W", "1", "192.0.2.6"}, Stdio{Out: &out, Err: &out})
 		if err != nil {
-			t.Skip("busybox is needed for ping: ", err)
+			t.Skip("ping is needed, of iputils: ", err)
 		}
-		_, figures, _ := strings.Cut(out.String(), "min/avg/max = ")
+		_, figures, _ := strings.Cut(out.String(), "min/avg/max/mdev = ")
 		least, _, _ := strings.Cut(figures, "/")
 		ms, _ := strconv.ParseFloat(least, 64)
 		return ms, code == 0

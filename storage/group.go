@@ -34,7 +34,7 @@ type Limits struct {
 	Bytes int64
 	Lag   time.Duration
 	// Interval is how long after the first write an epoch is cut when nobody waits for it; 100 ms when zero. While writers are busy it
-	// is longer, up to an eighth of Lag, in async mode up to a third where they write much over, as long as Bytes are far: what is written over
+	// is longer, up to an eighth of Lag, in async mode up to half where they write much over, as long as Bytes are far: what is written over
 	// meanwhile is shipped once.
 	Interval time.Duration
 	// Overflow is how long the link may be down before writers are not slowed any more, and only what changed is

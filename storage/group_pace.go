@@ -5,7 +5,7 @@ import "time"
 const (
 	// restFor is how many times as long as the sender worked on an epoch, waiting for the link left out, it rests when nobody waits: so
 	// much more coalesces, and writers have the disk to themselves. What an epoch costs in all, at both ends, is about ten times that work.
-	restFor = 100
+	restFor = 150
 	// fullEpoch cuts an epoch before its time where somebody may come to wait for it, in bytes; a smaller one says nothing of the pace.
 	fullEpoch = 32 << 20
 	minPaced  = 4 << 20
@@ -38,12 +38,11 @@ func (p *pace) growth(bytes, written int64, in time.Duration) int64 {
 }
 
 // restLocked is how long the sender rests after an epoch that cost it so much work and took so long to hand over: an eighth of Lag at
-// most. In async mode, where much was written over and a longer rest ships hardly more, it is a third, but rest and handing over together
-// half of Lag at most.
+// most. In async mode, where much was written over and a longer rest ships hardly more, rest and handing over together are half of Lag at most.
 func (g *Group) restLocked(work, took time.Duration, rewritten bool) time.Duration {
 	most := g.limits.Lag / 8
 	if rewritten && g.mode == ModeAsync {
-		most = max(most, min(g.limits.Lag/3, g.limits.Lag/2-took))
+		most = max(most, g.limits.Lag/2-took)
 	}
 	return min(restFor*work, most)
 }
