@@ -55,7 +55,7 @@ func TestATestThatIsOutOfTimeCleansUp(t *testing.T) {
 	defer cancel()
 	const enough = 20 * time.Second // for a lab to come up, or at least to begin to
 	cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^"+t.Name()+"$", "-test.timeout="+(forCleanup+enough).String())
-	cmd.Env = append(os.Environ(), waits+"=1")
+	cmd.Env = append(os.Environ(), waits+"=1", "TMPDIR="+t.TempDir()) // it fails, and so keeps its logs
 	out, err := cmd.CombinedOutput()
 	if exitCode(err) != 1 || !strings.Contains(string(out), errNoTime.Error()) || strings.Contains(string(out), "panic: test timed out") {
 		t.Errorf("a test that is out of time ended with %v: %s", err, out)

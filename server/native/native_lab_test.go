@@ -114,8 +114,10 @@ func newMachine(t *testing.T, criu string) *machine {
 func (m *machine) place() *native.Place {
 	m.t.Helper()
 	m.t.Setenv("GODWIT_NATIVE_TEST", "shepherd")
+	dir := filepath.Join(os.TempDir(), "godwit-test-place")
+	m.t.Cleanup(func() { _ = os.Remove(dir) }) // that of the last place succeeds
 	p, err := native.Prepare(m.t.Context(), native.Options{
-		Shepherd: []string{"/proc/self/exe"}, Dir: filepath.Join(os.TempDir(), "godwit-test-place"), Program: "/proc/self/exe",
+		Shepherd: []string{"/proc/self/exe"}, Dir: dir, Program: "/proc/self/exe",
 		Links: map[string]string{"s": m.path}, CRIU: m.criu, Output: m.output,
 	})
 	if err != nil {
