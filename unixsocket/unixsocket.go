@@ -45,24 +45,24 @@ func Listen(path string) (*net.UnixListener, error) {
 	return l, nil
 }
 
-func listen(path string) (l *net.UnixListener, err error) {
+func listen(path string) (*net.UnixListener, error) {
 	if len(path) > Longest {
 		return nil, fmt.Errorf("%w: it has %d bytes, of %d at most", ErrTooLong, len(path), Longest)
 	}
 	// Between looking and removing another one may have begun to listen: his socket would be removed.
-	unlock, err := lock(filepath.Dir(path))
+	locked, err := lock(filepath.Dir(path))
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, unlock()) }()
+	defer locked.Close()
 	if err := sweep(path); err != nil {
 		return nil, err
 	}
 	return net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 }
 
-// lock keeps others who come here out of a directory.
-func lock(dir string) (unlock func() error, err error) {
+// lock keeps others who come here out of a directory until it is closed.
+func lock(dir string) (*os.File, error) {
 	f, err := os.Open(dir)
 	if err != nil {
 		return nil, err
@@ -71,7 +71,7 @@ func lock(dir string) (unlock func() error, err error) {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		switch {
 		case err == nil:
-			return f.Close, nil // which ends the lock
+			return f, nil
 		case !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR):
 			return nil, errors.Join(fmt.Errorf("lock %s: %w", dir, err), f.Close())
 		case time.Now().After(end):

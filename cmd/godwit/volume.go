@@ -122,15 +122,12 @@ func servable(d *disk.Disk) error {
 }
 
 // listenUnix makes the socket, in place of one that nobody listens on any more.
-func listenUnix(path string) (net.Listener, error) {
+func listenUnix(path string) (*net.UnixListener, error) {
 	l, err := unixsocket.Listen(path)
-	switch {
-	case err == nil:
-		return l, nil // not a nil pointer that is no nil interface
-	case errors.Is(err, unixsocket.ErrTooLong):
-		return nil, &hintedError{err, "take a shorter one, in /tmp or /run"}
+	if errors.Is(err, unixsocket.ErrTooLong) {
+		err = &hintedError{err, "take a shorter one, in /tmp or /run"}
 	}
-	return nil, err
+	return l, err
 }
 
 // sizeText is a size as people write it.
