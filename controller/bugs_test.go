@@ -28,13 +28,7 @@ func TestAServiceCanBeDeletedAfterAnAbortedMigration(t *testing.T) {
 }
 
 func TestTheTakingOverIsNoted(t *testing.T) {
-	w := newWorld(t)
-	hostA, _ := w.site("a")
-	w.site("b")
-	w.running(specOf("shop", "a"))
-	g := hostA.stopAt("server/source/converge")
-	name := w.migrate(&pb.MigrateRequest{Service: "shop", ToSite: "b"}).GetName()
-	g.wait(t)
+	w, name, g := moving(t)
 	w.kill()
 	close(g.open)
 	w.live()
@@ -45,13 +39,7 @@ func TestTheTakingOverIsNoted(t *testing.T) {
 }
 
 func TestAMigrationGivesUpWhenANewerEpochHasTheService(t *testing.T) {
-	w := newWorld(t)
-	hostA, _ := w.site("a")
-	w.site("b")
-	w.running(specOf("shop", "a"))
-	g := hostA.stopAt("server/source/converge")
-	name := w.migrate(&pb.MigrateRequest{Service: "shop", ToSite: "b"}).GetName()
-	g.wait(t)
+	w, name, g := moving(t)
 	epoch, err := w.store.NextEpoch(t.Context())
 	if err != nil {
 		t.Fatal(err)

@@ -44,13 +44,7 @@ func TestAServiceIsGoneOnWithWhenTheEdgeOfItsSiteIsBack(t *testing.T) {
 
 // TestNoticesAreHeardWhileAMigrationIsTakenOver is for the race detector: both look at whose migration it is.
 func TestNoticesAreHeardWhileAMigrationIsTakenOver(t *testing.T) {
-	w := newWorld(t)
-	hostA, _ := w.site("a")
-	w.site("b")
-	w.running(specOf("shop", "a"))
-	g := hostA.stopAt("server/source/converge")
-	name := w.migrate(&pb.MigrateRequest{Service: "shop", ToSite: "b"}).GetName()
-	g.wait(t)
+	w, name, g := moving(t)
 	watch := &watchman{agents: w.sessions, services: w.services, migrations: w.migrations, logger: slog.New(slog.DiscardHandler)}
 	var noticing sync.WaitGroup
 	noticing.Go(func() {

@@ -363,3 +363,16 @@ func refused(t *testing.T, err error, code connect.Code, texts ...string) {
 		}
 	}
 }
+
+// moving is a world in which service shop moves from site a to b, and its source waits at the gate before it converges.
+func moving(t *testing.T) (w *world, migration string, converge *gate) {
+	t.Helper()
+	w = newWorld(t)
+	hostA, _ := w.site("a")
+	w.site("b")
+	w.running(specOf("shop", "a"))
+	converge = hostA.stopAt("server/source/converge")
+	migration = w.migrate(&pb.MigrateRequest{Service: "shop", ToSite: "b"}).GetName()
+	converge.wait(t)
+	return w, migration, converge
+}
