@@ -13,11 +13,12 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 	"time"
 )
 
 const (
-	guestRounds = 5
+	guestRounds = 21 // short ones: what else the machine does changes faster than a long one lasts
 	guestVolume = 64 << 20
 	// guestQuiet makes the lab's guest do nothing by itself.
 	guestQuiet = "console=ttyS0 quiet godwit.dirty=0 godwit.dirtyspace=4MiB godwit.writes=0"
@@ -113,6 +114,9 @@ func measureInGuest(ctx context.Context, o options, say func(string, ...any)) (r
 				if err := errors.Join(settle(file), bed.settle()); err != nil {
 					return r, err
 				}
+				if err := errors.Join(guests[guestRaw].hold(at != guestRaw), guests[guestNone].hold(at == guestRaw)); err != nil {
+					return r, err
+				}
 				got, err := guests[at].measure(ctx, guestLoads[i].fio[0])
 				if err != nil {
 					return r, fmt.Errorf("%s, %s: %w", guestLoads[i].name, guestHeads[at], err)
@@ -168,6 +172,14 @@ func (g *localGuest) stop() {
 	_ = g.cmd.Wait()
 }
 
+// hold stops the machine's processor time, or lets it have it again: also an idle guest takes a tenth of a processor under TCG.
+func (g *localGuest) hold(stopped bool) error {
+	if stopped {
+		return g.cmd.Process.Signal(syscall.SIGSTOP)
+	}
+	return g.cmd.Process.Signal(syscall.SIGCONT)
+}
+
 // guestSpeed is what a guest says of its disk.
 type guestSpeed struct {
 	PerSecond float64 `json:"per_second"`
@@ -175,7 +187,7 @@ type guestSpeed struct {
 	Error     string  `json:"error"`
 }
 
-// measure has the guest measure for a second.
+// measure has the guest measure for half a second.
 func (g *localGuest) measure(ctx context.Context, what string) (s guestSpeed, err error) {
 	const patience = 30 * time.Second
 	var dialer net.Dialer
@@ -187,7 +199,7 @@ func (g *localGuest) measure(ctx context.Context, what string) (s guestSpeed, er
 	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
 		return s, err
 	}
-	if _, err := fmt.Fprintf(conn, "measure %s 1\n", what); err != nil {
+	if _, err := fmt.Fprintf(conn, "measure %s 0.5\n", what); err != nil {
 		return s, err
 	}
 	line, err := bufio.NewReader(conn).ReadBytes('\n')

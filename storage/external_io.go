@@ -25,6 +25,7 @@ type externalClient struct{ x *External }
 var (
 	_ nbd.Backend = externalClient{}
 	_ nbd.Prompt  = externalClient{}
+	_ nbd.Starter = externalClient{}
 )
 
 func (c externalClient) Size() int64 { return c.x.size }
@@ -88,6 +89,17 @@ func (c externalClient) Flush(ctx context.Context) error {
 	err := answer(c.x.Sync(ctx))
 	c.x.counts.flushes.add(began, 0, err)
 	return err
+}
+
+// StartFlush implements nbd.Starter, while this host is the disk's user.
+func (c externalClient) StartFlush() {
+	if !c.x.gate.tryEnter() {
+		return
+	}
+	defer c.x.gate.leave()
+	if d := c.x.disk.Load(); d != nil {
+		d.StartSync()
+	}
 }
 
 func (c externalClient) Extents(ctx context.Context, off, length int64, most int) (out []nbd.Extent, err error) {

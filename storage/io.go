@@ -12,7 +12,10 @@ import (
 // client is what the NBD server sees of a volume.
 type client struct{ v *Volume }
 
-var _ nbd.Backend = client{}
+var (
+	_ nbd.Backend = client{}
+	_ nbd.Starter = client{}
+)
 
 func (c client) Size() int64 { return c.v.size }
 
@@ -56,6 +59,14 @@ func (c client) Flush(context.Context) error {
 		m.settled(number, true)
 	}
 	return answer(err)
+}
+
+// StartFlush implements nbd.Starter, while the gate is open.
+func (c client) StartFlush() {
+	if c.v.gate.tryEnter() {
+		defer c.v.gate.leave()
+		c.v.disk.StartSync()
+	}
 }
 
 func (c client) Extents(ctx context.Context, off, length int64, most int) ([]nbd.Extent, error) {

@@ -16,6 +16,7 @@ var (
 	_ nbd.Prompt     = backend{}
 	_ nbd.FastZeroer = backend{}
 	_ nbd.Cacher     = backend{}
+	_ nbd.Starter    = backend{}
 )
 
 // Backend offers the disk to an NBD server. A disk that was fenced hangs up: its clients are to ask elsewhere.
@@ -123,6 +124,8 @@ func (b backend) Cache(ctx context.Context, off, length int64) error {
 	}
 	return nil
 }
+
+func (b backend) StartFlush() { b.d.StartSync() }
 
 func (b backend) Flush(context.Context) error { return answer(b.d.Sync()) }
 

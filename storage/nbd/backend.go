@@ -62,6 +62,12 @@ type Prompt interface {
 	TryWriteAt(p []byte, off int64) (done bool, err error)
 }
 
+// Starter is what a [Backend] may offer besides, if it can begin what a Flush will wait for.
+type Starter interface {
+	// StartFlush is called on the goroutine that reads the connection, which it must not keep; what fails, Flush says.
+	StartFlush()
+}
+
 // FastZeroer is what a [Backend] may offer besides, if it can make zeroes in less time than it takes to write them.
 type FastZeroer interface {
 	// ZeroFast is Zero, or an error that wraps [syscall.EOPNOTSUPP], quickly and with nothing done.

@@ -81,7 +81,7 @@ func (m *memory) Extents(_ context.Context, off, length int64, most int) ([]Exte
 	return out, nil
 }
 
-func serve(t *testing.T, m *memory) (socket string) {
+func serve(t *testing.T, m Backend) (socket string) {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "gw-nbd-*")
 	if err != nil {

@@ -5,9 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
-	"log/slog"
 	"math/rand/v2"
-	"net"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -60,25 +58,16 @@ func (s *spliced) SpliceFrom(pipe, n int, off int64) error {
 // splicedClient is a client in transmission with a backend that splices.
 func splicedClient(t *testing.T, size int) (*spliced, client) {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "gw-nbd-*")
+	f, err := os.Create(filepath.Join(t.TempDir(), "f"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := os.Create(filepath.Join(dir, "f"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	t.Cleanup(func() { _ = f.Close() })
 	if err := f.Truncate(int64(size)); err != nil {
 		t.Fatal(err)
 	}
 	s := &spliced{memory: &memory{b: make([]byte, size)}, file: f}
-	ln, err := net.Listen("unix", filepath.Join(dir, "s"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := Serve(ln, "disk", s, slog.New(slog.DiscardHandler))
-	t.Cleanup(func() { _, _, _ = server.Close(), f.Close(), os.RemoveAll(dir) })
-	return s, dial(t, filepath.Join(dir, "s"))
+	return s, dial(t, serve(t, s))
 }
 
 // answered reads one simple reply, with a payload if that is asked for and it is good.

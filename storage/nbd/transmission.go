@@ -7,6 +7,7 @@ import (
 	"io"
 	"runtime"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/semaphore"
 )
@@ -43,6 +44,8 @@ type transmission struct {
 	pipes   pipes
 	terms   terms
 	in      input
+	ahead   ahead
+	yielded time.Time
 	held    []byte // replies that the reading goroutine has not sent yet
 	slots   *semaphore.Weighted
 	memory  *semaphore.Weighted
@@ -58,6 +61,7 @@ func newTransmission(ctx context.Context, over cutter, backend Backend, agreed t
 		slots: semaphore.NewWeighted(maxInFlight), memory: semaphore.NewWeighted(maxBuffered),
 	}
 	t.prompt, _ = backend.(Prompt)
+	t.ahead.backend, _ = backend.(Starter)
 	if c, ok := over.(*conn); ok && c.fd >= 0 {
 		if t.source, ok = backend.(Splicer); ok {
 			t.direct = c
@@ -96,6 +100,8 @@ func (t *transmission) receive() error {
 			if err := t.release(); err != nil {
 				return err
 			}
+			t.ahead.idle()
+			t.yield()
 		}
 		head, err := t.in.take(requestSize)
 		if err != nil {
@@ -132,6 +138,12 @@ func (t *transmission) dispatch(req *request) error {
 		}
 		t.held = t.appendError(t.held, req, no)
 		return nil
+	}
+	switch req.cmd {
+	case cmdWrite:
+		t.ahead.wrote()
+	case cmdFlush:
+		t.ahead.flushed()
 	}
 	t.in.lean = req.cmd == cmdWrite && req.length > inputSize/2 // as the next one will be
 	switch {
@@ -244,6 +256,18 @@ func (t *transmission) handOver(req *request, payload []byte) error {
 // another thread is woken for it, or, where all processors are busy, until the runtime notices that this one sleeps in a read.
 func (t *transmission) makeWay() {
 	if t.in.buffered() < requestSize {
+		runtime.Gosched()
+	}
+}
+
+// yieldEvery is half of how long a goroutine may have its processor before the runtime takes it away in a system call, at once.
+const yieldEvery = 5 * time.Millisecond
+
+// yield has the runtime see this goroutine scheduled again. Of one that was not for 10 ms it takes the processor in each read,
+// after 20 µs of waiting; who comes out of the read then has to find another one, and to wake the runtime's monitor.
+func (t *transmission) yield() {
+	if now := time.Now(); now.Sub(t.yielded) > yieldEvery {
+		t.yielded = now
 		runtime.Gosched()
 	}
 }
