@@ -33,9 +33,13 @@ func measureModes(ctx context.Context, rows rowChoice, say func(string, ...any),
 	for _, i := range wanted {
 		row := groupLoads[i]
 		say("replication: %s", row.name)
-		for round := range groupRounds {
-			for turn := range groupColumns {
-				at := (turn + round) % groupColumns
+		for round := range pairRounds {
+			columns := groupColumns
+			if round >= groupRounds {
+				columns = groupAsync + 1
+			}
+			for turn := range columns {
+				at := (turn + round) % columns
 				if err := r.measureMode(ctx, bed, mirror, i, at); err != nil {
 					return fmt.Errorf("%s, %s: %w", row.name, groupHeads[at], err)
 				}

@@ -38,13 +38,18 @@ func (p *pace) growth(bytes, written int64, in time.Duration) int64 {
 }
 
 // restLocked is how long the sender rests after an epoch that cost it so much work and took so long to hand over: an eighth of Lag at
-// most. In async mode, where much was written over and a longer rest ships hardly more, rest and handing over together are half of Lag at most.
+// most. Where that is too little for the work, in async mode, and much was written over, so that a longer rest ships hardly more,
+// rest and handing over together are half of Lag.
 func (g *Group) restLocked(work, took time.Duration, rewritten bool) time.Duration {
-	most := g.limits.Lag / 8
-	if rewritten && g.mode == ModeAsync {
-		most = max(most, g.limits.Lag/2-took)
+	rest, most := restFor*work, g.limits.Lag/8
+	switch {
+	case rest <= most:
+		return rest
+	case rewritten && g.mode == ModeAsync:
+		return max(most, g.limits.Lag/2-took)
+	default:
+		return most
 	}
-	return min(restFor*work, most)
 }
 
 // dueLocked says whether an epoch is to be cut now, or else after what time, 0 for when something happens.

@@ -85,6 +85,20 @@ func (s *Set) Any(off, length int64) bool {
 	return false
 }
 
+// All says whether every block that the range touches is marked; there must be one.
+func (s *Set) All(off, length int64) bool {
+	for w, last := s.words(off, length); w <= last; w++ {
+		p := s.pages[w/pageWords]
+		if p == nil {
+			return false
+		}
+		if mask := s.mask(w, off, length); p.words[w%pageWords]&mask != mask {
+			return false
+		}
+	}
+	return true
+}
+
 // Merge marks what is marked in the other set, which has the same size.
 func (s *Set) Merge(other *Set) {
 	for i := other.nextPage(0); i < int64(len(other.pages)); i = other.nextPage(i + 1) {

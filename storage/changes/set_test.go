@@ -48,12 +48,15 @@ func TestTheSetAgreesWithItsSlowTwin(t *testing.T) {
 			if gotOff != wantOff*BlockSize && wantLength > 0 || gotLength != wantLength*BlockSize || s.Count() != count {
 				t.Fatalf("seed %d: Next(%d) is %d+%d with %d set, want blocks %d+%d with %d", seed, from, gotOff, gotLength, s.Count(), wantOff, wantLength, count)
 			}
-			any := false
+			any, all := false, true
 			for i := from / BlockSize; i <= (min(from+most, size)-1)/BlockSize; i++ {
-				any = any || twin[i]
+				any, all = any || twin[i], all && twin[i]
 			}
 			if got := s.Any(from, min(most, size-from)); got != any {
 				t.Fatalf("seed %d: Any(%d, %d) is %v", seed, from, most, got)
+			}
+			if got := s.All(from, min(most, size-from)); got != all {
+				t.Fatalf("seed %d: All(%d, %d) is %v", seed, from, most, got)
 			}
 		}
 	}

@@ -53,12 +53,15 @@ func NewTracker(first uint64, sizes []int64, marks []Marks) *Tracker {
 // Mark says that a range is about to be written, and returns the number of the epoch that the write belongs to.
 func (t *Tracker) Mark(vol int, off, length int64) uint64 {
 	v := t.volumes[vol]
-	v.marks.Mark(off, length)
-	v.current.Mark(off, length)
-	v.lacked.Mark(off, length)
 	if v.checked.Count() > 0 {
 		v.checked.Clear(off, length)
 	}
+	if v.current.All(off, length) { // then it is in the marks, and lacked, as well
+		return t.current
+	}
+	v.marks.Mark(off, length)
+	v.current.Mark(off, length)
+	v.lacked.Mark(off, length)
 	return t.current
 }
 
