@@ -6,7 +6,9 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/pem"
+	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -17,6 +19,7 @@ import (
 	"connectrpc.com/connect"
 	"github.com/zeebo/blake3"
 
+	"github.com/godwit-project/godwit/api"
 	pb "github.com/godwit-project/godwit/api/godwit/v1"
 	"github.com/godwit-project/godwit/api/godwit/v1/godwitv1connect"
 	"github.com/godwit-project/godwit/cluster"
@@ -159,6 +162,27 @@ func TestABlobIsKeptOnlyUnderTheNameOfItsContent(t *testing.T) {
 	}
 	left, err := os.ReadDir(w.blobs.dir)
 	if err != nil || len(left) != 1 || left[0].Name() != name {
+		t.Errorf("in the store: %v, %v", left, err)
+	}
+}
+
+func TestWhatWasUploadedInPartIsRemovedAtTheStart(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "blobs")
+	b, err := openBlobs(dir, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole := []byte("a kernel")
+	h := api.NewBlobHash()
+	_, _ = h.Write(whole)
+	if err := errors.Join(b.put(h.Name(), bytes.NewReader(whole)), os.WriteFile(filepath.Join(dir, uploadPrefix+"1"), whole[:4], 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	again, err := openBlobs(dir, slog.New(slog.DiscardHandler))
+	if err != nil || !again.has(h.Name()) {
+		t.Fatalf("what was whole is gone: %v", err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
 		t.Errorf("in the store: %v, %v", left, err)
 	}
 }

@@ -21,6 +21,26 @@ type blobs struct {
 	logger *slog.Logger
 }
 
+// uploadPrefix begins the name of what is being uploaded.
+const uploadPrefix = "upload-"
+
+// openBlobs makes the folder if need be, and removes what a controller that was killed had received in part.
+func openBlobs(dir string, logger *slog.Logger) (*blobs, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("folder of uploads: %w", err)
+	}
+	entries, err := os.ReadDir(dir)
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), uploadPrefix) {
+			err = errors.Join(err, os.Remove(filepath.Join(dir, e.Name())))
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("clear what was uploaded in part: %w", err)
+	}
+	return &blobs{dir: dir, logger: logger}, nil
+}
+
 func (b *blobs) has(name string) bool {
 	if !api.IsBlobName(name) {
 		return false
@@ -63,7 +83,7 @@ func (b *blobs) put(name string, body io.Reader) (err error) {
 	if b.has(name) {
 		return nil
 	}
-	f, err := os.CreateTemp(b.dir, "upload-*")
+	f, err := os.CreateTemp(b.dir, uploadPrefix+"*")
 	if err != nil {
 		return fmt.Errorf("store blob %s: %w", name, err)
 	}

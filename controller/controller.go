@@ -97,9 +97,9 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
-	uploads := filepath.Join(o.Dir, blobDir)
-	if err := os.MkdirAll(uploads, 0o700); err != nil {
-		return fmt.Errorf("controller directory: %w", err)
+	b, err := openBlobs(filepath.Join(o.Dir, blobDir), o.Logger)
+	if err != nil {
+		return err
 	}
 
 	g, ctx := errgroup.WithContext(ctx)
@@ -120,7 +120,6 @@ func Run(ctx context.Context, o Options) (err error) {
 	defer background.Wait()
 	led := &ledger{Store: store, guard: lead.Guard()}
 	a := newAgents(led, o.Logger)
-	b := &blobs{dir: uploads, logger: o.Logger}
 	s := newServices(ctx, &background, led, a, b, o.Logger)
 	m := &migrations{store: led, agents: a, services: s, logger: o.Logger, work: ctx, wg: &background}
 	m.mu.runners = make(map[string]*runner)

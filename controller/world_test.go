@@ -74,7 +74,10 @@ func (w *world) live() {
 	background := new(sync.WaitGroup)
 	led := &ledger{Store: w.store, guard: lead.Guard()}
 	a := newAgents(led, w.logger)
-	b := &blobs{dir: w.t.TempDir(), logger: w.logger}
+	b, err := openBlobs(w.t.TempDir(), w.logger)
+	if err != nil {
+		w.t.Fatal(err)
+	}
 	s := newServices(ctx, background, led, a, b, w.logger)
 	m := &migrations{store: led, agents: a, services: s, logger: w.logger, work: ctx, wg: background}
 	m.mu.runners = make(map[string]*runner)
