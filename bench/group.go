@@ -22,8 +22,9 @@ const (
 	groupRounds = 5
 	// pairRounds are the rounds of no replica and async, which are so near to each other that a pair says little.
 	pairRounds = 11
-	// longTime is for what is shipped later than it is written: several epochs.
+	// longTime is for what is shipped later than it is written: several epochs. The load runs for paceTime before.
 	longTime = 25 * time.Second
+	paceTime = 5 * time.Second
 	lookTime = 200 * time.Millisecond
 	// farNice has the far end run on what the near end and its client leave, and hardly at their cost.
 	farNice = "10"

@@ -63,10 +63,16 @@ func (r *groupResults) measureMode(ctx context.Context, bed *groupBed, mirror *m
 	if _, err := bed.near.obey(groupModes[at]); err != nil {
 		return err
 	}
+	long := i == deepLoad && at <= groupAsync
+	if long { // what was written before the replica was there is shipped once, and is no part of what a standing one costs
+		if _, err := loadDisk(ctx, row, bed.socket(0), groupSize, paceTime); err != nil {
+			return err
+		}
+	}
 	if err := bed.settle(); err != nil {
 		return err
 	}
-	if i != deepLoad || at > groupAsync {
+	if !long {
 		got, err := loadDisk(ctx, row, bed.socket(0), groupSize, diskTime)
 		r.note(i, at, got)
 		return err
