@@ -16,7 +16,7 @@ const (
 // time: of others, what is written is written over and joined before it goes to the disk.
 type ahead struct {
 	backend Starter // nil if there is none
-	writes  int     // answered since the last flush
+	writes  int     // taken since the last flush
 	begun   int     // … of them, what was begun with
 	habit   bool    // the last flush came after few writes
 	rest    int     // flushes that are to pass before anything is begun again
