@@ -35,7 +35,7 @@ type load struct{ pages, delay uint32 }
 var (
 	idle   = load{1, 100_000_000}
 	busy   = load{500, 100_000} // some 2 MB, again and again
-	fierce = load{8_000, 1}     // 32 MB, faster than the link of its test
+	fierce = load{24_000, 1}    // 98 MB, faster than the link of its test, and more than QEMU keeps to send differences to (xbzrle)
 )
 
 // place is two hosts on one machine: a shared volume, and a platform each.

@@ -65,9 +65,9 @@ func TestAHandoverOverAThrottledLinkCompletes(t *testing.T) {
 
 func TestAGuestThatOutrunsTheLinkIsRefusedWithFigures(t *testing.T) {
 	p := newPlace(t, fierce)
-	p.from.o.StallPasses = 3
+	p.from.o.StallPasses = 2
 	p.boot()
-	dial, _ := p.prepared(1, newLink(t, 20e6, 0))
+	dial, _ := p.prepared(1, newLink(t, 60e6, 0))
 	err := p.from.Converge(t.Context(), "shop", 1, dial, nil)
 	if !errors.Is(err, server.ErrNotConverging) || !strings.Contains(err.Error(), "MB/s") {
 		t.Fatalf("error %v", err)
