@@ -26,8 +26,6 @@ const (
 	longTime = 25 * time.Second
 	paceTime = 5 * time.Second
 	lookTime = 200 * time.Millisecond
-	// farNice has the far end run on what the near end and its client leave, and hardly at their cost.
-	farNice = "10"
 
 	manyVolumes = 10
 	manySize    = 1 << 30
@@ -106,8 +104,8 @@ func startEnd(end groupEnd) (*process, error) {
 		return nil, err
 	}
 	command := []string{self, groupEndCommand, string(argument)}
-	if !end.Near { // its processors are another machine's
-		command = append([]string{"nice", "-n", farNice}, command...)
+	if !end.Near { // its processors are another machine's: here it has what the near end and its client leave
+		command = append([]string{"chrt", "--idle", "0"}, command...)
 	}
 	p := &process{end: end, cmd: exec.Command(command[0], command[1:]...)}
 	p.cmd.Stderr = &p.said

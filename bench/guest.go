@@ -12,13 +12,17 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 )
 
 const (
-	guestRounds = 21 // short ones: what else the machine does changes faster than a long one lasts
+	guestBoots  = 6  // one pair of guests is up to a twentieth apart from the next, by chance
+	guestRounds = 11 // of turns; short ones: what else the machine does changes faster than a long one lasts
+	guestTurn   = 200 * time.Millisecond
+	guestSettle = 2 * time.Second
 	guestVolume = 64 << 20
 	// guestQuiet makes the lab's guest do nothing by itself.
 	guestQuiet = "console=ttyS0 quiet godwit.dirty=0 godwit.dirtyspace=4MiB godwit.writes=0"
@@ -46,6 +50,7 @@ var guestLoads = []diskLoad{
 // guestResults are what a program in a guest sees.
 type guestResults struct {
 	rates, medians [][guestColumns]figures // medians in milliseconds
+	toRaw          [][guestColumns]figures // rates, of turns next to each other
 	missing        string
 }
 
@@ -83,7 +88,6 @@ func measureInGuest(ctx context.Context, o options, say func(string, ...any)) (r
 	if err := errors.Join(os.WriteFile(file, nil, 0o600), os.Truncate(file, guestVolume)); err != nil {
 		return r, err
 	}
-	say("guest: booting two of them")
 	volume, err := json.Marshal(map[string]any{ // as Godwit's agent has it
 		"driver": "nbd", "node-name": diskNode, "reconnect-delay": 600, "discard": "unmap",
 		"server": map[string]string{"type": "unix", "path": bed.socket(0)},
@@ -91,42 +95,107 @@ func measureInGuest(ctx context.Context, o options, say func(string, ...any)) (r
 	if err != nil {
 		return r, err
 	}
-	raw := "driver=raw,node-name=" + diskNode + ",discard=unmap,file.driver=file,file.filename=" + file
-	var guests [guestColumns]*localGuest
-	for at, disk := range map[int]string{guestRaw: raw, guestNone: string(volume)} {
-		if guests[at], err = bootGuest(ctx, program, folder, filepath.Join(bed.dir, fmt.Sprintf("guest-%d", at)), disk); err != nil {
+	pair := guestPair{bed: bed, file: file, console: filepath.Join(bed.dir, "guest-%d")}
+	disks := [guestColumns]string{
+		guestRaw:  "driver=raw,node-name=" + diskNode + ",discard=unmap,file.driver=file,file.filename=" + file,
+		guestNone: string(volume),
+	}
+	for _, all := range []*[][guestColumns]figures{&r.rates, &r.medians, &r.toRaw} {
+		*all = make([][guestColumns]figures, len(guestLoads))
+	}
+	for boot := range guestBoots {
+		say("guest: pair %d of %d", boot+1, guestBoots)
+		if err := pair.boot(ctx, program, folder, disks, boot%2 == 0); err != nil {
 			return r, err
 		}
-		defer guests[at].stop()
-	}
-	guests[guestAsync] = guests[guestNone]
-	r.rates, r.medians = make([][guestColumns]figures, len(guestLoads)), make([][guestColumns]figures, len(guestLoads))
-	for _, i := range rows {
-		say("guest: %s", guestLoads[i].name)
-		for round := range guestRounds {
-			for turn := range guestColumns {
-				at := (turn + round) % guestColumns
-				if at != guestRaw {
-					if _, err := bed.near.obey(groupModes[map[int]int{guestNone: groupNone, guestAsync: groupAsync}[at]]); err != nil {
-						return r, err
-					}
-				}
-				if err := errors.Join(settle(file), bed.settle()); err != nil {
-					return r, err
-				}
-				if err := errors.Join(guests[guestRaw].hold(at != guestRaw), guests[guestNone].hold(at == guestRaw)); err != nil {
-					return r, err
-				}
-				got, err := guests[at].measure(ctx, guestLoads[i].fio[0])
-				if err != nil {
-					return r, fmt.Errorf("%s, %s: %w", guestLoads[i].name, guestHeads[at], err)
-				}
-				r.rates[i][at] = append(r.rates[i][at], got.PerSecond)
-				r.medians[i][at] = append(r.medians[i][at], got.MedianUs/1000)
-			}
+		err := pair.measure(ctx, rows, boot%2 == 0, &r)
+		pair.stop()
+		if err != nil {
+			return r, err
 		}
 	}
 	return r, nil
+}
+
+// guestPair is two guests, one on the raw file and one on the volume.
+type guestPair struct {
+	bed     *groupBed
+	file    string // the raw one
+	console string // a format that takes the column
+	guests  [guestColumns]*localGuest
+}
+
+// boot starts both; who is first changes, in case that matters.
+func (p *guestPair) boot(ctx context.Context, program, folder string, disks [guestColumns]string, rawFirst bool) (err error) {
+	order := []int{guestRaw, guestNone}
+	if !rawFirst {
+		order = []int{guestNone, guestRaw}
+	}
+	for _, at := range order {
+		if p.guests[at], err = bootGuest(ctx, program, folder, fmt.Sprintf(p.console, at), disks[at]); err != nil {
+			p.stop()
+			return err
+		}
+	}
+	p.guests[guestAsync] = p.guests[guestNone]
+	return nil
+}
+
+func (p *guestPair) stop() {
+	for _, at := range []int{guestRaw, guestNone} {
+		if g := p.guests[at]; g != nil {
+			g.stop()
+		}
+	}
+	p.guests = [guestColumns]*localGuest{}
+}
+
+// measure has the guest on the raw file take turns with the one on the volume, without a replica and with one.
+func (p *guestPair) measure(ctx context.Context, rows []int, withoutFirst bool, r *guestResults) error {
+	columns := []int{guestNone, guestAsync}
+	if !withoutFirst {
+		slices.Reverse(columns)
+	}
+	for _, column := range columns {
+		if _, err := p.bed.near.obey(groupModes[map[int]int{guestNone: groupNone, guestAsync: groupAsync}[column]]); err != nil {
+			return err
+		}
+		if _, err := p.turn(ctx, column, "write", guestSettle); err != nil { // the first copy is over then
+			return err
+		}
+		for _, i := range rows {
+			for round := range guestRounds {
+				turns := []int{guestRaw, column}
+				if round%2 == 1 {
+					slices.Reverse(turns)
+				}
+				var rates [guestColumns]float64
+				for _, at := range turns {
+					got, err := p.turn(ctx, at, guestLoads[i].fio[0], guestTurn)
+					if err != nil {
+						return fmt.Errorf("%s, %s: %w", guestLoads[i].name, guestHeads[at], err)
+					}
+					rates[at] = got.PerSecond
+					r.rates[i][at] = append(r.rates[i][at], got.PerSecond)
+					r.medians[i][at] = append(r.medians[i][at], got.MedianUs/1000)
+				}
+				r.toRaw[i][column] = append(r.toRaw[i][column], rates[column]/rates[guestRaw])
+			}
+		}
+	}
+	return nil
+}
+
+// turn is one guest's, while the other one is stopped.
+func (p *guestPair) turn(ctx context.Context, at int, load string, lasts time.Duration) (guestSpeed, error) {
+	err := errors.Join(
+		settle(p.file), p.bed.settle(),
+		p.guests[guestRaw].hold(at != guestRaw), p.guests[guestNone].hold(at == guestRaw),
+	)
+	if err != nil {
+		return guestSpeed{}, err
+	}
+	return p.guests[at].measure(ctx, load, lasts)
 }
 
 // localGuest is a guest outside of any lab, with QEMU's own network for its orders.
@@ -135,7 +204,7 @@ type localGuest struct {
 	address string
 }
 
-// bootGuest returns when the guest takes orders. Its console is at the path.
+// bootGuest returns when the guest takes orders. Its console is written to the path.
 func bootGuest(ctx context.Context, program, folder, console, disk string) (*localGuest, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -143,6 +212,9 @@ func bootGuest(ctx context.Context, program, folder, console, disk string) (*loc
 	}
 	g := &localGuest{address: l.Addr().String()}
 	if err := l.Close(); err != nil {
+		return nil, err
+	}
+	if err := os.Remove(console); err != nil && !errors.Is(err, os.ErrNotExist) { // one before said there that it was ready
 		return nil, err
 	}
 	g.cmd = exec.Command(program, "-accel", "tcg", "-machine", "q35", "-cpu", "Westmere-v1", "-m", "128", "-nodefaults", "-display", "none", "-no-reboot",
@@ -187,8 +259,8 @@ type guestSpeed struct {
 	Error     string  `json:"error"`
 }
 
-// measure has the guest measure for half a second.
-func (g *localGuest) measure(ctx context.Context, what string) (s guestSpeed, err error) {
+// measure has the guest measure for so long.
+func (g *localGuest) measure(ctx context.Context, what string, lasts time.Duration) (s guestSpeed, err error) {
 	const patience = 30 * time.Second
 	var dialer net.Dialer
 	conn, err := dialer.DialContext(ctx, "tcp", g.address)
@@ -199,7 +271,7 @@ func (g *localGuest) measure(ctx context.Context, what string) (s guestSpeed, er
 	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
 		return s, err
 	}
-	if _, err := fmt.Fprintf(conn, "measure %s 0.5\n", what); err != nil {
+	if _, err := fmt.Fprintf(conn, "measure %s %.1f\n", what, lasts.Seconds()); err != nil {
 		return s, err
 	}
 	line, err := bufio.NewReader(conn).ReadBytes('\n')
@@ -226,7 +298,7 @@ func (r *guestResults) markdown() string {
 			medians = append(medians, r.medians[i][at].text("%.2f ms"))
 		}
 		for _, at := range []int{guestNone, guestAsync} {
-			rates = append(rates, ratios(r.rates[i][at], r.rates[i][guestRaw]).text("%.2f"))
+			rates = append(rates, r.toRaw[i][at].text("%.2f"))
 			medians = append(medians, "")
 		}
 		table = append(table, rates, medians)
