@@ -52,8 +52,8 @@ func TestWhatIsPutAsideForAnEpochThatIsGivenUpIsForgotten(t *testing.T) {
 	spans := []changes.Span{{Off: 4096, Length: 4096}}
 	for _, given := range []bool{false, true} {
 		g.mu.Lock()
-		breaks := g.breaks
-		first, ok := g.arena.reserve(spans)
+		breaks, into := g.breaks, g.arena // the sender, done with its epoch, may take another one
+		first, ok := into.reserve(spans)
 		g.mu.Unlock()
 		if given {
 			breaks--
@@ -62,7 +62,7 @@ func TestWhatIsPutAsideForAnEpochThatIsGivenUpIsForgotten(t *testing.T) {
 			_, err := m.v.disk.ReadAt(p, off)
 			return true, err
 		}
-		if !ok || !m.remember(g.arena, first, spans, breaks, read) {
+		if !ok || !m.remember(into, first, spans, breaks, read) {
 			t.Fatal("it could not be put aside")
 		}
 		g.mu.Lock()
