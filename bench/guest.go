@@ -129,7 +129,7 @@ type guestPair struct {
 func (p *guestPair) boot(ctx context.Context, program, folder string, disks [guestColumns]string, rawFirst bool) (err error) {
 	order := []int{guestRaw, guestNone}
 	if !rawFirst {
-		order = []int{guestNone, guestRaw}
+		slices.Reverse(order)
 	}
 	for _, at := range order {
 		if p.guests[at], err = bootGuest(ctx, program, folder, fmt.Sprintf(p.console, at), disks[at]); err != nil {
@@ -165,24 +165,32 @@ func (p *guestPair) measure(ctx context.Context, rows []int, withoutFirst bool, 
 		}
 		for _, i := range rows {
 			for round := range guestRounds {
-				turns := []int{guestRaw, column}
-				if round%2 == 1 {
-					slices.Reverse(turns)
+				if err := p.takeTurns(ctx, i, column, round%2 == 0, r); err != nil {
+					return fmt.Errorf("%s, %w", guestLoads[i].name, err)
 				}
-				var rates [guestColumns]float64
-				for _, at := range turns {
-					got, err := p.turn(ctx, at, guestLoads[i].fio[0], guestTurn)
-					if err != nil {
-						return fmt.Errorf("%s, %s: %w", guestLoads[i].name, guestHeads[at], err)
-					}
-					rates[at] = got.PerSecond
-					r.rates[i][at] = append(r.rates[i][at], got.PerSecond)
-					r.medians[i][at] = append(r.medians[i][at], got.MedianUs/1000)
-				}
-				r.toRaw[i][column] = append(r.toRaw[i][column], rates[column]/rates[guestRaw])
 			}
 		}
 	}
+	return nil
+}
+
+// takeTurns measures one row in the guest on the raw file and in the one of the column.
+func (p *guestPair) takeTurns(ctx context.Context, row, column int, rawFirst bool, r *guestResults) error {
+	turns := []int{guestRaw, column}
+	if !rawFirst {
+		slices.Reverse(turns)
+	}
+	var rates [guestColumns]float64
+	for _, at := range turns {
+		got, err := p.turn(ctx, at, guestLoads[row].fio[0], guestTurn)
+		if err != nil {
+			return fmt.Errorf("%s: %w", guestHeads[at], err)
+		}
+		rates[at] = got.PerSecond
+		r.rates[row][at] = append(r.rates[row][at], got.PerSecond)
+		r.medians[row][at] = append(r.medians[row][at], got.MedianUs/1000)
+	}
+	r.toRaw[row][column] = append(r.toRaw[row][column], rates[column]/rates[guestRaw])
 	return nil
 }
 
