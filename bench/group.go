@@ -21,9 +21,9 @@ const (
 	groupRTT    = 20 * time.Millisecond
 	groupRounds = 5
 	// pairRounds are the rounds of no replica and async, which are so near to each other that a pair says little.
-	pairRounds = 11
-	// longTime is for what is shipped later than it is written: several epochs. The load runs for paceTime before.
-	longTime = 25 * time.Second
+	pairRounds = 14
+	// longTime is for what is shipped later than it is written: as long as from one epoch to the next. The load runs for paceTime before.
+	longTime = 20 * time.Second
 	paceTime = 5 * time.Second
 	lookTime = 200 * time.Millisecond
 

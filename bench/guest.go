@@ -108,7 +108,7 @@ func measureInGuest(ctx context.Context, o options, say func(string, ...any)) (r
 		if err := pair.boot(ctx, program, folder, disks, boot%2 == 0); err != nil {
 			return r, err
 		}
-		err := pair.measure(ctx, rows, boot%2 == 0, &r)
+		err := pair.measure(ctx, rows, boot/2%2 == 0, &r) // not in step with who is first
 		pair.stop()
 		if err != nil {
 			return r, err

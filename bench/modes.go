@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -34,12 +35,7 @@ func measureModes(ctx context.Context, rows rowChoice, say func(string, ...any),
 		row := groupLoads[i]
 		say("replication: %s", row.name)
 		for round := range pairRounds {
-			columns := groupColumns
-			if round >= groupRounds {
-				columns = groupAsync + 1
-			}
-			for turn := range columns {
-				at := (turn + round) % columns
+			for _, at := range groupTurns(round) {
 				if err := r.measureMode(ctx, bed, mirror, i, at); err != nil {
 					return fmt.Errorf("%s, %s: %w", row.name, groupHeads[at], err)
 				}
@@ -47,6 +43,18 @@ func measureModes(ctx context.Context, rows rowChoice, say func(string, ...any),
 		}
 	}
 	return nil
+}
+
+// groupTurns are the columns of a round. No replica and async are always next to each other, and each as often before the other.
+func groupTurns(round int) []int {
+	turns := []int{groupNone, groupAsync}
+	if round%2 == 1 {
+		slices.Reverse(turns)
+	}
+	if round < groupRounds {
+		turns = append(turns, groupFlush, groupSync, groupMirror)
+	}
+	return turns
 }
 
 // measureMode puts one load on one column.

@@ -1,19 +1,25 @@
 package storage
 
-import "github.com/godwit-project/godwit/storage/changes"
+import (
+	"sync/atomic"
+
+	"github.com/godwit-project/godwit/storage/changes"
+)
 
 const (
-	// arenaMost is what a group keeps in memory of what writers put aside, in blocks (8 MiB); the rest goes into a file.
-	arenaMost = 2048
 	// arenaChunk is how much memory is taken at a time, in blocks.
 	arenaChunk = 64
+	// arenaMost is what all groups of a store keep in memory of what writers put aside, in chunks (32 MiB); the rest goes into files.
+	arenaMost = 128
 )
 
 // arena keeps content that an epoch on its way still owes, and that writers are about to replace: a copy in memory costs them less
 // than a file. It is under Group.mu, except the content of blocks that were reserved, which is the writer's until it is kept.
 type arena struct {
-	chunks [arenaMost / arenaChunk]*[arenaChunk * changes.BlockSize]byte
-	used   int // blocks
+	taken  *atomic.Int64                                    // chunks, by all arenas of the store; nil: no memory is taken any more
+	chunks [arenaMost]*[arenaChunk * changes.BlockSize]byte // an array, as writers look at their blocks while others reserve more
+	grown  int                                              // chunks that are there
+	used   int                                              // blocks
 	at     map[asideBlock]int
 	saving int // writers that have reserved blocks and not kept them yet
 }
@@ -30,18 +36,29 @@ func (a *arena) reserve(spans []changes.Span) (first int, ok bool) {
 	for _, s := range spans {
 		blocks += int(wholeBlocks(s.Length) / changes.BlockSize)
 	}
-	if blocks > arenaMost-a.used {
-		return 0, false
+	for a.grown*arenaChunk < a.used+blocks {
+		if !a.grow() {
+			return 0, false
+		}
 	}
 	first = a.used
 	a.used += blocks
 	a.saving++
-	for i := first / arenaChunk; i*arenaChunk < a.used; i++ {
-		if a.chunks[i] == nil {
-			a.chunks[i] = new([arenaChunk * changes.BlockSize]byte)
-		}
-	}
 	return first, true
+}
+
+// grow takes another chunk of memory, if the store has one left.
+func (a *arena) grow() bool {
+	if a.taken == nil {
+		return false
+	}
+	if a.taken.Add(1) > arenaMost {
+		a.taken.Add(-1)
+		return false
+	}
+	a.chunks[a.grown] = new([arenaChunk * changes.BlockSize]byte)
+	a.grown++
+	return true
 }
 
 // block is the memory of a block, which may be read or written without the lock.
@@ -74,10 +91,30 @@ func (a *arena) find(index int, off int64) []byte {
 // emptied is an arena without content: the same one, with as much memory as the last epoch needed, unless a writer is still at it.
 func (a *arena) emptied() *arena {
 	if a.saving > 0 {
-		return &arena{}
+		next := &arena{taken: a.taken}
+		a.release()
+		return next
 	}
-	clear(a.chunks[(a.used+arenaChunk-1)/arenaChunk:])
+	a.shrink((a.used + arenaChunk - 1) / arenaChunk)
 	a.used = 0
 	clear(a.at)
 	return a
+}
+
+// shrink gives memory back, but so many chunks.
+func (a *arena) shrink(chunks int) {
+	if a.taken == nil {
+		return
+	}
+	a.taken.Add(int64(chunks - a.grown))
+	clear(a.chunks[chunks:])
+	a.grown = chunks
+}
+
+// release has the memory counted as given back, and takes no more; what writers are at stays until they are done.
+func (a *arena) release() {
+	if a.taken != nil {
+		a.taken.Add(-int64(a.grown))
+		a.taken = nil
+	}
 }

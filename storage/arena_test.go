@@ -2,6 +2,7 @@ package storage
 
 import (
 	"bytes"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -9,7 +10,8 @@ import (
 )
 
 func TestAnArenaIsBoundedAndItsMemoryIsUsedAgainWhenNobodyIsAtIt(t *testing.T) {
-	a := &arena{}
+	var taken atomic.Int64
+	a := &arena{taken: &taken}
 	spans := []changes.Span{{Off: 4096, Length: 8192}, {Off: 40960, Length: 100}}
 	first, ok := a.reserve(spans)
 	if !ok || first != 0 || a.used != 3 {
@@ -21,9 +23,6 @@ func TestAnArenaIsBoundedAndItsMemoryIsUsedAgainWhenNobodyIsAtIt(t *testing.T) {
 	if a.find(7, 4096) != nil {
 		t.Error("a block was found before it was kept")
 	}
-	if other := a.emptied(); other == a {
-		t.Error("memory that a writer is at was given away")
-	}
 	a.saving--
 	a.keep(7, first, spans)
 	for i, off := range []int64{4096, 8192, 40960} {
@@ -34,14 +33,44 @@ func TestAnArenaIsBoundedAndItsMemoryIsUsedAgainWhenNobodyIsAtIt(t *testing.T) {
 	if a.find(6, 4096) != nil || a.find(7, 0) != nil {
 		t.Error("blocks were found that are not there")
 	}
-	if _, ok := a.reserve([]changes.Span{{Off: 0, Length: (arenaMost - 2) * 4096}}); ok || a.saving != 0 {
-		t.Error("more was taken than there is")
-	}
-	if a.emptied() != a || a.used != 0 || a.find(7, 4096) != nil || a.chunks[0] == nil {
+	if a.emptied() != a || a.used != 0 || a.find(7, 4096) != nil || a.grown != 1 || a.chunks[0] == nil || taken.Load() != 1 {
 		t.Error("it was not emptied, or its memory not kept")
 	}
-	if a.emptied(); a.chunks[0] != nil {
+	if a.emptied(); a.grown != 0 || a.chunks[0] != nil || taken.Load() != 0 {
 		t.Error("memory that the last epoch did not need was kept")
+	}
+}
+
+func TestTheArenasOfAStoreShareABound(t *testing.T) {
+	var taken atomic.Int64
+	a, b := &arena{taken: &taken}, &arena{taken: &taken}
+	all := []changes.Span{{Length: arenaMost * arenaChunk * changes.BlockSize}}
+	one := []changes.Span{{Length: changes.BlockSize}}
+	if _, ok := b.reserve(one); !ok {
+		t.Fatal("no memory is left at the beginning")
+	}
+	if _, ok := a.reserve(all); ok || a.saving != 0 || taken.Load() != arenaMost {
+		t.Error("more was taken than there is")
+	}
+	next := b.emptied()
+	if next == b {
+		t.Error("memory that a writer is at was given away")
+	}
+	if b.block(0); taken.Load() != arenaMost-1 {
+		t.Error("what was given back is still counted")
+	}
+	if _, ok := a.reserve(all); !ok {
+		t.Error("what another arena gave back cannot be had")
+	}
+	if _, ok := next.reserve(one); ok {
+		t.Error("more was taken than there is")
+	}
+	a.release()
+	if _, ok := a.reserve(one); ok || taken.Load() != 0 {
+		t.Error("memory was taken by an arena that is over")
+	}
+	if _, ok := next.reserve(one); !ok {
+		t.Error("what was released cannot be had")
 	}
 }
 
@@ -75,13 +104,13 @@ func TestWhatIsPutAsideForAnEpochThatIsGivenUpIsForgotten(t *testing.T) {
 }
 
 func TestAWriteThatIsDoneAtOnceKeepsWhatIsOwed(t *testing.T) {
-	for name, used := range map[string]int{"in memory": 0, "in the file": arenaMost} {
-		t.Run(name, func(t *testing.T) { keepsWhatIsOwed(t, used) })
+	for name, taken := range map[string]int64{"in memory": 0, "in the file": arenaMost} {
+		t.Run(name, func(t *testing.T) { keepsWhatIsOwed(t, taken) })
 	}
 }
 
-// keepsWhatIsOwed has so many blocks of the memory used.
-func keepsWhatIsOwed(t *testing.T, used int) {
+// keepsWhatIsOwed has so many chunks of the memory taken.
+func keepsWhatIsOwed(t *testing.T, taken int64) {
 	s := newSiteIn(t, t.TempDir(), quick)
 	for _, v := range twoVolumes {
 		_, err := s.get().Create(background, v, 1)
@@ -92,8 +121,8 @@ func keepsWhatIsOwed(t *testing.T, used int) {
 	root := s.volume("shop.root")
 	c, before, after := client{root}, noise(8192, 1), noise(8192, 2)
 	must(t, c.WriteAt(background, before, 4096, false))
+	s.get().aside.Add(taken)
 	g.mu.Lock()
-	g.arena.used = used
 	g.tracker.Cut()
 	g.mu.Unlock()
 	done, err := c.TryWriteAt(after, 4096)
@@ -106,12 +135,16 @@ func keepsWhatIsOwed(t *testing.T, used int) {
 	if !bytes.Equal(got, before) {
 		t.Error("what the epoch owes was replaced")
 	}
-	if inFile := g.members[0].spilt == 8192; inFile != (used > 0) {
+	if inFile := g.members[0].spilt == 8192; inFile != (taken > 0) {
 		t.Errorf("%d bytes are in the file", g.members[0].spilt)
 	}
 	_, err = root.disk.ReadAt(got, 4096)
 	must(t, err)
 	if !bytes.Equal(got, after) {
 		t.Error("it was not written")
+	}
+	must(t, s.get().Unprotect(background, g.name, g.epoch))
+	if left := s.get().aside.Load(); left != taken {
+		t.Errorf("%d chunks are taken after the group ended, %d before it began", left, taken)
 	}
 }

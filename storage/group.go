@@ -196,7 +196,7 @@ func (s *Store) newGroup(spec GroupSpec, dial Dialer) (*Group, error) {
 		return nil, err
 	}
 	g := &Group{
-		name: spec.Name, epoch: spec.Epoch, store: s, session: rand.Uint64(), enc: enc, dial: dial, arena: &arena{},
+		name: spec.Name, epoch: spec.Epoch, store: s, session: rand.Uint64(), enc: enc, dial: dial, arena: &arena{taken: &s.aside},
 		mode: spec.Mode, limits: spec.Limits.filled(), downSince: time.Now(),
 	}
 	g.work.L, g.changed.L = &g.mu, &g.mu
@@ -333,5 +333,8 @@ func (g *Group) close() error {
 		m.v.ranges.unlock(m.v.ranges.lock(0, m.v.size)) // no change is told to the group any more
 		errs = append(errs, m.aside.Close())
 	}
+	g.mu.Lock()
+	g.arena.release()
+	g.mu.Unlock()
 	return errors.Join(errs...)
 }

@@ -39,14 +39,15 @@ func (p *pace) growth(bytes, written int64, in time.Duration) int64 {
 
 // restLocked is how long the sender rests after an epoch that cost it so much work and took so long to hand over: an eighth of Lag at
 // most. Where that is too little for the work, in async mode, and much was written over, so that a longer rest ships hardly more,
-// rest and handing over together are half of Lag.
+// it is twice as long, rest and handing over together two thirds of Lag at most: the third that is left is for an epoch that the link
+// takes longer for than for the last one.
 func (g *Group) restLocked(work, took time.Duration, rewritten bool) time.Duration {
 	rest, most := restFor*work, g.limits.Lag/8
 	switch {
 	case rest <= most:
 		return rest
 	case rewritten && g.mode == ModeAsync:
-		return max(most, g.limits.Lag/2-took)
+		return max(most, min(2*rest, g.limits.Lag/3*2-took))
 	default:
 		return most
 	}

@@ -65,10 +65,10 @@ func TestTheSenderRestsLongerWhereMostIsWrittenOver(t *testing.T) {
 	}{
 		"little work":                       {ModeAsync, 10 * time.Millisecond, 20 * time.Millisecond, true, 1500 * time.Millisecond},
 		"much work":                         {ModeAsync, time.Second, time.Second, false, 3750 * time.Millisecond},
-		"much work, written over":           {ModeAsync, time.Second, time.Second, true, 14 * time.Second},
-		"some work, written over":           {ModeAsync, 30 * time.Millisecond, 500 * time.Millisecond, true, 14500 * time.Millisecond},
-		"a slow link":                       {ModeAsync, time.Second, 9 * time.Second, true, 6 * time.Second},
-		"a link that takes half of the lag": {ModeAsync, time.Second, 15 * time.Second, true, 3750 * time.Millisecond},
+		"much work, written over":           {ModeAsync, time.Second, time.Second, true, 19 * time.Second},
+		"some work, written over":           {ModeAsync, 30 * time.Millisecond, 500 * time.Millisecond, true, 9 * time.Second},
+		"a slow link":                       {ModeAsync, time.Second, 9 * time.Second, true, 11 * time.Second},
+		"a link that takes most of the lag": {ModeAsync, time.Second, 19 * time.Second, true, 3750 * time.Millisecond},
 		"somebody may come to wait":         {ModeFlush, time.Second, time.Second, true, 3750 * time.Millisecond},
 	} {
 		g := writing(1<<30, 1<<20, c.mode, time.Now())

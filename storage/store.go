@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -52,7 +53,8 @@ type Store struct {
 	standby map[string]*Standby
 	closed  bool
 
-	grouping sync.Mutex // one change of the groups and standbys at a time; before mu
+	aside    atomic.Int64 // memory of the groups' arenas, in chunks
+	grouping sync.Mutex   // one change of the groups and standbys at a time; before mu
 }
 
 // Open opens the store in dir, making the folder if need be. Every volume comes back in the role that is durable on disk, and
