@@ -279,6 +279,8 @@ func (g *localGuest) measure(ctx context.Context, what string, lasts time.Durati
 	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
 		return s, err
 	}
+	unhook := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	defer unhook()
 	if _, err := fmt.Fprintf(conn, "measure %s %.1f\n", what, lasts.Seconds()); err != nil {
 		return s, err
 	}

@@ -46,7 +46,7 @@ func main() {
 		return
 	}
 	// The second interrupt ends the program at once; the lab is then left for: godwit lab down --name bench.
-	ctx, unhook := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, unhook := signal.NotifyContext(context.Background(), endings()...)
 	context.AfterFunc(ctx, unhook)
 	err := start(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	switch {
@@ -58,6 +58,16 @@ func main() {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
+}
+
+// endings are the signals after which the run takes down what it has built. Nobody reading what it says any more is one of them: by
+// default that kills a program on the spot.
+func endings() []os.Signal {
+	all := []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGPIPE}
+	if !signal.Ignored(syscall.SIGHUP) { // as nohup has it
+		all = append(all, syscall.SIGHUP)
+	}
+	return all
 }
 
 // options are what the command line says.
