@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -99,4 +100,21 @@ func TestTheLineIsNeitherTooQuickNorTooWide(t *testing.T) {
 		t.Errorf("%d bytes, %d counted, in %v, %v", len(got), carried.Load(), took, err)
 	}
 	wg.Wait()
+}
+
+func TestNoReplicaAndAsyncAreMeasuredNextToEachOther(t *testing.T) {
+	first := map[int]int{}
+	for round := range pairRounds {
+		turns := groupTurns(round)
+		if pair := slices.Sorted(slices.Values(turns[:2])); !slices.Equal(pair, []int{groupNone, groupAsync}) {
+			t.Errorf("round %d begins with the columns %v", round, turns[:2])
+		}
+		if all := len(turns) == groupColumns; all != (round < groupRounds) {
+			t.Errorf("round %d has %d columns", round, len(turns))
+		}
+		first[turns[0]]++
+	}
+	if first[groupNone] != first[groupAsync] {
+		t.Errorf("no replica is first %d times, async %d times", first[groupNone], first[groupAsync])
+	}
 }

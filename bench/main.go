@@ -48,6 +48,7 @@ func main() {
 	// The second interrupt ends the program at once; the lab is then left for: godwit lab down --name bench.
 	ctx, unhook := signal.NotifyContext(context.Background(), endings()...)
 	context.AfterFunc(ctx, unhook)
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) // what is said while all is taken down kills nobody either
 	err := start(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	switch {
 	case err == nil, errors.Is(err, flag.ErrHelp):
