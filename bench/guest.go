@@ -40,6 +40,9 @@ const (
 
 var guestHeads = [guestColumns]string{"QEMU on the raw file", "a volume of Godwit", "… with an async replica"}
 
+// guestModes are the orders that bring the near end there; there is none for the raw file.
+var guestModes = [guestColumns]string{guestNone: groupModes[groupNone], guestAsync: groupModes[groupAsync]}
+
 // guestLoads are what the guest's program does at random places, one at a time, and its name for that.
 var guestLoads = []diskLoad{
 	{"read 4 KiB", []string{"read"}, "/s"},
@@ -157,7 +160,7 @@ func (p *guestPair) measure(ctx context.Context, rows []int, withoutFirst bool, 
 		slices.Reverse(columns)
 	}
 	for _, column := range columns {
-		if _, err := p.bed.near.obey(groupModes[map[int]int{guestNone: groupNone, guestAsync: groupAsync}[column]]); err != nil {
+		if _, err := p.bed.near.obey(guestModes[column]); err != nil {
 			return err
 		}
 		if _, err := p.turn(ctx, column, "write", guestSettle); err != nil { // the first copy is over then

@@ -36,10 +36,8 @@ func (a *arena) reserve(spans []changes.Span) (first int, ok bool) {
 	for _, s := range spans {
 		blocks += int(wholeBlocks(s.Length) / changes.BlockSize)
 	}
-	for a.grown*arenaChunk < a.used+blocks {
-		if !a.grow() {
-			return 0, false
-		}
+	if !a.grow(chunksOf(a.used + blocks)) {
+		return 0, false
 	}
 	first = a.used
 	a.used += blocks
@@ -47,17 +45,24 @@ func (a *arena) reserve(spans []changes.Span) (first int, ok bool) {
 	return first, true
 }
 
-// grow takes another chunk of memory, if the store has one left.
-func (a *arena) grow() bool {
-	if a.taken == nil {
+// chunksOf is how many chunks so many blocks take.
+func chunksOf(blocks int) int { return (blocks + arenaChunk - 1) / arenaChunk }
+
+// grow has so many chunks there, or takes none if the store has not enough left.
+func (a *arena) grow(chunks int) bool {
+	more := int64(chunks - a.grown)
+	switch {
+	case more <= 0:
+		return true
+	case a.taken == nil:
+		return false
+	case a.taken.Add(more) > arenaMost:
+		a.taken.Add(-more)
 		return false
 	}
-	if a.taken.Add(1) > arenaMost {
-		a.taken.Add(-1)
-		return false
+	for ; a.grown < chunks; a.grown++ {
+		a.chunks[a.grown] = new([arenaChunk * changes.BlockSize]byte)
 	}
-	a.chunks[a.grown] = new([arenaChunk * changes.BlockSize]byte)
-	a.grown++
 	return true
 }
 
@@ -95,20 +100,12 @@ func (a *arena) emptied() *arena {
 		a.release()
 		return next
 	}
-	a.shrink((a.used + arenaChunk - 1) / arenaChunk)
-	a.used = 0
+	needed := chunksOf(a.used)
+	a.taken.Add(int64(needed - a.grown))
+	clear(a.chunks[needed:])
+	a.grown, a.used = needed, 0
 	clear(a.at)
 	return a
-}
-
-// shrink gives memory back, but so many chunks.
-func (a *arena) shrink(chunks int) {
-	if a.taken == nil {
-		return
-	}
-	a.taken.Add(int64(chunks - a.grown))
-	clear(a.chunks[chunks:])
-	a.grown = chunks
 }
 
 // release has the memory counted as given back, and takes no more; what writers are at stays until they are done.
